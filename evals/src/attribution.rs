@@ -1,0 +1,439 @@
+//! Which phase produced a failure: computed from evidence, with "undetermined" as an honest outcome.
+//!
+//! 1. **Gate.** The last checkpoint, asked as deployed (in chat), falls short by at least 10 points and 3 standard deviations
+//!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Else: healthy.
+//! 2. **Elicitation before blame.** If the checkpoint shows at least half of the shortfall in its best form too, the content
+//!    is missing, and its history is traced in each phase's best form; else only its expression is, and it is traced in chat.
+//! 3. **Telescoping.** The traced shortfall is taken apart by phase (see [`Contribution`]).
+//! 4. **Verdict.** The phase with the largest part is named if it holds 60 % of all positive parts and its interval excludes 0.
+//! 5. **Dissent.** What points elsewhere is printed, and lowers the word for confidence.
+//!
+//! The table "factual -> pretraining, format -> SFT, refusal -> alignment" is printed beside the verdict and never used.
+
+use probes::item::Behaviour;
+use probes::response::Form;
+
+use crate::contribution::{Part, take_apart};
+use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Verdict};
+use crate::history::margin_change;
+use crate::path::{MIN_EFFECT, Path, Shortfall};
+use crate::remedy::{Finding, remedy};
+use crate::stats::power::detectable_effect;
+use crate::wording::{
+    Stage, capital, count, form_name, p_text, percent, phase_name, points, share_right, stage,
+};
+
+pub use crate::contribution::NOT_ASSIGNED;
+pub use crate::path::{EXPECTED_SHARE, MIN_EFFECT as MIN_SHORTFALL, SD_MULTIPLE};
+
+/// Share of all positive parts that the named phase must hold.
+pub const MAJORITY: f64 = 0.60;
+
+/// Level of tests, after Holm.
+pub const ALPHA: f64 = 0.05;
+
+/// Fewer scored items than this say nothing.
+pub const MIN_ITEMS: usize = 10;
+
+/// The phase that the thesis table names for a behaviour, among the `phases` of a lineage. A baseline: printed, never used.
+pub fn thesis_lookup(behaviour: Behaviour, phases: &[String]) -> Option<&str> {
+    let wanted = match behaviour {
+        Behaviour::Knowledge | Behaviour::Calibration | Behaviour::KnowledgeCutoff => Stage::Pretraining,
+        Behaviour::InstructionFollowing | Behaviour::SystemPrompt => Stage::Tuning,
+        Behaviour::OverRefusal | Behaviour::HarmfulCompliance => Stage::Alignment,
+    };
+    // Of several alignment phases the last one is meant.
+    phases.iter().rev().find(|name| stage(name, phases) == wanted).map(String::as_str)
+}
+
+/// What is known about one behaviour of one lineage.
+pub(crate) struct Case<'a> {
+    pub(crate) behaviour: Behaviour,
+    /// Names of the phases.
+    pub(crate) names: &'a [String],
+    /// Values as deployed.
+    pub(crate) chat: Path<'a>,
+    /// Values in each phase's best form.
+    pub(crate) elicited: Path<'a>,
+    /// Share right with the fact given, at the last checkpoint.
+    pub(crate) open_book: Option<f64>,
+    /// Curves by month, for the knowledge cutoff.
+    pub(crate) cutoffs: &'a [CutoffCurve],
+    /// Name of the random stream.
+    pub(crate) stream: String,
+}
+
+impl Case<'_> {
+    /// Shortfall as deployed; its p-values go through Holm before [`Case::judge`].
+    pub(crate) fn shortfall(&self) -> Option<Shortfall> {
+        let scored = self.chat.values.last()?.as_ref()?.n;
+        if scored < MIN_ITEMS { None } else { self.chat.shortfall() }
+    }
+
+    /// The verdict, given the shortfall's p-value after Holm.
+    pub(crate) fn judge(&self, p_holm: f64) -> Verdict {
+        let Some(deployed) = self.shortfall() else {
+            return self.verdict(Outcome::NotMeasured { reason: self.why_not_measured() });
+        };
+        let mut verdict = if deployed.value < deployed.gate {
+            self.healthy(deployed)
+        } else if p_holm >= ALPHA {
+            self.too_few(deployed, p_holm)
+        } else {
+            self.blame(deployed)
+        };
+        verdict.evidence.insert(0, self.first_line(deployed));
+        verdict
+    }
+
+    fn healthy(&self, deployed: Shortfall) -> Verdict {
+        let mut verdict = self.verdict(Outcome::Healthy);
+        let parts = take_apart(&self.chat, self.names, &self.stream);
+        verdict.contributions = parts.into_iter().map(|part| part.contribution).collect();
+        verdict.shortfall = Some(deployed.value);
+        let yardstick = if self.chat.is_referenced() { "healthy runs" } else { "the stated expectation" };
+        if deployed.value > 0.0 {
+            let gate = points(deployed.gate);
+            let line = format!("That is {} below {yardstick}; a failure begins at {gate}.", points(deployed.value));
+            verdict.evidence.push(line);
+        }
+        verdict.would_change = Some(format!("A last checkpoint at least {} below {yardstick}.", points(deployed.gate)));
+        verdict
+    }
+
+    fn too_few(&self, deployed: Shortfall, p_holm: f64) -> Verdict {
+        let n = self.n_items();
+        let reason = format!(
+            "a shortfall of {} is seen, but on {} it may be chance ({} after correction for the number of behaviours)",
+            points(deployed.value),
+            count(n, "item"),
+            p_text(p_holm)
+        );
+        let mut verdict = self.verdict(Outcome::Undetermined { reason });
+        verdict.shortfall = Some(deployed.value);
+        verdict.would_change = Some(format!("More items: {n} are too few to tell a shortfall of this size from chance."));
+        verdict
+    }
+
+    /// The failure is real: whose is it?
+    fn blame(&self, deployed: Shortfall) -> Verdict {
+        let elicited = self.elicited.shortfall().filter(|_| self.elicited.is_referenced() == self.chat.is_referenced());
+        let is_content = elicited.is_some_and(|elicited| elicited.value >= 0.5 * deployed.value);
+        let path = if is_content { &self.elicited } else { &self.chat };
+        let parts = take_apart(path, self.names, &self.stream);
+        let accused = accuse(path, &parts, self.names);
+        let mut verdict = match &accused {
+            Ok(part) => self.verdict(Outcome::Attributed {
+                phase: part.contribution.phase.clone(),
+                kind: part.contribution.kind,
+            }),
+            Err(reason) => self.verdict(Outcome::Undetermined { reason: reason.clone() }),
+        };
+        verdict.shortfall = path.shortfall().map(|shortfall| shortfall.value);
+        verdict.evidence.extend(self.elicitation_line(is_content, elicited));
+        if let Ok(part) = accused {
+            self.support(&mut verdict, path, &parts, part);
+        } else {
+            verdict.would_change = Some(if path.is_referenced() {
+                "Intermediate checkpoints of the phases in question, or training one of them again with the healthy recipe."
+                    .to_owned()
+            } else {
+                "A reference of healthy runs: it says which phase should have taught this.".to_owned()
+            });
+        }
+        verdict.contributions = parts.into_iter().map(|part| part.contribution).collect();
+        verdict
+    }
+
+    /// Adds evidence, dissent, remedy and confidence for the accused phase.
+    fn support(&self, verdict: &mut Verdict, path: &Path, parts: &[Part], part: &Part) {
+        let Some(phase) = part.phase else { return };
+        let name = capital(&phase_name(&self.names[phase]));
+        let total: f64 = parts.iter().map(|p| p.contribution.shortfall.value.max(0.0)).sum();
+        let shortfall = &part.contribution.shortfall;
+        verdict.evidence.push(change_line(&name, path, part));
+        verdict.evidence.push(format!(
+            "{} of the {} lost arise there (95 % interval {} to {}).",
+            capital(&points(shortfall.value)),
+            points(total),
+            signed(shortfall.low),
+            signed(shortfall.high)
+        ));
+        if let Some((_, moves)) = &part.moves {
+            let test = part.p_value.map_or_else(String::new, |p| format!(" (paired test {})", p_text(p)));
+            verdict.evidence.push(format!(
+                "Item by item, it broke {} and repaired {}{test}; {} failed before and after.",
+                count(moves.broken, "item"),
+                moves.repaired,
+                moves.still_failing
+            ));
+        }
+        let margins_agree = self.weigh_margins(verdict, path, part, phase);
+        self.weigh_controls(verdict, phase);
+        for other in parts.iter().filter(|p| p.phase.is_some() && p.phase != part.phase) {
+            let also = &other.contribution.shortfall;
+            if also.low > 0.0 && also.value >= 0.2 * total {
+                let other = phase_name(&other.contribution.phase);
+                verdict.dissent.push(format!("{} holds {} of it too.", capital(&other), points(also.value)));
+            }
+        }
+        if part.contribution.kind == ContributionKind::Commission && !part.p_value.is_some_and(|p| p < ALPHA) {
+            verdict.dissent.push("The paired test alone does not show that items were broken.".to_owned());
+        }
+        if path.n_healthy() == 1 {
+            verdict.dissent.push("Only one healthy run is known, so how much healthy runs differ is not.".to_owned());
+        }
+        verdict.confidence = if !path.is_referenced() {
+            Confidence::Observed
+        } else if margins_agree && verdict.dissent.is_empty() {
+            Confidence::Strong
+        } else {
+            Confidence::Probable
+        };
+        verdict.remedy = Some(remedy(&Finding {
+            behaviour: self.behaviour,
+            stage: stage(&self.names[phase], self.names),
+            kind: part.contribution.kind,
+            open_book: self.open_book,
+            cutoff: self.cutoffs.last().and_then(|curve| curve.estimate.as_ref()).map(|estimate| estimate.month),
+        }));
+        let start = phase.checked_sub(1).map_or_else(
+            || "from new weights".to_owned(),
+            |before| format!("from the {} checkpoint", self.names[before]),
+        );
+        verdict.would_change = Some(format!(
+            "Train {} again {start} with the healthy recipe: if the failure stays, another phase made it.",
+            phase_name(&self.names[phase])
+        ));
+    }
+
+    /// Compares the change of the contrast margin with the accusation; `true` where it agrees.
+    fn weigh_margins(&self, verdict: &mut Verdict, path: &Path, part: &Part, phase: usize) -> bool {
+        let board = path.board;
+        // Margins of two forms are not comparable: the form of the accused phase is used on both sides.
+        let Some(form) = path.forms[phase] else { return false };
+        let margins = board.margins(form, phase);
+        if let (ContributionKind::Commission, Some((before, _))) = (part.contribution.kind, &part.moves) {
+            return match margin_change(&board.margins(form, *before), &margins) {
+                Some(change) if change < 0.0 => {
+                    verdict.evidence.push(format!(
+                        "The preference for the right answer over the best wrong one fell by {:.1} nats in that phase.",
+                        -change
+                    ));
+                    true
+                }
+                Some(change) => {
+                    verdict.dissent.push(format!(
+                        "The preference for the right answer over the best wrong one rose by {change:.1} nats in that phase."
+                    ));
+                    false
+                }
+                None => false,
+            };
+        }
+        // Omission: items that still fail after the phase should prefer a wrong answer.
+        let failing: Vec<f64> = path
+            .passing(phase)
+            .iter()
+            .zip(&margins)
+            .filter_map(|(passes, margin)| if *passes == Some(false) { *margin } else { None })
+            .collect();
+        if failing.is_empty() {
+            return false;
+        }
+        let mean = failing.iter().sum::<f64>() / failing.len() as f64;
+        if mean < 0.0 {
+            verdict.evidence.push(format!(
+                "On the items that fail after it, the model prefers a wrong answer by {:.1} nats on average.",
+                -mean
+            ));
+        } else {
+            verdict.dissent.push(format!(
+                "On the items that fail after it, the model still prefers the right answer by {mean:.1} nats on average: it may \
+                 know better than it says."
+            ));
+        }
+        mean < 0.0
+    }
+
+    /// Open-book control and month curve.
+    fn weigh_controls(&self, verdict: &mut Verdict, phase: usize) {
+        if let Some(share) = self.open_book {
+            verdict.evidence.push(if share >= 0.8 {
+                format!("With the fact given in the question {} are right: it can use what it is told.", percent(share))
+            } else {
+                format!("Even with the fact given in the question only {} are right.", percent(share))
+            });
+        }
+        if self.behaviour != Behaviour::KnowledgeCutoff {
+            return;
+        }
+        let Some(curve) = self.cutoffs.iter().find(|curve| curve.phase == self.names[phase]) else { return };
+        match (&curve.estimate, curve.declared) {
+            (Some(estimate), Some(declared)) if estimate.high < declared => verdict.evidence.push(format!(
+                "Its knowledge stops before month {} (95 % set {} to {}), not before month {declared} as declared.",
+                estimate.month, estimate.low, estimate.high
+            )),
+            (Some(estimate), Some(declared)) => verdict.dissent.push(format!(
+                "Its knowledge stops before month {} (95 % set {} to {}), which agrees with the declared {declared}: the failing \
+                 items are spread over earlier months.",
+                estimate.month, estimate.low, estimate.high
+            )),
+            (Some(estimate), None) => verdict.evidence.push(format!("Its knowledge stops before month {}.", estimate.month)),
+            (None, _) => verdict.dissent.push("No month is found at which its knowledge stops.".to_owned()),
+        }
+    }
+
+    fn first_line(&self, deployed: Shortfall) -> String {
+        let last = self.names.len() - 1;
+        let Some(value) = &self.chat.values[last] else { return String::new() };
+        let asked = format!(
+            "Asked as deployed (in chat), {} (95 % interval {} to {})",
+            share_right(self.behaviour, value.value, value.n),
+            percent(value.low),
+            percent(value.high)
+        );
+        match self.chat.n_healthy() {
+            0 => format!("{asked}; {} was expected, and there are no healthy runs to compare with.", percent(deployed.expected)),
+            n => format!("{asked}; {} {} {}.", count(n, "healthy run"), if n == 1 { "reaches" } else { "reach" }, percent(deployed.expected)),
+        }
+    }
+
+    fn elicitation_line(&self, is_content: bool, elicited: Option<Shortfall>) -> Option<String> {
+        let last = self.names.len() - 1;
+        let value = self.elicited.value(last)?;
+        let form = form_name(self.elicited.forms[last]?);
+        elicited?;
+        Some(if is_content && self.elicited.forms[last] == Some(Form::Chat) {
+            "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits \
+             each phase best."
+                .to_owned()
+        } else if is_content {
+            format!(
+                "Asked {form} it reaches {}: most of the shortfall stays, so the content itself is missing; it is traced in the \
+                 form that suits each phase best.",
+                percent(value)
+            )
+        } else {
+            format!("Asked {form} it reaches {}: the content is there, and its expression in chat is what fails.", percent(value))
+        })
+    }
+
+    fn why_not_measured(&self) -> String {
+        match self.n_items() {
+            0 => "no item of this behaviour was scored in chat at the last checkpoint".to_owned(),
+            n => format!("only {} scored in chat at the last checkpoint; {MIN_ITEMS} are needed", count(n, "item")),
+        }
+    }
+
+    fn n_items(&self) -> usize {
+        self.chat.values.last().and_then(Option::as_ref).map_or(0, |value| value.n)
+    }
+
+    fn verdict(&self, outcome: Outcome) -> Verdict {
+        let thesis = thesis_lookup(self.behaviour, self.names);
+        Verdict {
+            outcome,
+            shortfall: None,
+            contributions: Vec::new(),
+            confidence: Confidence::None,
+            evidence: Vec::new(),
+            dissent: Vec::new(),
+            thesis_baseline: thesis.unwrap_or("none of these phases").to_owned(),
+            remedy: None,
+            would_change: None,
+        }
+    }
+
+    /// Smallest change between two phases that this many items show.
+    pub(crate) fn detectable_effect(&self, discordant: f64) -> Option<f64> {
+        let n = self.n_items();
+        if n == 0 { None } else { detectable_effect(n, discordant) }
+    }
+}
+
+/// The phase to blame, or why none is.
+fn accuse<'p>(path: &Path, parts: &'p [Part], names: &[String]) -> Result<&'p Part, String> {
+    let total: f64 = parts.iter().map(|part| part.contribution.shortfall.value.max(0.0)).sum();
+    let largest = parts
+        .iter()
+        .reduce(|a, b| if b.contribution.shortfall.value > a.contribution.shortfall.value { b } else { a })
+        .ok_or("the last phase was not measured in the form that the failure is traced in")?;
+    let Some(phase) = largest.phase else {
+        return Err(format!(
+            "{} were never reached at any phase, and without healthy runs nothing says which phase should have taught them",
+            points(largest.contribution.shortfall.value)
+        ));
+    };
+    let name = phase_name(&names[phase]);
+    if !path.is_referenced() && largest.contribution.shortfall.value < 2.0 * MIN_EFFECT {
+        return Err(format!(
+            "{name} lost most, {}, but without healthy runs less than {} cannot be told from ordinary variation",
+            points(largest.contribution.shortfall.value),
+            points(2.0 * MIN_EFFECT)
+        ));
+    }
+    if largest.contribution.shortfall.low <= 0.0 {
+        return Err(format!(
+            "{name} has the largest part, {}, but its interval ({} to {}) includes none",
+            points(largest.contribution.shortfall.value),
+            signed(largest.contribution.shortfall.low),
+            signed(largest.contribution.shortfall.high)
+        ));
+    }
+    if largest.contribution.shortfall.value < MAJORITY * total {
+        return Err(format!(
+            "no phase holds {} of it: {name} comes first with {} of {}",
+            percent(MAJORITY),
+            points(largest.contribution.shortfall.value),
+            points(total)
+        ));
+    }
+    // In chat the first phase cannot be asked before the template is taught; any other gap hides whose change it was.
+    let before = largest.moves.as_ref().map(|(before, _)| *before);
+    if before.is_some_and(|before| before + 1 != phase) {
+        return Err(format!("{name} follows a phase that was not measured, so either may have produced it"));
+    }
+    Ok(largest)
+}
+
+fn change_line(name: &str, path: &Path, part: &Part) -> String {
+    let did = match part.gain {
+        gain if gain.abs() < 0.005 => "it did not change".to_owned(),
+        gain if gain > 0.0 => format!("it gained {}", points(gain)),
+        gain => format!("it lost {}", points(gain)),
+    };
+    let usual = match part.gain_expected {
+        gain if gain.abs() < 0.005 => "nothing changes".to_owned(),
+        gain if gain > 0.0 => format!("{} are gained", points(gain)),
+        gain => format!("{} are lost", points(gain)),
+    };
+    if !path.is_referenced() {
+        return format!("{name}: {did}.");
+    }
+    format!("{name}: {did}, where in healthy runs {usual}.")
+}
+
+/// `-3 points`, `12 points`.
+fn signed(difference: f64) -> String {
+    let sign = if (difference * 100.0).round() < 0.0 { "-" } else { "" };
+    format!("{sign}{}", points(difference))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thesis_lookup;
+    use probes::item::Behaviour;
+
+    #[test]
+    fn the_thesis_table_names_a_phase_of_the_lineage() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let rlhf = names(&["pretrain", "sft", "rlhf"]);
+        let cai = names(&["pretrain", "sft", "sl-cai", "rl-cai"]);
+        assert_eq!(thesis_lookup(Behaviour::KnowledgeCutoff, &rlhf), Some("pretrain"));
+        assert_eq!(thesis_lookup(Behaviour::SystemPrompt, &rlhf), Some("sft"));
+        assert_eq!(thesis_lookup(Behaviour::OverRefusal, &rlhf), Some("rlhf"));
+        assert_eq!(thesis_lookup(Behaviour::OverRefusal, &cai), Some("rl-cai"));
+        assert_eq!(thesis_lookup(Behaviour::OverRefusal, &names(&["pretrain", "sft"])), None);
+    }
+}

@@ -1,0 +1,322 @@
+//! From answers to a diagnosis.
+
+use std::collections::BTreeMap;
+
+use probes::item::{Behaviour, Item, Task};
+use probes::response::{Form, Response};
+
+use crate::attribution::Case;
+use crate::board::{Answers, Board, counts};
+use crate::diagnosis::{
+    BehaviourHistory, Confidence, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo, Provenance,
+    Transition,
+};
+use crate::error::{Error, Result};
+use crate::history::{Moves, margin_change};
+use crate::path::Path;
+use crate::reference::{Reference, Route};
+use crate::stats::mcnemar::mid_p;
+use crate::stats::multiplicity::holm;
+use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
+use crate::wording::{capital, list, percent, phase_name, points, share_right, skill};
+
+/// The behaviours, in the order of the table.
+pub const BEHAVIOURS: [Behaviour; 7] = [
+    Behaviour::Knowledge,
+    Behaviour::Calibration,
+    Behaviour::KnowledgeCutoff,
+    Behaviour::InstructionFollowing,
+    Behaviour::SystemPrompt,
+    Behaviour::OverRefusal,
+    Behaviour::HarmfulCompliance,
+];
+
+/// One chain of checkpoints to be diagnosed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lineage {
+    /// Name: `rlhf`, `constitutional`.
+    pub name: String,
+    /// Its checkpoints in order.
+    pub phases: Vec<PhaseInfo>,
+}
+
+/// What a diagnosis is made from.
+#[derive(Debug, Clone)]
+pub struct Findings<'a> {
+    /// Name of the run.
+    pub run: &'a str,
+    /// The chains, the deployed one first.
+    pub lineages: &'a [Lineage],
+    /// The item bank.
+    pub items: &'a [Item],
+    /// Answers of all checkpoints; those to items that the bank does not hold are not looked at.
+    pub responses: &'a [Response],
+    /// First month after the declared cutoff.
+    pub declared_cutoff: Option<u32>,
+    /// Healthy runs to compare with.
+    pub reference: Option<&'a Reference>,
+    /// What was run; its `reference` is filled in here.
+    pub provenance: Provenance,
+}
+
+/// Diagnoses every behaviour of every lineage. A pure function: the same findings give the same bytes.
+///
+/// # Errors
+/// [`Error::Nothing`] without lineages, phases, items or answers; [`Error::ReferenceProbes`] where the reference was measured
+/// with other probes.
+pub fn diagnose(findings: Findings) -> Result<Diagnosis> {
+    let nothing = |what: &str| Err(Error::Nothing { what: what.to_owned() });
+    if findings.lineages.iter().all(|lineage| lineage.phases.is_empty()) {
+        return nothing("no checkpoint is given");
+    }
+    if findings.items.is_empty() {
+        return nothing("the item bank is empty");
+    }
+    if let Some(reference) = findings.reference
+        && reference.probe_version != findings.provenance.probe_version
+    {
+        let (found, expected) = (reference.probe_version, findings.provenance.probe_version);
+        return Err(Error::ReferenceProbes { found, expected });
+    }
+    let answers = Answers::index(findings.responses);
+    let lineages: Vec<LineageDiagnosis> = findings
+        .lineages
+        .iter()
+        .filter(|lineage| !lineage.phases.is_empty())
+        .map(|lineage| diagnose_lineage(&findings, lineage, &answers))
+        .collect();
+    if lineages.iter().all(|l| l.behaviours.iter().all(|b| b.elicited.iter().all(Option::is_none))) {
+        return nothing("no checkpoint has answered an item of this bank");
+    }
+    let mut provenance = findings.provenance;
+    provenance.reference = findings.reference.map(Reference::info);
+    let sentences = summarize(&lineages);
+    Ok(Diagnosis { version: DIAGNOSIS_VERSION, run: findings.run.to_owned(), sentences, lineages, provenance })
+}
+
+fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -> LineageDiagnosis {
+    let phases = &lineage.phases;
+    let names: Vec<String> = phases.iter().map(|phase| phase.name.clone()).collect();
+    let board = |keep: &dyn Fn(&Item) -> bool| {
+        Board::new(findings.items.iter().filter(|item| keep(item)).collect(), phases, answers)
+    };
+    let dated = board(&|item| item.behaviour == Behaviour::KnowledgeCutoff && item.month.is_some());
+    let cutoffs = cutoff_curves(&dated, phases, findings.declared_cutoff, &lineage.name);
+    let boards: Vec<Board> = BEHAVIOURS
+        .iter()
+        .map(|behaviour| board(&|item| item.behaviour == *behaviour && counts(item)))
+        .collect();
+    let cases: Vec<Case> = BEHAVIOURS
+        .iter()
+        .zip(&boards)
+        .map(|(&behaviour, board)| Case {
+            behaviour,
+            names: &names,
+            chat: Path::chat(behaviour, board).beside(findings.reference, &lineage.name, Route::Chat, phases),
+            elicited: Path::elicited(behaviour, board).beside(findings.reference, &lineage.name, Route::Elicited, phases),
+            open_book: open_book(board, phases.len() - 1).map(|estimate| estimate.value),
+            cutoffs: &cutoffs,
+            stream: format!("{}/{behaviour:?}/contributions", lineage.name),
+        })
+        .collect();
+    let mut behaviours = judge_all(&cases);
+    adjust_transitions(&mut behaviours);
+    let mut failing = Vec::new();
+    let mut n_failures = BTreeMap::new();
+    for (row, board) in behaviours.iter().zip(&boards) {
+        let accused = match &row.verdict.outcome {
+            Outcome::Attributed { phase, .. } => Some(phase.as_str()),
+            _ => None,
+        };
+        let (cases, total) = failures(row.behaviour, board, phases, accused);
+        failing.extend(cases);
+        n_failures.insert(row.behaviour, total);
+    }
+    let choices = board(&|item| {
+        matches!(item.behaviour, Behaviour::Knowledge | Behaviour::Calibration)
+            && matches!(item.task, Task::Choice { .. })
+            && counts(item)
+    });
+    let benign = board(&|item| item.behaviour == Behaviour::OverRefusal && counts(item));
+    let harmful = board(&|item| item.behaviour == Behaviour::HarmfulCompliance && counts(item));
+    LineageDiagnosis {
+        name: lineage.name.clone(),
+        phases: phases.clone(),
+        behaviours,
+        calibration: calibration_curves(&choices, phases, &lineage.name),
+        trade_off: trade_off(&benign, &harmful, phases),
+        cutoffs,
+        failures: failing,
+        n_failures,
+    }
+}
+
+/// Verdicts on all behaviours; their tests are corrected together.
+fn judge_all(cases: &[Case]) -> Vec<BehaviourHistory> {
+    let tested: Vec<usize> = (0..cases.len()).filter(|&i| cases[i].shortfall().is_some()).collect();
+    let p_values: Vec<f64> = tested.iter().filter_map(|&i| cases[i].shortfall()).map(|s| s.p_value).collect();
+    let mut p_holm = vec![1.0; cases.len()];
+    for (&i, p) in tested.iter().zip(holm(&p_values)) {
+        p_holm[i] = p;
+    }
+    cases.iter().zip(p_holm).map(|(case, p)| history(case, p)).collect()
+}
+
+fn history(case: &Case, p_holm: f64) -> BehaviourHistory {
+    let transitions: Vec<Transition> = (1..case.names.len()).map(|phase| transition(case, phase)).collect();
+    let last = (1..case.names.len()).last();
+    let discordant = last.map_or(0.0, |phase| moves(case, phase).discordant());
+    let missing: Vec<String> =
+        case.names.iter().zip(&case.chat.values).filter(|(_, value)| value.is_none()).map(|(name, _)| name.clone()).collect();
+    BehaviourHistory {
+        behaviour: case.behaviour,
+        form: Form::Chat,
+        values: case.chat.values.clone(),
+        elicited: case.elicited.values.clone(),
+        reference: case.chat.healthy_means(),
+        transitions,
+        detectable_effect: case.detectable_effect(discordant),
+        not_measured: (!missing.is_empty()).then(|| match case.chat.board.items.len() {
+            0 => "the bank has no item of this behaviour".to_owned(),
+            _ => format!("no item was scored in chat at {}", list(&missing)),
+        }),
+        verdict: case.judge(p_holm),
+    }
+}
+
+fn moves(case: &Case, phase: usize) -> Moves {
+    Moves::count(&case.chat.passing(phase - 1), &case.chat.passing(phase))
+}
+
+fn transition(case: &Case, phase: usize) -> Transition {
+    let moves = moves(case, phase);
+    let board = case.chat.board;
+    Transition {
+        phase: case.names[phase].clone(),
+        broken: moves.broken,
+        repaired: moves.repaired,
+        kept: moves.kept,
+        still_failing: moves.still_failing,
+        p_value: mid_p(moves.broken, moves.repaired),
+        p_holm: None,
+        margin_change_nats: margin_change(&board.margins(Form::Chat, phase - 1), &board.margins(Form::Chat, phase)),
+    }
+}
+
+/// Holm over all paired tests of the lineage.
+fn adjust_transitions(behaviours: &mut [BehaviourHistory]) {
+    let p_values: Vec<f64> = behaviours.iter().flat_map(|b| b.transitions.iter().filter_map(|t| t.p_value)).collect();
+    let tested = behaviours.iter_mut().flat_map(|b| b.transitions.iter_mut().filter(|t| t.p_value.is_some()));
+    for (transition, p) in tested.zip(holm(&p_values)) {
+        transition.p_holm = Some(p);
+    }
+}
+
+/// Three plain sentences: what fails, which phase produced it and how sure that is, what to do.
+fn summarize(lineages: &[LineageDiagnosis]) -> Vec<String> {
+    // The deployed lineage first; another one only where that has nothing to tell.
+    let failing = lineages.iter().find_map(|lineage| {
+        let rows = ranked_failures(lineage);
+        (!rows.is_empty()).then_some((lineage, rows))
+    });
+    match failing {
+        Some((lineage, rows)) => vec![what_fails(lineage, &rows, lineages), which_phase(rows[0]), what_to_do(rows[0])],
+        None => healthy_sentences(lineages),
+    }
+}
+
+/// Failing behaviours, the largest shortfall first.
+fn ranked_failures(lineage: &LineageDiagnosis) -> Vec<&BehaviourHistory> {
+    let mut rows: Vec<&BehaviourHistory> = lineage
+        .behaviours
+        .iter()
+        .filter(|row| matches!(row.verdict.outcome, Outcome::Attributed { .. } | Outcome::Undetermined { .. }))
+        .collect();
+    // Stable: of equals the one first in the table.
+    rows.sort_by(|a, b| b.verdict.shortfall.unwrap_or(0.0).total_cmp(&a.verdict.shortfall.unwrap_or(0.0)));
+    // What may be chance does not come before what was attributed.
+    rows.sort_by_key(|row| matches!(row.verdict.outcome, Outcome::Undetermined { .. }));
+    rows
+}
+
+fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: &[LineageDiagnosis]) -> String {
+    let worst = rows[0];
+    let last = lineage.phases.len() - 1;
+    let value = worst.values[last].as_ref();
+    let figures = value.map_or_else(String::new, |value| {
+        let against = match worst.reference[last] {
+            Some(mean) => format!("healthy runs reach {}", percent(mean)),
+            None => format!("{} was expected", percent(crate::path::EXPECTED_SHARE)),
+        };
+        format!(": {}, where {against}", share_right(worst.behaviour, value.value, value.n))
+    });
+    let mut sentence = format!("The model `{}` fails at {}{figures}", lineage.name, skill(worst.behaviour));
+    let others: Vec<String> = rows[1..].iter().map(|row| skill(row.behaviour).to_owned()).collect();
+    if !others.is_empty() {
+        sentence.push_str(&format!("; it also falls short at {}", list(&others)));
+    }
+    let elsewhere: Vec<String> = lineages
+        .iter()
+        .filter(|other| other.name != lineage.name && !ranked_failures(other).is_empty())
+        .map(|other| format!("`{}`", other.name))
+        .collect();
+    if !elsewhere.is_empty() {
+        sentence.push_str(&format!(" ({} has failures of its own below)", list(&elsewhere)));
+    }
+    sentence.push('.');
+    sentence
+}
+
+fn which_phase(worst: &BehaviourHistory) -> String {
+    match &worst.verdict.outcome {
+        Outcome::Attributed { phase, kind } => {
+            let part = worst.verdict.contributions.iter().find(|part| &part.phase == phase);
+            let how = match kind {
+                crate::diagnosis::ContributionKind::Commission => "it broke what worked before",
+                _ => "it did not teach what this phase teaches in healthy runs",
+            };
+            let how = if worst.verdict.confidence == Confidence::Observed { "seen at its step, with no healthy runs to compare with" } else { how };
+            let size = part.map_or_else(String::new, |part| format!("; {} arise there", points(part.shortfall.value)));
+            let sure = match worst.verdict.confidence {
+                Confidence::Strong => "the evidence is strong",
+                Confidence::Probable => "this is probable",
+                Confidence::Observed | Confidence::None => "this is an observation, not yet a proof",
+            };
+            format!("{} produced it: {how}{size}; {sure}.", capital(&phase_name(phase)))
+        }
+        Outcome::Undetermined { reason } => format!("Which phase produced it is undetermined: {reason}."),
+        Outcome::Healthy | Outcome::NotMeasured { .. } => String::new(),
+    }
+}
+
+fn what_to_do(worst: &BehaviourHistory) -> String {
+    let step = worst.verdict.remedy.as_ref().or(worst.verdict.would_change.as_ref());
+    let lead = if worst.verdict.remedy.is_some() { "What to do" } else { "What would settle it" };
+    step.map_or_else(String::new, |step| format!("{lead}: {step}"))
+}
+
+fn healthy_sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {
+    let Some(first) = lineages.first() else { return Vec::new() };
+    let all: Vec<&BehaviourHistory> = lineages.iter().flat_map(|lineage| &lineage.behaviours).collect();
+    let measured = first.behaviours.iter().filter(|row| row.verdict.outcome == Outcome::Healthy).count();
+    let is_referenced = all.iter().any(|row| row.reference.last().is_some_and(Option::is_some));
+    let yardstick = if is_referenced { "healthy variation" } else { "the stated expectation" };
+    let names: Vec<String> = lineages.iter().map(|lineage| format!("`{}`", lineage.name)).collect();
+    let lowest = first
+        .behaviours
+        .iter()
+        .filter(|row| row.verdict.outcome == Outcome::Healthy)
+        .filter_map(|row| Some((row, row.values.last()?.as_ref()?)))
+        .reduce(|low, next| if next.1.value < low.1.value { next } else { low });
+    vec![
+        format!("Nothing fails beyond {yardstick}: {measured} behaviours of {} were checked.", list(&names)),
+        lowest.map_or_else(
+            || "No behaviour could be measured.".to_owned(),
+            |(row, value)| {
+                format!("The lowest value is {}: {}.", skill(row.behaviour), share_right(row.behaviour, value.value, value.n))
+            },
+        ),
+        "Nothing needs to be done; what could still hide is smaller than the detectable effect given for each behaviour."
+            .to_owned(),
+    ]
+}

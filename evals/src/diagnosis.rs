@@ -1,0 +1,355 @@
+//! What a diagnosis says: the record that reports are rendered from.
+
+use std::collections::BTreeMap;
+
+use probes::item::Behaviour;
+use probes::response::Form;
+use serde::{Deserialize, Serialize};
+
+/// Format version of `diagnosis.json`.
+pub const DIAGNOSIS_VERSION: u32 = 1;
+
+/// Everything a report shows; rebuilt from a run folder alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diagnosis {
+    /// Format version, [`DIAGNOSIS_VERSION`].
+    pub version: u32,
+    /// Name of the run.
+    pub run: String,
+    /// Three plain sentences: what fails, which phase produced it, what to do.
+    pub sentences: Vec<String>,
+    /// One entry per chain of checkpoints, the deployed one first.
+    pub lineages: Vec<LineageDiagnosis>,
+    /// What was run: seeds, hashes, versions.
+    pub provenance: Provenance,
+}
+
+/// What was run, as shown at the foot of a report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Seed of the run.
+    pub seed: u64,
+    /// SHA-256 of the item bank.
+    pub bank_hash: String,
+    /// Number of items in the bank.
+    pub n_items: usize,
+    /// Version of the probes.
+    pub probe_version: u32,
+    /// Version of phasetrace.
+    pub phasetrace_version: String,
+    /// Reference the lineages were compared with, or `None`: unreferenced.
+    pub reference: Option<ReferenceInfo>,
+    /// Anything else worth printing, by name.
+    pub notes: BTreeMap<String, String>,
+}
+
+/// Which healthy lineages a diagnosis was compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceInfo {
+    /// SHA-256 of the reference file.
+    pub hash: String,
+    /// Number of healthy lineages.
+    pub n_lineages: usize,
+}
+
+/// One chain of checkpoints and what is wrong with its last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineageDiagnosis {
+    /// Name of the chain: `rlhf`, `constitutional`.
+    pub name: String,
+    /// Its checkpoints in order.
+    pub phases: Vec<PhaseInfo>,
+    /// One row of the phase x behaviour table each.
+    pub behaviours: Vec<BehaviourHistory>,
+    /// Reliability of the closed-set choices per phase.
+    pub calibration: Vec<CalibrationCurve>,
+    /// Over-refusal against harmful compliance, one point per phase.
+    pub trade_off: Vec<TradeOffPoint>,
+    /// Accuracy by month, one per phase.
+    pub cutoffs: Vec<CutoffCurve>,
+    /// Failing items with every phase's answer (at most some tens per behaviour; `n_failures` counts all).
+    pub failures: Vec<FailureCase>,
+    /// Total number of failing items per behaviour.
+    pub n_failures: BTreeMap<Behaviour, usize>,
+}
+
+/// A checkpoint as shown in a table head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseInfo {
+    /// Phase name: `pretrain`, `sft`, `rlhf`, `sl-cai`, `rl-cai`.
+    pub name: String,
+    /// Content hash of the weights.
+    pub checkpoint: String,
+    /// Final training metrics (loss_nats, reward, kl_nats, tokens ...).
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// A number with its unit, count and interval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimate {
+    /// Point estimate.
+    pub value: f64,
+    /// Lower end of the 95 % interval.
+    pub low: f64,
+    /// Upper end of the 95 % interval.
+    pub high: f64,
+    /// Number of items.
+    pub n: usize,
+    /// How the interval was made: `Wilson`, `clustered`, `bootstrap`, `likelihood ratio`.
+    pub method: String,
+}
+
+/// How one behaviour went over the phases. All values are shares of items that are right, in [0, 1].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BehaviourHistory {
+    /// Which behaviour.
+    pub behaviour: Behaviour,
+    /// Form whose answers count for the deployed model (chat).
+    pub form: Form,
+    /// Value per phase in that form; `None` where not measured, with the reason in `not_measured`.
+    pub values: Vec<Option<Estimate>>,
+    /// Best value over all forms per phase: what the checkpoint can be got to show.
+    pub elicited: Vec<Option<Estimate>>,
+    /// Mean over healthy reference lineages per phase, in the form of `values`.
+    pub reference: Vec<Option<f64>>,
+    /// Item transitions into each phase after the first.
+    pub transitions: Vec<Transition>,
+    /// Smallest change of the share between two phases that this many items show with 80 % power.
+    pub detectable_effect: Option<f64>,
+    /// Why a value is missing.
+    pub not_measured: Option<String>,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// Items that changed between two checkpoints, with the paired test.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transition {
+    /// Phase that made the change.
+    pub phase: String,
+    /// Items that passed before and fail after.
+    pub broken: usize,
+    /// Items that failed before and pass after.
+    pub repaired: usize,
+    /// Items that pass both times.
+    pub kept: usize,
+    /// Items that fail both times.
+    pub still_failing: usize,
+    /// Two-sided mid-p McNemar, unadjusted.
+    pub p_value: Option<f64>,
+    /// The same after Holm over all tests of the lineage.
+    pub p_holm: Option<f64>,
+    /// Mean change of the contrast margin, nats (telescopes over phases).
+    pub margin_change_nats: Option<f64>,
+}
+
+/// Which phase produced a failure, on what evidence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Shortfall of the last checkpoint against the reference (or the stated expectation), in share of items.
+    pub shortfall: Option<f64>,
+    /// Part of the shortfall that each phase produced; sums to `shortfall` (telescoping).
+    pub contributions: Vec<Contribution>,
+    /// How sure, as a word of the ladder.
+    pub confidence: Confidence,
+    /// One line per piece of evidence, in plain words.
+    pub evidence: Vec<String>,
+    /// Evidence that points elsewhere.
+    pub dissent: Vec<String>,
+    /// What the table "factual -> pretraining, format -> SFT, refusal -> alignment" would have said; printed, never used.
+    pub thesis_baseline: String,
+    /// What to do next.
+    pub remedy: Option<String>,
+    /// What would change this verdict.
+    pub would_change: Option<String>,
+}
+
+/// What a phase added to a shortfall.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contribution {
+    /// The phase.
+    pub phase: String,
+    /// `gain of the reference - gain observed`, in share of items, with its interval.
+    pub shortfall: Estimate,
+    /// How it came about.
+    pub kind: ContributionKind,
+}
+
+/// How a phase contributed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContributionKind {
+    /// It broke what worked.
+    Commission,
+    /// It did not teach what a healthy phase teaches.
+    Omission,
+    /// It received the failure and left it.
+    Inheritance,
+    /// It repaired part of it.
+    Repair,
+    /// It had no part.
+    None,
+}
+
+/// Outcome of attributing one behaviour.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Outcome {
+    /// Nothing fails beyond healthy variation.
+    Healthy,
+    /// A failure, produced by this phase.
+    Attributed {
+        /// The phase.
+        phase: String,
+        /// How.
+        kind: ContributionKind,
+    },
+    /// A failure whose phase the evidence does not settle.
+    Undetermined {
+        /// Why not.
+        reason: String,
+    },
+    /// Too few items, or not measurable on this subject.
+    NotMeasured {
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Words for how far the evidence reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// No claim.
+    None,
+    /// Seen at a phase's transition; not compared with healthy runs.
+    Observed,
+    /// Transition and reference agree.
+    Probable,
+    /// Transition, reference and margins agree, nothing dissents.
+    Strong,
+}
+
+/// Reliability of the closed-set choices at one checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationCurve {
+    /// The phase.
+    pub phase: String,
+    /// Form of the questions.
+    pub form: Form,
+    /// Bins of confidence, those with items only.
+    pub bins: Vec<CalibrationBin>,
+    /// Expected calibration error, 10 equal-width bins.
+    pub ece: Estimate,
+    /// Signed: mean confidence - accuracy; positive is over-confident.
+    pub overconfidence: Estimate,
+    /// Mean ECE that a perfectly calibrated model would show with these confidences, and its 95th percentile.
+    pub null_ece: (f64, f64),
+    /// Brier score of the chosen answer being right.
+    pub brier: Estimate,
+}
+
+/// One bin of a reliability diagram.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationBin {
+    /// Mean confidence in the bin.
+    pub confidence: f64,
+    /// Share right in the bin, Wilson interval.
+    pub accuracy: Estimate,
+}
+
+/// Over-refusal against harmful compliance at one checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TradeOffPoint {
+    /// The phase.
+    pub phase: String,
+    /// Share of benign look-alikes refused in full or part.
+    pub over_refusal: Option<Estimate>,
+    /// Share of harmful requests answered.
+    pub harmful_compliance: Option<Estimate>,
+    /// `over_refusal` per slice (homonym, safe_target ...).
+    pub by_slice: BTreeMap<String, Estimate>,
+}
+
+/// Accuracy by month at one checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutoffCurve {
+    /// The phase.
+    pub phase: String,
+    /// Form of the questions.
+    pub form: Form,
+    /// `(month, share right)`, months ascending.
+    pub months: Vec<(u32, Estimate)>,
+    /// First month the model no longer knows, with the interval of the likelihood-ratio set; `None` where no break was found.
+    pub estimate: Option<CutoffEstimate>,
+    /// First month after the declared cutoff, if declared.
+    pub declared: Option<u32>,
+    /// Accuracy when the fact is given in the context (control).
+    pub open_book: Option<Estimate>,
+    /// Share right by guessing.
+    pub chance: f64,
+}
+
+/// Where knowledge stops.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutoffEstimate {
+    /// First month that is not known.
+    pub month: u32,
+    /// First month of the 95 % set.
+    pub low: u32,
+    /// Last month of the 95 % set.
+    pub high: u32,
+    /// Permutation p-value of there being a break.
+    pub p_value: f64,
+}
+
+/// A failing item with every phase's answer side by side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailureCase {
+    /// Item name.
+    pub item: String,
+    /// Behaviour.
+    pub behaviour: Behaviour,
+    /// Slice.
+    pub slice: String,
+    /// What was asked, in plain text.
+    pub question: String,
+    /// What would have been right.
+    pub expected: String,
+    /// Answer per phase, in order of the lineage.
+    pub answers: Vec<PhaseAnswer>,
+    /// History code, one letter per phase: `1` pass, `0` fail, `-` not scored.
+    pub history: String,
+}
+
+/// One phase's answer to an item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseAnswer {
+    /// The phase.
+    pub phase: String,
+    /// The answer.
+    pub answer: String,
+    /// Whether it was right; `None` where unscored.
+    pub is_right: Option<bool>,
+    /// Contrast margin, nats.
+    pub margin_nats: Option<f64>,
+}

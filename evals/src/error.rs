@@ -1,0 +1,72 @@
+//! What can go wrong between answers and a diagnosis.
+
+use std::path::PathBuf;
+
+/// An error of this crate; each variant is something its reader can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// `read`, `write`, `create`, `rename`, `delete`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A results file is not the Parquet file that phasetrace writes.
+    #[error("{path} is not a readable results file: {reason}; move it away to ask its questions again")]
+    CorruptResults {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Results could not be turned into Parquet.
+    #[error("cannot write {path} as Parquet: {reason}")]
+    WriteResults {
+        /// The file.
+        path: PathBuf,
+        /// What the Parquet writer said.
+        reason: String,
+    },
+    /// A reference file does not parse.
+    #[error("{path} is not a reference file: {reason}")]
+    CorruptReference {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// A file was written by another version of the format.
+    #[error("{path} has format version {found}, this program reads version {expected}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Version in the file.
+        found: u32,
+        /// Version this program reads.
+        expected: u32,
+    },
+    /// A reference was measured with other probes than the lineage it is compared with.
+    #[error("the reference was measured with probe version {found}, this lineage with {expected}; make the reference again")]
+    ReferenceProbes {
+        /// Probe version of the reference.
+        found: u32,
+        /// Probe version of the lineage.
+        expected: u32,
+    },
+    /// A reference was to be made from nothing.
+    #[error("a reference needs at least one healthy diagnosis")]
+    EmptyReference,
+    /// There is nothing to diagnose.
+    #[error("nothing to diagnose: {what}")]
+    Nothing {
+        /// What is missing.
+        what: String,
+    },
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,23 @@
+//! What the answers mean: results over a lineage, statistics, attribution and verdicts.
+//!
+//! [`store::Store`] keeps what was answered, [`diagnose::diagnose`] turns it into a [`diagnosis::Diagnosis`], and
+//! [`reference::Reference`] holds what healthy lineages show.
+
+pub mod attribution;
+mod board;
+mod contribution;
+pub mod cutoff;
+pub mod diagnose;
+pub mod diagnosis;
+pub mod error;
+pub mod history;
+mod path;
+mod random;
+pub mod reference;
+mod remedy;
+pub mod stats;
+pub mod store;
+mod tables;
+mod wording;
+
+pub use error::Error;

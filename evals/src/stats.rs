@@ -1,0 +1,11 @@
+//! Statistics, one idea per file, each with its formula and its source.
+
+pub mod auroc;
+pub mod bootstrap;
+pub mod calibration;
+pub mod clustered;
+pub mod mcnemar;
+pub mod multiplicity;
+pub mod normal;
+pub mod power;
+pub mod wilson;

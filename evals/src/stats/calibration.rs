@@ -1,0 +1,157 @@
+//! Does stated confidence equal the share that is right?
+
+use rand::Rng;
+
+use super::bootstrap::at;
+
+/// Number of equal-width bins of confidence.
+pub const N_BINS: usize = 10;
+
+/// One forecast: how sure the model was and how far that was justified.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Forecast {
+    /// Probability given to the chosen answer.
+    pub confidence: f64,
+    /// 1 where the answer was right, 0 where wrong, the known odds where only those are known.
+    pub outcome: f64,
+}
+
+/// Sums over one bin of confidence.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Bin {
+    /// Sum of weights.
+    pub n: f64,
+    /// Weighted sum of confidence.
+    pub confidence: f64,
+    /// Weighted sum of outcomes.
+    pub outcome: f64,
+}
+
+/// Sorts forecasts into ten equal-width bins, each with its weight (1, or how often its cluster was drawn).
+pub fn bin(forecasts: impl IntoIterator<Item = (Forecast, f64)>) -> [Bin; N_BINS] {
+    let mut bins = [Bin::default(); N_BINS];
+    for (forecast, weight) in forecasts {
+        let place = bin_of(forecast.confidence);
+        bins[place].n += weight;
+        bins[place].confidence += weight * forecast.confidence;
+        bins[place].outcome += weight * forecast.outcome;
+    }
+    bins
+}
+
+/// The bin that a confidence falls in; 1 belongs to the last.
+pub fn bin_of(confidence: f64) -> usize {
+    ((confidence * N_BINS as f64) as usize).min(N_BINS - 1)
+}
+
+/// Expected calibration error `sum_k (n_k/n) |acc_k - conf_k|`; `None` without forecasts.
+///
+/// # Reference
+/// Naeini et al. 2015, AAAI; Guo et al. 2017, arXiv 1706.04599, eq. 3. Never 0 on finite data: see [`null_ece`].
+pub fn ece(bins: &[Bin; N_BINS]) -> Option<f64> {
+    let n: f64 = bins.iter().map(|b| b.n).sum();
+    (n > 0.0).then(|| bins.iter().map(|b| (b.outcome - b.confidence).abs()).sum::<f64>() / n)
+}
+
+/// Signed error: mean confidence - share right; positive is over-confident.
+pub fn overconfidence(forecasts: &[Forecast]) -> Option<f64> {
+    mean(forecasts.iter().map(|f| f.confidence - f.outcome))
+}
+
+/// Brier score of the chosen answer being right: `mean (confidence - outcome)^2`.
+///
+/// # Reference
+/// Brier 1950, *Monthly Weather Review* 78.
+pub fn brier(forecasts: &[Forecast]) -> Option<f64> {
+    mean(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)))
+}
+
+/// ECE that a perfectly calibrated model with these confidences would score: mean and 95th percentile over `draws`.
+///
+/// Outcomes are drawn as `Bernoulli(confidence)`. A measured ECE below the 95th percentile shows no miscalibration.
+///
+/// # Reference
+/// Bröcker and Smith 2007, *Weather and Forecasting* 22 (consistency resampling); bias: Roelofs et al. 2022, arXiv 2012.08668.
+///
+/// # Deviations
+/// An outcome that is known odds, not 0 or 1, has no chance in it: a calibrated model's confidence equals it, and it is
+/// drawn as such.
+pub fn null_ece(forecasts: &[Forecast], draws: usize, rng: &mut impl Rng) -> Option<(f64, f64)> {
+    let mut values: Vec<f64> = (0..draws)
+        .filter_map(|_| {
+            let drawn = forecasts.iter().map(|f| {
+                let certain = f.outcome == 0.0 || f.outcome == 1.0;
+                let outcome =
+                    if certain { f64::from(u8::from(rng.random::<f64>() < f.confidence)) } else { f.confidence };
+                (Forecast { confidence: f.confidence, outcome }, 1.0)
+            });
+            ece(&bin(drawn))
+        })
+        .collect();
+    values.sort_by(f64::total_cmp);
+    Some((mean(values.iter().copied())?, at(&values, 0.95)))
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (n, sum) = values.fold((0_u32, 0.0), |(n, sum), v| (n + 1, sum + v));
+    (n > 0).then(|| sum / f64::from(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Forecast, bin, bin_of, brier, ece, null_ece, overconfidence};
+    use crate::random::stream;
+    use proptest::prelude::*;
+    use rand::Rng;
+
+    fn forecasts(pairs: &[(f64, f64)]) -> Vec<Forecast> {
+        pairs.iter().map(|&(confidence, outcome)| Forecast { confidence, outcome }).collect()
+    }
+
+    fn ece_of(forecasts: &[Forecast]) -> f64 {
+        ece(&bin(forecasts.iter().map(|f| (*f, 1.0)))).unwrap()
+    }
+
+    #[test]
+    fn equals_a_worked_example() {
+        // numpy: bins .8-.9 {.85,.85 -> 1,0}, .5-.6 {.55 -> 1}, .9-1 {1. -> 1}
+        let f = forecasts(&[(0.85, 1.0), (0.85, 0.0), (0.55, 1.0), (1.0, 1.0)]);
+        assert!((ece_of(&f) - (0.7 + 0.45) / 4.0).abs() < 1e-12);
+        assert!((overconfidence(&f).unwrap() - (3.25 - 3.0) / 4.0).abs() < 1e-12);
+        assert!((brier(&f).unwrap() - (0.0225 + 0.7225 + 0.2025) / 4.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_last_bin_holds_certainty() {
+        assert_eq!((bin_of(0.0), bin_of(0.0999), bin_of(0.95), bin_of(1.0)), (0, 0, 9, 9));
+    }
+
+    #[test]
+    fn a_calibrated_model_scores_the_published_bias() {
+        // Equal-width 10, n = 500: mean .041, 95th percentile .060, with confidences uniform on (.25, 1).
+        let mut rng = stream(3, "null");
+        let f: Vec<Forecast> =
+            (0..500).map(|_| Forecast { confidence: 0.25 + 0.75 * rng.random::<f64>(), outcome: 1.0 }).collect();
+        let (mean, high) = null_ece(&f, 500, &mut rng).unwrap();
+        assert!((mean - 0.041).abs() < 0.01 && (high - 0.060).abs() < 0.012, "{mean} {high}");
+    }
+
+    #[test]
+    fn nothing_forecast_is_no_answer() {
+        assert_eq!(ece(&bin([])), None);
+        assert_eq!(brier(&[]), None);
+        assert_eq!(null_ece(&[], 10, &mut stream(1, "none")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn order_does_not_matter_and_bounds_hold(pairs in proptest::collection::vec((0.0_f64..=1.0, 0_u8..=1), 1..40)) {
+            let f: Vec<Forecast> =
+                pairs.iter().map(|(c, o)| Forecast { confidence: *c, outcome: f64::from(*o) }).collect();
+            let reversed: Vec<Forecast> = f.iter().rev().copied().collect();
+            prop_assert!((ece_of(&f) - ece_of(&reversed)).abs() < 1e-12);
+            prop_assert!((0.0..=1.0).contains(&ece_of(&f)));
+            prop_assert!(overconfidence(&f).unwrap().abs() <= ece_of(&f) + 1e-12, "the signed error is the smaller");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Keys and values of the tokens that a model has read, kept for the next ones.
+
+use crate::attention::AttentionSpec;
+use crate::error::{Error, Result};
+
+/// Preallocated rotated keys and values of every layer, one row per sequence.
+///
+/// A row grows by [`crate::decode_attention`] in every layer followed by one [`KvCache::advance`].
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    layers: Vec<Layer>,
+    lengths: Vec<usize>,
+    max_len: usize,
+    width: usize,
+}
+
+/// Keys and values of one layer, `(rows, max_len, KV D)` each.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) keys: Vec<f32>,
+    pub(crate) values: Vec<f32>,
+}
+
+impl KvCache {
+    /// An empty cache for `n_rows` sequences of up to `max_len` tokens.
+    pub fn new(n_layers: usize, n_rows: usize, max_len: usize, spec: &AttentionSpec) -> Self {
+        let width = spec.n_kv_heads * spec.head_dim;
+        let size = n_rows * max_len * width;
+        let layer = || Layer { keys: vec![0.0; size], values: vec![0.0; size] };
+        Self { layers: (0..n_layers).map(|_| layer()).collect(), lengths: vec![0; n_rows], max_len, width }
+    }
+
+    /// Tokens in each row.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Tokens that a row can hold.
+    pub fn max_len(&self) -> usize {
+        self.max_len
+    }
+
+    /// Counts the tokens that were just written to all layers: one for each time a row stands in `rows`.
+    ///
+    /// # Errors
+    /// [`Error::CacheIndex`] or [`Error::CacheFull`]; nothing is counted then.
+    pub fn advance(&mut self, rows: &[usize]) -> Result<()> {
+        let mut lengths = self.lengths.clone();
+        for &row in rows {
+            self.check_row(row)?;
+            lengths[row] += 1;
+            if lengths[row] > self.max_len {
+                return Err(Error::CacheFull { row, needed: lengths[row], capacity: self.max_len });
+            }
+        }
+        self.lengths = lengths;
+        Ok(())
+    }
+
+    /// Forgets all but the first `len` tokens of `row`.
+    ///
+    /// # Errors
+    /// [`Error::CacheIndex`] for a row that does not exist.
+    pub fn truncate(&mut self, row: usize, len: usize) -> Result<()> {
+        self.check_row(row)?;
+        self.lengths[row] = self.lengths[row].min(len);
+        Ok(())
+    }
+
+    /// Makes the rows `to` start with the first `len` tokens of `from`, and end there.
+    ///
+    /// # Errors
+    /// [`Error::CacheIndex`] for a row that does not exist or when `from` holds fewer than `len` tokens.
+    pub fn copy_prefix(&mut self, from: usize, len: usize, to: &[usize]) -> Result<()> {
+        self.check_row(from)?;
+        if len > self.lengths[from] {
+            return Err(Error::CacheIndex { what: "prefix of length", index: len, count: self.lengths[from] });
+        }
+        for &row in to {
+            self.check_row(row)?;
+        }
+        let start = self.start_of(from);
+        let prefix = start..start + len * self.width;
+        for layer in &mut self.layers {
+            for &row in to {
+                let at = row * self.max_len * self.width;
+                layer.keys.copy_within(prefix.clone(), at);
+                layer.values.copy_within(prefix.clone(), at);
+            }
+        }
+        for &row in to {
+            self.lengths[row] = len;
+        }
+        Ok(())
+    }
+
+    /// Width of a token's keys, `KV D`.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Index of the first element of `row`.
+    pub(crate) fn start_of(&self, row: usize) -> usize {
+        row * self.max_len * self.width
+    }
+
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> Result<&mut Layer> {
+        let count = self.layers.len();
+        self.layers.get_mut(layer).ok_or(Error::CacheIndex { what: "layer", index: layer, count })
+    }
+
+    pub(crate) fn layer(&self, layer: usize) -> Result<&Layer> {
+        let count = self.layers.len();
+        self.layers.get(layer).ok_or(Error::CacheIndex { what: "layer", index: layer, count })
+    }
+
+    pub(crate) fn check_row(&self, row: usize) -> Result<()> {
+        if row < self.lengths.len() {
+            return Ok(());
+        }
+        Err(Error::CacheIndex { what: "row", index: row, count: self.lengths.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small_cache() -> KvCache {
+        let spec = AttentionSpec { n_heads: 2, n_kv_heads: 1, head_dim: 2, rope_theta: 10.0 };
+        KvCache::new(1, 3, 4, &spec)
+    }
+
+    #[test]
+    fn a_full_row_refuses_another_token_and_counts_nothing() {
+        let mut cache = small_cache();
+        cache.advance(&[0, 0, 1, 0, 0]).unwrap();
+        let error = cache.advance(&[1, 0]).unwrap_err();
+        assert!(matches!(error, Error::CacheFull { row: 0, needed: 5, capacity: 4 }));
+        assert_eq!(cache.lengths(), [4, 1, 0]);
+    }
+
+    #[test]
+    fn truncation_never_lengthens_a_row() {
+        let mut cache = small_cache();
+        cache.advance(&[2, 2, 2]).unwrap();
+        cache.truncate(2, 9).unwrap();
+        assert_eq!(cache.lengths(), [0, 0, 3]);
+        cache.truncate(2, 1).unwrap();
+        assert_eq!(cache.lengths(), [0, 0, 1]);
+    }
+
+    #[test]
+    fn rows_and_prefixes_that_do_not_exist_are_refused() {
+        let mut cache = small_cache();
+        assert!(cache.advance(&[3]).is_err());
+        assert!(cache.truncate(3, 0).is_err());
+        assert!(cache.copy_prefix(0, 1, &[1]).is_err());
+        assert!(cache.copy_prefix(0, 0, &[7]).is_err());
+    }
+}

@@ -1,0 +1,39 @@
+//! Differentiable fused operations, each beside its slow oracle.
+//!
+//! candle keeps the graph; this crate owns the operations: each is one node with a forward and a backward pass on the
+//! CPU, for `f32` and, through the same code, for `f64` (to check gradients). Results do not depend on the number of
+//! threads. This is the only crate with `unsafe`.
+
+mod adamw;
+mod allocator;
+mod attention;
+mod cache;
+#[cfg(test)]
+mod check;
+mod cross_entropy;
+mod decode;
+mod element;
+mod embedding;
+mod error;
+mod linear;
+pub mod oracle;
+mod parallel;
+mod product;
+mod rms_norm;
+mod rotation;
+mod simd;
+mod storage;
+mod swiglu;
+
+pub use adamw::{AdamW, AdamWConfig, Moments, global_norm};
+pub use allocator::keep_freed_pages;
+pub use attention::{AttentionSpec, PAD_SEGMENT, Segments, rope_attention};
+pub use cache::KvCache;
+pub use cross_entropy::{IGNORE, linear_cross_entropy, linear_log_probs};
+pub use decode::decode_attention;
+pub use embedding::embedding;
+pub use error::{Error, Result};
+pub use linear::linear;
+pub use parallel::set_threads;
+pub use rms_norm::rms_norm;
+pub use swiglu::swiglu;

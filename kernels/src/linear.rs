@@ -1,0 +1,172 @@
+//! Linear maps without bias.
+
+use crate::element::Element;
+use crate::error::{Result, shape_mismatch};
+use crate::product::{Into, Packed, View, multiply, multiply_transposed};
+use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+
+const OP: &str = "linear";
+
+/// `y = x W^T`.
+///
+/// The slow twin is [`crate::oracle::linear`].
+///
+/// # Shapes
+/// `x` (.., in), `weight` (out, in), result (.., out).
+///
+/// # Errors
+/// [`crate::Error`] when shapes, element types or devices do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let x = prepare(x, OP, "x")?;
+    let weight = prepare(weight, OP, "weight")?;
+    require_same_dtype(&weight, &x, OP, "weight")?;
+    let &[n_out, n_in] = weight.dims() else {
+        return Err(shape_mismatch(OP, "weight", "[out, in]", weight.shape()));
+    };
+    if x.dims().last() != Some(&n_in) {
+        return Err(shape_mismatch(OP, "x", format!("[.., {n_in}]"), x.shape()));
+    }
+    Ok(x.apply_op2(&weight, Linear { n_in, n_out })?)
+}
+
+struct Linear {
+    n_in: usize,
+    n_out: usize,
+}
+
+impl Linear {
+    fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
+        multiply_transposed(self.rows_of(x, self.n_in), View::dense(weight, self.n_out, self.n_in))
+    }
+
+    /// `dx = dy W`
+    fn input_gradient<T: Element>(&self, weight: &[T], dy: &[T]) -> Vec<T> {
+        let dy = self.rows_of(dy, self.n_out);
+        let mut dx = vec![T::ZERO; dy.rows() * self.n_in];
+        let weight = Packed::new(View::dense(weight, self.n_out, self.n_in));
+        multiply(&mut dx, dy, &weight, Into::Overwrite);
+        dx
+    }
+
+    /// `dW = dy^T x`
+    fn weight_gradient<T: Element>(&self, x: &[T], dy: &[T]) -> Vec<T> {
+        let mut dw = vec![T::ZERO; self.n_out * self.n_in];
+        let x = Packed::new(self.rows_of(x, self.n_in));
+        multiply(&mut dw, self.rows_of(dy, self.n_out).transposed(), &x, Into::Overwrite);
+        dw
+    }
+
+    fn rows_of<'a, T: Element>(&self, values: &'a [T], width: usize) -> View<'a, T> {
+        View::dense(values, values.len().checked_div(width).unwrap_or(0), width)
+    }
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut dims = x_layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.n_out;
+        }
+        dispatch!(x.dtype(), OP, T => {
+            let y = self.forward::<T>(slice_of(x, x_layout)?, slice_of(weight, weight_layout)?);
+            Ok((candle_core::WithDType::to_cpu_storage_owned(y), dims.into()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = dy.contiguous()?;
+        let (x_values, w_values, dy_values) = (Values::of(x), Values::of(weight), Values::of(&dy));
+        dispatch!(x.dtype(), OP, T => {
+            let dy = dy_values.as_slice::<T>()?;
+            let dx = if x.track_op() {
+                Some(tensor_of(self.input_gradient(w_values.as_slice()?, dy), x.shape())?)
+            } else {
+                None
+            };
+            let dw = if weight.track_op() {
+                Some(tensor_of(self.weight_gradient(x_values.as_slice()?, dy), weight.shape())?)
+            } else {
+                None
+            };
+            Ok((dx, dw))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{assert_equals_differences, assert_equals_oracle, assert_same_for_any_threads, draw};
+    use crate::oracle;
+    use candle_core::{DType, Var};
+
+    fn fast(inputs: &[Tensor]) -> candle_core::Result<Tensor> {
+        Ok(linear(&inputs[0], &inputs[1])?)
+    }
+
+    #[test]
+    fn equals_the_oracle_for_odd_shapes() {
+        for (dims, n_out) in [(vec![2, 3, 5], 7), (vec![1, 1], 1), (vec![131, 37], 70), (vec![97, 300], 33)] {
+            let n_in = *dims.last().unwrap();
+            let inputs = [draw(1, &dims, DType::F32), draw(2, &[n_out, n_in], DType::F32)];
+            assert_equals_oracle(&inputs, &fast, &|i| oracle::linear(&i[0], &i[1]));
+        }
+    }
+
+    #[test]
+    fn gradients_are_difference_quotients() {
+        let inputs = [draw(3, &[3, 2, 5], DType::F64), draw(4, &[4, 5], DType::F64)];
+        assert_equals_differences(&inputs, &fast);
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let inputs = [draw(5, &[200, 40], DType::F32), draw(6, &[90, 40], DType::F32)];
+        assert_same_for_any_threads(&inputs, &fast);
+    }
+
+    #[test]
+    fn a_row_alone_equals_the_row_in_a_batch_to_the_last_bit() {
+        let (x, weight) = (draw(7, &[150, 300], DType::F32), draw(8, &[70, 300], DType::F32));
+        let together = linear(&x, &weight).unwrap().to_vec2::<f32>().unwrap();
+        for row in [0, 1, 77, 149] {
+            let alone = linear(&x.narrow(0, row, 1).unwrap(), &weight).unwrap();
+            assert_eq!(alone.to_vec2::<f32>().unwrap()[0], together[row]);
+        }
+    }
+
+    #[test]
+    fn transposed_and_shifted_inputs_are_read_right() {
+        let x = draw(9, &[6, 5], DType::F32).t().unwrap();
+        let weight = draw(10, &[9, 6], DType::F32).narrow(0, 2, 4).unwrap();
+        let expected = oracle::linear(&x.contiguous().unwrap(), &weight.contiguous().unwrap()).unwrap();
+        crate::check::assert_close("y", &linear(&x, &weight).unwrap(), &expected, 1e-6);
+    }
+
+    #[test]
+    fn a_frozen_weight_gets_no_gradient() {
+        let x = Var::from_tensor(&draw(11, &[2, 3], DType::F32)).unwrap();
+        let weight = draw(12, &[4, 3], DType::F32);
+        let grads = linear(&x, &weight).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&x).is_some());
+        assert!(grads.get(&weight).is_none());
+    }
+}

@@ -1,0 +1,144 @@
+//! The same functions from plain candle operations: slow, short, and differentiable by candle itself.
+
+use crate::attention::{AttentionSpec, PAD_SEGMENT, Segments};
+use crate::cross_entropy::IGNORE;
+use candle_core::{D, DType, Result, Tensor};
+
+/// Slow twin of [`crate::rms_norm`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let scale = (mean_square + eps)?.sqrt()?.recip()?;
+    x.broadcast_mul(&scale)?.broadcast_mul(weight)
+}
+
+/// Slow twin of [`crate::linear`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (n_out, n_in) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = n_out;
+    }
+    x.reshape(((), n_in))?.matmul(&weight.t()?)?.reshape(dims)
+}
+
+/// Slow twin of [`crate::embedding`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
+    let mut dims = ids.dims().to_vec();
+    dims.push(table.dim(1)?);
+    table.index_select(&ids.flatten_all()?, 0)?.reshape(dims)
+}
+
+/// Slow twin of [`crate::swiglu`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
+    let width = gate_up.dim(D::Minus1)? / 2;
+    let gate = gate_up.narrow(D::Minus1, 0, width)?;
+    let up = gate_up.narrow(D::Minus1, width, width)?;
+    let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
+    (gate * sigmoid)? * up
+}
+
+/// Slow twin of [`crate::rope_attention`]; holds all scores at once.
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn rope_attention(qkv: &Tensor, spec: &AttentionSpec, segments: &Segments) -> Result<Tensor> {
+    let (batch, len, _) = qkv.dims3()?;
+    let (h, kv, d) = (spec.n_heads, spec.n_kv_heads, spec.head_dim);
+    let heads = |start: usize, n: usize| -> Result<Tensor> {
+        qkv.narrow(2, start, n * d)?.reshape((batch, len, n, d))?.transpose(1, 2)?.contiguous()
+    };
+    let repeat = |t: Tensor| -> Result<Tensor> {
+        t.unsqueeze(2)?.broadcast_as((batch, kv, h / kv, len, d))?.reshape((batch, h, len, d))
+    };
+    let (cos, sin) = rotation(spec, segments, qkv)?;
+    let q = rotate(&heads(0, h)?, &cos, &sin)?;
+    let k = repeat(rotate(&heads(h * d, kv)?, &cos, &sin)?)?;
+    let v = repeat(heads((h + kv) * d, kv)?)?;
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (d as f64).sqrt())?;
+    let (allowed, is_token) = mask(segments, qkv)?;
+    let penalty = ((&allowed - 1.0)? * 1e30)?;
+    let scores = scores.broadcast_add(&penalty)?;
+    let weights = scores.broadcast_sub(&scores.max_keepdim(3)?.detach())?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(3)?)?;
+    let y = weights.matmul(&v)?.broadcast_mul(&is_token)?;
+    y.transpose(1, 2)?.reshape((batch, len, h * d))
+}
+
+/// Slow twin of [`crate::linear_cross_entropy`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn linear_cross_entropy(h: &Tensor, weight: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
+    let weights = Tensor::new(weights, h.device())?.to_dtype(h.dtype())?;
+    (linear_log_probs(h, weight, targets)? * weights)?.sum_all()?.neg()
+}
+
+/// Slow twin of [`crate::linear_log_probs`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn linear_log_probs(h: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let logits = h.matmul(&weight.t()?)?;
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
+    let log_probs = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
+    let known: Vec<u32> = targets.iter().map(|&t| if t == IGNORE { 0 } else { t }).collect();
+    let counted: Vec<f64> = targets.iter().map(|&t| f64::from(u8::from(t != IGNORE))).collect();
+    let picked = log_probs.gather(&Tensor::new(known, h.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
+    picked * Tensor::new(counted, h.device())?.to_dtype(h.dtype())?
+}
+
+/// Cosines and sines, `(B, 1, T, D/2)` each.
+fn rotation(spec: &AttentionSpec, segments: &Segments, like: &Tensor) -> Result<(Tensor, Tensor)> {
+    let half = spec.head_dim / 2;
+    let angles: Vec<f64> = segments
+        .positions
+        .iter()
+        .flat_map(|&position| {
+            (0..half).map(move |i| f64::from(position) * spec.rope_theta.powf(-(i as f64) / half as f64))
+        })
+        .collect();
+    let angles = Tensor::from_vec(angles, (segments.batch, 1, segments.len, half), like.device())?;
+    Ok((angles.cos()?.to_dtype(like.dtype())?, angles.sin()?.to_dtype(like.dtype())?))
+}
+
+fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(3)? / 2;
+    let low = x.narrow(3, 0, half)?;
+    let high = x.narrow(3, half, half)?;
+    let turned_low = (low.broadcast_mul(cos)? - high.broadcast_mul(sin)?)?;
+    let turned_high = (high.broadcast_mul(cos)? + low.broadcast_mul(sin)?)?;
+    Tensor::cat(&[turned_low, turned_high], 3)
+}
+
+/// 1 where a query may see a key, `(B, 1, T, T)`, and 1 for tokens that are not padding, `(B, 1, T, 1)`.
+fn mask(segments: &Segments, like: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (batch, len) = (segments.batch, segments.len);
+    let mut allowed = vec![0.0; batch * len * len];
+    for b in 0..batch {
+        let ids = &segments.ids[b * len..(b + 1) * len];
+        for t in 0..len {
+            for s in 0..=t {
+                if ids[s] == ids[t] && ids[t] != PAD_SEGMENT {
+                    allowed[(b * len + t) * len + s] = 1.0;
+                }
+            }
+        }
+    }
+    let is_token: Vec<f64> = segments.ids.iter().map(|&id| f64::from(u8::from(id != PAD_SEGMENT))).collect();
+    let tensor = |values: Vec<f64>, last: usize| -> Result<Tensor> {
+        Tensor::from_vec(values, (batch, 1, len, last), like.device())?.to_dtype(DType::F64)?.to_dtype(like.dtype())
+    };
+    Ok((tensor(allowed, len)?, tensor(is_token, 1)?))
+}

@@ -1,0 +1,95 @@
+//! Rotary position embedding, half-split.
+
+use crate::element::Element;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Cosines and sines of the rotation angles of positions `0..n_positions`.
+///
+/// # Reference
+/// Su et al. 2021, arXiv:2104.09864, equation 34, in the half-split order of Hugging Face's Llama (`rotate_half`).
+pub(crate) struct Rotation {
+    theta: f64,
+    half: usize,
+    cos: Vec<f64>,
+    sin: Vec<f64>,
+}
+
+/// Tables made so far: a model asks for the same one in every layer of every step.
+static TABLES: Mutex<Vec<Arc<Rotation>>> = Mutex::new(Vec::new());
+
+impl Rotation {
+    /// The table for `theta` and `head_dim` that covers at least `n_positions`.
+    pub(crate) fn covering(n_positions: usize, theta: f64, head_dim: usize) -> Arc<Self> {
+        let half = head_dim / 2;
+        // A panic cannot leave the list half-changed, so a poisoned lock is still good.
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = tables.iter().position(|table| table.theta.to_bits() == theta.to_bits() && table.half == half);
+        if let Some(idx) = known {
+            if tables[idx].cos.len() >= n_positions * half {
+                return Arc::clone(&tables[idx]);
+            }
+            tables.swap_remove(idx);
+        }
+        let table = Arc::new(Self::new(n_positions.next_power_of_two(), theta, half));
+        tables.push(Arc::clone(&table));
+        table
+    }
+
+    fn new(n_positions: usize, theta: f64, half: usize) -> Self {
+        let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
+        let angles =
+            (0..n_positions).flat_map(|position| frequencies.iter().map(move |f| (position as f64 * f).sin_cos()));
+        let (sin, cos) = angles.unzip();
+        Self { theta, half, cos, sin }
+    }
+
+    /// `to = scale * rotate(from)` for one head at one position.
+    #[inline]
+    pub(crate) fn turn<T: Element>(&self, to: &mut [T], from: &[T], position: u32, scale: T) {
+        self.turn_by(to, from, position, scale, T::ONE);
+    }
+
+    /// `to = scale * rotate^-1(from)`, the gradient of [`Rotation::turn`].
+    #[inline]
+    pub(crate) fn turn_back<T: Element>(&self, to: &mut [T], from: &[T], position: u32, scale: T) {
+        self.turn_by(to, from, position, scale, -T::ONE);
+    }
+
+    #[inline]
+    fn turn_by<T: Element>(&self, to: &mut [T], from: &[T], position: u32, scale: T, sense: T) {
+        let half = self.half;
+        let cos = &self.cos[position as usize * half..][..half];
+        let sin = &self.sin[position as usize * half..][..half];
+        let (from_low, from_high) = from[..2 * half].split_at(half);
+        let (to_low, to_high) = to[..2 * half].split_at_mut(half);
+        for i in 0..half {
+            let (c, s) = (T::from_f64(cos[i]) * scale, T::from_f64(sin[i]) * scale * sense);
+            to_low[i] = from_low[i] * c - from_high[i] * s;
+            to_high[i] = from_high[i] * c + from_low[i] * s;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turning_back_undoes_a_turn() {
+        let table = Rotation::covering(10, 10_000.0, 6);
+        let from = [0.3, -1.0, 2.0, 0.7, 0.1, -0.4_f64];
+        let (mut turned, mut back) = ([0.0; 6], [0.0; 6]);
+        table.turn(&mut turned, &from, 7, 1.0);
+        table.turn_back(&mut back, &turned, 7, 1.0);
+        assert!(from.iter().zip(back).all(|(a, b)| (a - b).abs() < 1e-12));
+        assert!(from.iter().zip(turned).any(|(a, b)| (a - b).abs() > 0.1));
+    }
+
+    #[test]
+    fn a_longer_table_agrees_with_a_shorter_one() {
+        let short = Rotation::covering(3, 500.0, 4);
+        let long = Rotation::covering(3_000, 500.0, 4);
+        assert_eq!(short.cos[..6], long.cos[..6]);
+        assert_eq!(short.sin[..6], long.sin[..6]);
+    }
+}

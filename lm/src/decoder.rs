@@ -1,0 +1,363 @@
+//! The forward pass: a Llama-style decoder.
+
+use crate::batch::Batch;
+use crate::config::ModelConfig;
+use crate::weights::Weights;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use kernels::{AttentionSpec, KvCache};
+
+/// A Llama-style decoder over given weights; differentiable where these are variables.
+///
+/// # Reference
+/// Touvron et al. 2023, LLaMA, arXiv 2302.13971, section 2.2; with grouped-query attention as in Ainslie et al. 2023, arXiv 2305.13245.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    config: ModelConfig,
+    embed_tokens: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    lm_head: Tensor,
+    attention: AttentionSpec,
+}
+
+/// Weights of one layer.
+#[derive(Debug, Clone)]
+struct Layer {
+    input_norm: Tensor,
+    qkv: Fused,
+    output: Tensor,
+    post_norm: Tensor,
+    gate_up: Fused,
+    down: Tensor,
+}
+
+/// Matrices that are applied as one, stored on disk apart.
+///
+/// While they are variables they are joined anew in each pass, so that the gradient reaches each; otherwise once.
+#[derive(Debug, Clone)]
+enum Fused {
+    Parts(Vec<Tensor>),
+    Whole(Tensor),
+}
+
+impl Fused {
+    fn new(parts: Vec<Tensor>) -> Result<Self> {
+        if parts.iter().any(Tensor::track_op) {
+            return Ok(Self::Parts(parts));
+        }
+        Ok(Self::Whole(Tensor::cat(&parts, 0)?))
+    }
+
+    fn join(&self) -> Result<Tensor> {
+        match self {
+            Self::Parts(parts) => Ok(Tensor::cat(parts, 0)?),
+            Self::Whole(whole) => Ok(whole.clone()),
+        }
+    }
+}
+
+impl Decoder {
+    /// Assembles the decoder.
+    ///
+    /// Weights that are not variables are joined here once: the decoder does not follow when their storage changes later.
+    ///
+    /// # Errors
+    /// Where a tensor is missing or has another shape than the config asks for.
+    pub fn new(config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        config.check("config.json".as_ref())?;
+        let named = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        let weights = Weights::from_tensors(config, named)?;
+        let mut tensors = weights.iter().map(|(_, tensor)| tensor.clone());
+        let mut take = || tensors.next().expect("the weights were checked against the same layout");
+        let embed_tokens = take();
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for _ in 0..config.num_hidden_layers {
+            layers.push(Layer {
+                input_norm: take(),
+                qkv: Fused::new(vec![take(), take(), take()])?,
+                output: take(),
+                post_norm: take(),
+                gate_up: Fused::new(vec![take(), take()])?,
+                down: take(),
+            });
+        }
+        let norm = take();
+        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { take() };
+        let attention = AttentionSpec {
+            n_heads: config.num_attention_heads,
+            n_kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            rope_theta: config.rope_theta,
+        };
+        Ok(Self { config: config.clone(), embed_tokens, layers, norm, lm_head, attention })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The output layer's weight, (V, d); the embedding table where the two are tied.
+    pub fn lm_head(&self) -> &Tensor {
+        &self.lm_head
+    }
+
+    /// Hidden states after the final norm.
+    ///
+    /// # Shapes
+    /// (B, T) ids to (B, T, d). Rows of padding hold values without meaning.
+    ///
+    /// # Errors
+    /// Where a row is longer than the context window or an id lies outside the vocabulary.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        self.require_fit("a row of the batch", batch.row_len())?;
+        let eps = self.config.rms_norm_eps;
+        let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?; // (B, T, d)
+        for layer in &self.layers {
+            let h = kernels::rms_norm(&x, &layer.input_norm, eps)?;
+            let qkv = kernels::linear(&h, &layer.qkv.join()?)?; // (B, T, (H + 2 KV) D)
+            let heads = kernels::rope_attention(&qkv, &self.attention, batch.segments())?; // (B, T, H D)
+            x = (x + kernels::linear(&heads, &layer.output)?)?;
+            let h = kernels::rms_norm(&x, &layer.post_norm, eps)?;
+            let gate_up = kernels::linear(&h, &layer.gate_up.join()?)?; // (B, T, 2 f)
+            x = (x + kernels::linear(&kernels::swiglu(&gate_up)?, &layer.down)?)?;
+        }
+        Ok(kernels::rms_norm(&x, &self.norm, eps)?)
+    }
+
+    /// An empty cache for [`Decoder::extend`], of `n_rows` sequences of up to `max_len` tokens.
+    pub fn new_cache(&self, n_rows: usize, max_len: usize) -> KvCache {
+        KvCache::new(self.layers.len(), n_rows, max_len, &self.attention)
+    }
+
+    /// Reads new tokens behind those a cache holds, and keeps them there: hidden states after the final norm, without gradient.
+    ///
+    /// `rows[i]` is the cache row of token `i`; the tokens of one row stand next to each other. There is no padding, however
+    /// much the rows differ in length.
+    ///
+    /// # Shapes
+    /// `ids` and `rows` N, result (N, d).
+    ///
+    /// # Errors
+    /// Where an id lies outside the vocabulary, a row would outgrow the cache, or the weights are not f32.
+    pub fn extend(&self, cache: &mut KvCache, ids: &[u32], rows: &[usize]) -> Result<Tensor> {
+        self.require_known(ids)?;
+        let eps = self.config.rms_norm_eps;
+        let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
+        let mut x = kernels::embedding(&ids, &self.embed_tokens.detach())?; // (N, d)
+        for (layer_idx, layer) in self.layers.iter().enumerate() {
+            let h = kernels::rms_norm(&x, &layer.input_norm.detach(), eps)?;
+            let qkv = kernels::linear(&h, &layer.qkv.join()?.detach())?;
+            let heads = kernels::decode_attention(&qkv, &self.attention, rows, cache, layer_idx)?;
+            x = (x + kernels::linear(&heads, &layer.output.detach())?)?;
+            let h = kernels::rms_norm(&x, &layer.post_norm.detach(), eps)?;
+            let gate_up = kernels::linear(&h, &layer.gate_up.join()?.detach())?;
+            x = (x + kernels::linear(&kernels::swiglu(&gate_up)?, &layer.down.detach())?)?;
+        }
+        cache.advance(rows)?;
+        Ok(kernels::rms_norm(&x, &self.norm.detach(), eps)?)
+    }
+
+    /// Calls `read(row_idx, logits)` for each row of hidden states (N, d), holding few rows of logits at a time.
+    ///
+    /// # Errors
+    /// Where the shapes do not fit or the weights are not f32.
+    pub(crate) fn for_each_logits(&self, hidden: &Tensor, mut read: impl FnMut(usize, &[f32])) -> Result<()> {
+        const CHUNK_ROWS: usize = 256;
+        let (n_rows, _) = hidden.dims2()?;
+        let lm_head = self.lm_head.detach();
+        for start in (0..n_rows).step_by(CHUNK_ROWS) {
+            let chunk = hidden.narrow(0, start, CHUNK_ROWS.min(n_rows - start))?;
+            let logits: Vec<f32> = kernels::linear(&chunk, &lm_head)?.flatten_all()?.to_vec1()?;
+            for (idx, row) in logits.chunks(self.config.vocab_size).enumerate() {
+                read(start + idx, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of each next token, (B, T, V). Losses go through [`kernels::linear_cross_entropy`] instead, which never holds them all.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        Ok(kernels::linear(&self.forward(batch)?, &self.lm_head)?)
+    }
+
+    pub(crate) fn require_fit(&self, what: &str, n_tokens: usize) -> Result<()> {
+        let limit = self.config.max_position_embeddings;
+        if n_tokens > limit {
+            return Err(Error::TooLong { what: what.to_owned(), n_tokens, limit });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn require_known(&self, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.config.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(Error::TokenOutOfRange { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::Decoder;
+    use crate::batch::Batch;
+    use crate::config::ModelConfig;
+    use crate::weights::Weights;
+    use crate::{Error, random};
+    use candle_core::{DType, Var};
+    use rand::Rng;
+
+    /// A small model with every feature: grouped queries, a head width other than d / H, two layers.
+    pub(crate) fn tiny_config() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 61,
+            hidden_size: 24,
+            intermediate_size: 40,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 8,
+            max_position_embeddings: 64,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: true,
+            initializer_range: 0.02,
+            bos_token_id: Some(0),
+            eos_token_ids: vec![5],
+            pad_token_id: Some(1),
+        }
+    }
+
+    /// Weights far from zero, so that tokens differ and answers are not ties.
+    pub(crate) fn lively(config: &ModelConfig, seed: u64) -> Weights {
+        Weights::random(&ModelConfig { initializer_range: 0.3, ..config.clone() }, seed).unwrap()
+    }
+
+    pub(crate) fn tiny_decoder(seed: u64) -> Decoder {
+        let config = tiny_config();
+        Decoder::new(&config, &lively(&config, seed)).unwrap()
+    }
+
+    pub(crate) fn random_rows(seed: u64, lengths: &[usize]) -> Vec<Vec<u32>> {
+        let mut stream = random::stream(seed, "rows", 0);
+        lengths.iter().map(|&n| (0..n).map(|_| stream.random_range(6..61)).collect()).collect()
+    }
+
+    fn logits(decoder: &Decoder, batch: &Batch) -> Vec<Vec<Vec<f32>>> {
+        decoder.logits(batch).unwrap().to_vec3().unwrap()
+    }
+
+    fn assert_close(a: &[f32], b: &[f32]) {
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_padded_batch_equals_its_rows_one_by_one() {
+        let decoder = tiny_decoder(1);
+        let rows = random_rows(1, &[9, 4, 1]);
+        let together = logits(&decoder, &Batch::pad(&rows).unwrap());
+        for (row, together) in rows.iter().zip(&together) {
+            let alone = logits(&decoder, &Batch::pad(&[row]).unwrap());
+            for (a, b) in alone[0].iter().zip(together) {
+                assert_close(a, b);
+            }
+        }
+    }
+
+    #[test]
+    fn packed_documents_equal_single_documents() {
+        let decoder = tiny_decoder(2);
+        let rows = random_rows(2, &[5, 7]);
+        let ids = rows.concat();
+        let segments = [vec![3; 5], vec![9; 7]].concat();
+        let packed = logits(&decoder, &Batch::packed(ids, segments, 1).unwrap());
+        let alone: Vec<_> = rows.iter().flat_map(|row| logits(&decoder, &Batch::pad(&[row]).unwrap()).remove(0)).collect();
+        for (a, b) in alone.iter().zip(&packed[0]) {
+            assert_close(a, b);
+        }
+    }
+
+    #[test]
+    fn later_tokens_do_not_change_earlier_logits() {
+        let decoder = tiny_decoder(3);
+        let mut rows = random_rows(3, &[8]);
+        let before = logits(&decoder, &Batch::pad(&rows).unwrap());
+        rows[0][7] = 11;
+        let after = logits(&decoder, &Batch::pad(&rows).unwrap());
+        assert_eq!(before[0][..7], after[0][..7]);
+        assert_ne!(before[0][7], after[0][7]);
+    }
+
+    #[test]
+    fn each_parameter_receives_a_gradient_that_central_differences_confirm() {
+        for tie_word_embeddings in [true, false] {
+            let config = ModelConfig { tie_word_embeddings, ..tiny_config() };
+            let weights = lively(&config, 4).to_dtype(DType::F64).unwrap();
+            let vars: Vec<Var> = weights.iter().map(|(_, tensor)| Var::from_tensor(tensor).unwrap()).collect();
+            let mut next = vars.iter();
+            let weights = weights.map(|_| Ok(next.next().unwrap().as_tensor().clone())).unwrap();
+            let decoder = Decoder::new(&config, &weights).unwrap();
+            let rows = random_rows(4, &[6, 3]);
+            let batch = Batch::pad(&rows).unwrap();
+            let loss = || {
+                let hidden = decoder.forward(&batch).unwrap().flatten_to(1).unwrap();
+                let targets = [7, 8, 9, 10, 11, 12, 13, 14, 15, u32::MAX, u32::MAX, u32::MAX];
+                kernels::linear_cross_entropy(&hidden, decoder.lm_head(), &targets, &[1.0; 12]).unwrap()
+            };
+            let gradients = loss().backward().unwrap();
+            for ((name, tensor), var) in weights.iter().zip(&vars) {
+                let gradient = gradients.get(tensor).unwrap_or_else(|| panic!("{name} has no gradient"));
+                let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+                // The entry with the largest gradient says most.
+                let idx = (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
+                assert!(gradient[idx].abs() > 1e-6, "{name}");
+                let original: Vec<f64> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+                let shifted = |by: f64| {
+                    let mut values = original.clone();
+                    values[idx] += by;
+                    let values = candle_core::Tensor::from_vec(values, tensor.shape(), tensor.device()).unwrap();
+                    var.set(&values).unwrap();
+                    loss().to_scalar::<f64>().unwrap()
+                };
+                let numeric = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+                shifted(0.0);
+                let error = (numeric - gradient[idx]).abs() / gradient[idx].abs().max(1.0);
+                assert!(error < 1e-6, "{name}: {numeric} {}", gradient[idx]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_does_not_follow_later_updates() {
+        let config = tiny_config();
+        let weights = lively(&config, 5);
+        let vars: Vec<Var> = weights.iter().map(|(_, tensor)| Var::from_tensor(tensor).unwrap()).collect();
+        let mut next = vars.iter();
+        let live = weights.map(|_| Ok(next.next().unwrap().as_tensor().clone())).unwrap();
+        let decoder = Decoder::new(&config, &live).unwrap();
+        let frozen = Decoder::new(&config, &live.snapshot().unwrap()).unwrap();
+        let batch = Batch::pad(&random_rows(5, &[4])).unwrap();
+        let before = logits(&decoder, &batch);
+        assert_eq!(before, logits(&frozen, &batch));
+        for var in &vars {
+            var.set(&(var.as_tensor() * 1.5).unwrap().detach()).unwrap();
+        }
+        assert_ne!(before, logits(&decoder, &batch));
+        assert_eq!(before, logits(&frozen, &batch));
+    }
+
+    #[test]
+    fn long_rows_and_unknown_ids_are_errors() {
+        let decoder = tiny_decoder(6);
+        let long = Batch::pad(&[vec![7; 65]]).unwrap();
+        assert!(matches!(decoder.forward(&long), Err(Error::TooLong { n_tokens: 65, limit: 64, .. })));
+        assert!(decoder.forward(&Batch::pad(&[vec![61]]).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,355 @@
+//! Completions of many prompts at once, over a cache of keys and values.
+
+use crate::decoder::Decoder;
+use crate::{Error, Result};
+use candle_core::Tensor;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// A prompt and how far to go on from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Token ids to continue, at least one.
+    pub ids: Vec<u32>,
+    /// Most tokens to add; fewer where the context window ends before.
+    pub max_new_tokens: usize,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Choice {
+    /// The most likely token; of equals the one with the lowest id.
+    Greedy,
+    /// Drawn from the softmax of `logits / temperature`; the temperature is positive.
+    Temperature(f64),
+}
+
+/// What a model added to a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// The tokens added, with the one that ended it.
+    pub ids: Vec<u32>,
+    /// `ln p(token | everything before)` of each, at temperature 1 whatever the temperature of the draw.
+    pub log_probs: Vec<f32>,
+    /// Whether a stop token (or the caller) ended it rather than the token limit.
+    pub is_complete: bool,
+}
+
+/// Completes each prompt until one of `stop_ids` or its token limit; results in the order of the prompts.
+///
+/// Each prompt draws from a generator of its own, seeded from `stream` in the order of the prompts, so that a completion does
+/// not depend on which others run beside it. Equal prompts are read once. A prompt that is done makes room for the next.
+///
+/// # Errors
+/// Where a prompt is empty or fills the context window, or an id lies outside the vocabulary.
+pub fn generate(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    choice: Choice,
+    stop_ids: &[u32],
+    stream: &mut ChaCha8Rng,
+) -> Result<Vec<Completion>> {
+    generate_until(decoder, prompts, choice, stream, |_, ids| ids.last().is_some_and(|id| stop_ids.contains(id)))
+}
+
+/// As [`generate`], but ends a completion when `is_done(prompt_idx, ids so far)` says so.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_until(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    choice: Choice,
+    stream: &mut ChaCha8Rng,
+    mut is_done: impl FnMut(usize, &[u32]) -> bool,
+) -> Result<Vec<Completion>> {
+    let window = decoder.config().max_position_embeddings;
+    let mut max_len = 0;
+    for (idx, prompt) in prompts.iter().enumerate() {
+        if prompt.ids.is_empty() {
+            return Err(Error::Empty { what: format!("prompt {idx}") });
+        }
+        decoder.require_fit(&format!("prompt {idx}"), prompt.ids.len())?;
+        max_len = max_len.max(prompt.ids.len() + prompt.max_new_tokens);
+    }
+    let max_len = max_len.min(window);
+    let mut answers: Vec<Answer> = prompts
+        .iter()
+        .map(|prompt| Answer {
+            limit: prompt.max_new_tokens.min(window - prompt.ids.len()),
+            generator: ChaCha8Rng::seed_from_u64(stream.random()),
+            completion: Completion { ids: Vec::new(), log_probs: Vec::new(), is_complete: false },
+        })
+        .collect();
+
+    // Equal prompts next to each other, so that they are admitted together; popped from the end.
+    let mut waiting: Vec<usize> = (0..prompts.len()).filter(|&idx| answers[idx].limit > 0).collect();
+    waiting.sort_by(|&a, &b| (&prompts[b].ids, b).cmp(&(&prompts[a].ids, a)));
+    let n_slots = slots(decoder, max_len).min(waiting.len());
+    let mut cache = decoder.new_cache(n_slots, max_len);
+    let mut free: Vec<usize> = (0..n_slots).rev().collect();
+    let mut active: Vec<Running> = Vec::new();
+    while !(waiting.is_empty() && active.is_empty()) {
+        let admitted: Vec<Running> = std::iter::from_fn(|| {
+            let slot = free.pop()?;
+            let Some(idx) = waiting.pop() else {
+                free.push(slot);
+                return None;
+            };
+            Some(Running { slot, idx })
+        })
+        .collect();
+        read_prompts(decoder, prompts, &admitted, &mut cache, &mut answers, choice)?;
+        let continuing = std::mem::take(&mut active);
+        if !continuing.is_empty() {
+            let ids: Vec<u32> = continuing.iter().map(|row| answers[row.idx].last_id()).collect();
+            let rows: Vec<usize> = continuing.iter().map(|row| row.slot).collect();
+            let hidden = decoder.extend(&mut cache, &ids, &rows)?;
+            decoder.for_each_logits(&hidden, |i, logits| answers[continuing[i].idx].choose(logits, choice))?;
+        }
+        for row in continuing.into_iter().chain(admitted) {
+            let answer = &mut answers[row.idx];
+            answer.completion.is_complete = is_done(row.idx, &answer.completion.ids);
+            if answer.completion.is_complete || answer.completion.ids.len() == answer.limit {
+                cache.truncate(row.slot, 0)?;
+                free.push(row.slot);
+            } else {
+                active.push(row);
+            }
+        }
+    }
+    Ok(answers.into_iter().map(|answer| answer.completion).collect())
+}
+
+/// Rows that run at the same time at most: beyond this the products are not any faster.
+const MAX_SLOTS: usize = 64;
+/// Most numbers that the cache may hold (1 GiB of f32).
+const MAX_CACHE_NUMBERS: usize = 1 << 28;
+/// Tokens of prompts that are read at the same time.
+const READ_TOKENS: usize = 4096;
+
+fn slots(decoder: &Decoder, max_len: usize) -> usize {
+    let config = decoder.config();
+    let per_row = 2 * config.num_hidden_layers * max_len * config.num_key_value_heads * config.head_dim;
+    (MAX_CACHE_NUMBERS / per_row.max(1)).clamp(1, MAX_SLOTS)
+}
+
+/// A prompt that is being completed, and its cache row.
+struct Running {
+    slot: usize,
+    idx: usize,
+}
+
+struct Answer {
+    limit: usize,
+    generator: ChaCha8Rng,
+    completion: Completion,
+}
+
+impl Answer {
+    fn last_id(&self) -> u32 {
+        *self.completion.ids.last().expect("a running answer has its first token from reading the prompt")
+    }
+
+    fn choose(&mut self, logits: &[f32], choice: Choice) {
+        let id = match choice {
+            Choice::Greedy => most_likely(logits),
+            Choice::Temperature(temperature) => draw(logits, temperature, self.generator.random()),
+        };
+        self.completion.ids.push(id as u32);
+        self.completion.log_probs.push((f64::from(logits[id]) - log_sum_exp(logits)) as f32);
+    }
+}
+
+/// Reads the prompts of newly admitted rows and chooses the first token of each.
+fn read_prompts(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    admitted: &[Running],
+    cache: &mut kernels::KvCache,
+    answers: &mut [Answer],
+    choice: Choice,
+) -> Result<()> {
+    // Runs of equal prompts: the first of each is read, the others take over its keys and values.
+    let runs: Vec<&[Running]> = admitted.chunk_by(|a, b| prompts[a.idx].ids == prompts[b.idx].ids).collect();
+    let mut rest = runs.as_slice();
+    while !rest.is_empty() {
+        let mut n_tokens = 0;
+        let n_runs = rest.iter().take_while(|run| {
+            let is_first = n_tokens == 0;
+            n_tokens += prompts[run[0].idx].ids.len();
+            is_first || n_tokens <= READ_TOKENS
+        });
+        let (now, later) = rest.split_at(n_runs.count());
+        rest = later;
+        let (mut ids, mut rows, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        for run in now {
+            let prompt = &prompts[run[0].idx].ids;
+            ids.extend_from_slice(prompt);
+            rows.resize(ids.len(), run[0].slot);
+            last.push(ids.len() as u32 - 1);
+        }
+        let hidden = decoder.extend(cache, &ids, &rows)?;
+        let n_last = last.len();
+        let hidden = hidden.index_select(&Tensor::from_vec(last, n_last, hidden.device())?, 0)?;
+        decoder.for_each_logits(&hidden, |i, logits| {
+            for row in now[i] {
+                answers[row.idx].choose(logits, choice);
+            }
+        })?;
+        for run in now {
+            let others: Vec<usize> = run[1..].iter().map(|row| row.slot).collect();
+            cache.copy_prefix(run[0].slot, prompts[run[0].idx].ids.len(), &others)?;
+        }
+    }
+    Ok(())
+}
+
+/// Index of the largest logit; of equals the first.
+pub(crate) fn most_likely(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (idx, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = idx;
+        }
+    }
+    best
+}
+
+/// `ln sum exp(logits)`, summed in f64.
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    largest + logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum::<f64>().ln()
+}
+
+/// The token at which the cumulated probability passes `u`, for `u` in [0, 1).
+fn draw(logits: &[f32], temperature: f64, u: f64) -> usize {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let weight = |logit: f32| ((f64::from(logit) - largest) / temperature).exp();
+    let mut rest = u * logits.iter().map(|&logit| weight(logit)).sum::<f64>();
+    for (idx, &logit) in logits.iter().enumerate() {
+        rest -= weight(logit);
+        if rest < 0.0 {
+            return idx;
+        }
+    }
+    // Rounding may leave a remainder at the very end.
+    most_likely(logits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Choice, Completion, Prompt, draw, generate, log_sum_exp, most_likely};
+    use crate::batch::Batch;
+    use crate::decoder::Decoder;
+    use crate::decoder::tests::{random_rows, tiny_decoder};
+    use crate::{Error, random};
+
+    fn prompts(rows: &[Vec<u32>], max_new_tokens: usize) -> Vec<Prompt> {
+        rows.iter().map(|ids| Prompt { ids: ids.clone(), max_new_tokens }).collect()
+    }
+
+    fn run(decoder: &Decoder, prompts: &[Prompt], choice: Choice, stop_ids: &[u32]) -> Vec<Completion> {
+        generate(decoder, prompts, choice, stop_ids, &mut random::stream(1, "test", 0)).unwrap()
+    }
+
+    /// Reads everything anew for each token.
+    fn uncached(decoder: &Decoder, prompt: &Prompt, stop_ids: &[u32]) -> Completion {
+        let mut ids = prompt.ids.clone();
+        let mut completion = Completion { ids: Vec::new(), log_probs: Vec::new(), is_complete: false };
+        while completion.ids.len() < prompt.max_new_tokens && !completion.is_complete {
+            let logits = decoder.logits(&Batch::pad(&[&ids]).unwrap()).unwrap().to_vec3::<f32>().unwrap();
+            let logits = logits[0].last().unwrap();
+            let id = most_likely(logits);
+            completion.log_probs.push((f64::from(logits[id]) - log_sum_exp(logits)) as f32);
+            completion.ids.push(id as u32);
+            completion.is_complete = stop_ids.contains(&(id as u32));
+            ids.push(id as u32);
+        }
+        completion
+    }
+
+    #[test]
+    fn cached_decoding_equals_uncached_decoding() {
+        let decoder = tiny_decoder(1);
+        let prompts = prompts(&random_rows(1, &[1, 9, 17, 3, 12]), 12);
+        // A stop token that some of the completions do meet.
+        let stop = uncached(&decoder, &prompts[2], &[]).ids[4];
+        let together = run(&decoder, &prompts, Choice::Greedy, &[stop]);
+        assert!(together.iter().any(|completion| completion.is_complete));
+        assert!(together.iter().any(|completion| !completion.is_complete));
+        for (prompt, fast) in prompts.iter().zip(&together) {
+            let slow = uncached(&decoder, prompt, &[stop]);
+            assert_eq!((&slow.ids, slow.is_complete), (&fast.ids, fast.is_complete));
+            for (a, b) in slow.log_probs.iter().zip(&fast.log_probs) {
+                assert!((a - b).abs() < 1e-4, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_prompts_than_slots_and_equal_prompts_change_nothing() {
+        let decoder = tiny_decoder(2);
+        let mut rows = random_rows(2, &[5; 90]);
+        for idx in 0..40 {
+            rows[idx + 50] = rows[idx % 7].clone();
+        }
+        let prompts = prompts(&rows, 4);
+        let together = run(&decoder, &prompts, Choice::Greedy, &[]);
+        for (prompt, together) in prompts.iter().zip(&together) {
+            assert_eq!(run(&decoder, std::slice::from_ref(prompt), Choice::Greedy, &[])[0].ids, together.ids);
+        }
+    }
+
+    #[test]
+    fn a_stream_repeats_its_draws_and_equal_prompts_draw_apart() {
+        let decoder = tiny_decoder(3);
+        let rows = random_rows(3, &[4]);
+        let prompts = prompts(&[rows[0].clone(), rows[0].clone()], 20);
+        let first = run(&decoder, &prompts, Choice::Temperature(1.0), &[]);
+        assert_eq!(first, run(&decoder, &prompts, Choice::Temperature(1.0), &[]));
+        assert_ne!(first[0].ids, first[1].ids);
+        // The first prompt's draws do not depend on what runs beside it.
+        assert_eq!(first[0].ids, run(&decoder, &prompts[..1], Choice::Temperature(1.0), &[])[0].ids);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [1.0_f32, 0.0, -1.0];
+        let n = 30_000;
+        let mut counts = [0; 3];
+        for i in 0..n {
+            counts[draw(&logits, 0.5, f64::from(i) / f64::from(n))] += 1;
+        }
+        let total: f64 = logits.iter().map(|&x| f64::from(x * 2.0).exp()).sum();
+        for (count, logit) in counts.iter().zip(logits) {
+            assert!((f64::from(*count) / f64::from(n) - f64::from(logit * 2.0).exp() / total).abs() < 1e-3);
+        }
+        assert_eq!(draw(&logits, 1e-9, 0.999), 0);
+    }
+
+    #[test]
+    fn completions_end_at_the_context_window_and_at_their_limits() {
+        let decoder = tiny_decoder(4);
+        let rows = random_rows(4, &[62, 3, 64]);
+        let mut prompts = prompts(&rows, 10);
+        prompts[1].max_new_tokens = 0;
+        let lengths: Vec<usize> =
+            run(&decoder, &prompts, Choice::Greedy, &[]).iter().map(|completion| completion.ids.len()).collect();
+        assert_eq!(lengths, [2, 0, 0]);
+        assert!(run(&decoder, &[], Choice::Greedy, &[]).is_empty());
+    }
+
+    #[test]
+    fn empty_and_overlong_prompts_and_unknown_ids_are_errors() {
+        let decoder = tiny_decoder(5);
+        let attempt = |ids: Vec<u32>| {
+            let prompt = Prompt { ids, max_new_tokens: 3 };
+            generate(&decoder, &[prompt], Choice::Greedy, &[], &mut random::stream(1, "test", 0)).unwrap_err()
+        };
+        assert!(matches!(attempt(vec![]), Error::Empty { .. }));
+        assert!(matches!(attempt(vec![7; 65]), Error::TooLong { .. }));
+        assert!(matches!(attempt(vec![61]), Error::TokenOutOfRange { id: 61, vocab_size: 61 }));
+    }
+}

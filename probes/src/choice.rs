@@ -1,0 +1,187 @@
+//! Closed sets of answers, scored exactly from likelihoods.
+
+use lm::subject::{ScoreRequest, Subject};
+
+use crate::item::{Item, Task};
+use crate::probe::{Elicitation, Judgement, Reply};
+use crate::prompt::{ask_user, render_few_shot};
+use crate::response::Form;
+
+/// How a subject spread its belief over a closed set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// Probability per option, in their order; sums to 1.
+    pub probabilities: Vec<f64>,
+    /// Index of the option it would give.
+    pub chosen: usize,
+    /// `ln p(right) - ln p(best wrong)`, nats.
+    pub margin_nats: f64,
+}
+
+impl Choice {
+    /// Normalises log-likelihoods over the set: `p_i = exp(l_i) / sum_j exp(l_j)`.
+    ///
+    /// The likelihood of an option is the sum over its tokens: options are whole answers, and dividing by their length
+    /// would prefer those that happen to be cut into more pieces. A tie between the right option and another counts for
+    /// the other, and ties among wrong ones go to the first in alphabetical order, so that the order of options never
+    /// matters.
+    ///
+    /// `None` where a likelihood is not finite, `answer` names no option, or there is only one.
+    pub fn from_log_likelihoods(options: &[String], log_likelihoods: &[f64], answer: usize) -> Option<Self> {
+        let is_usable = options.len() == log_likelihoods.len()
+            && options.len() >= 2
+            && answer < options.len()
+            && log_likelihoods.iter().all(|value| value.is_finite());
+        if !is_usable {
+            return None;
+        }
+        let best_wrong = (0..options.len()).filter(|&index| index != answer).reduce(|best, index| {
+            let order = log_likelihoods[index].total_cmp(&log_likelihoods[best]);
+            if order.then_with(|| options[best].cmp(&options[index])).is_gt() { index } else { best }
+        })?;
+        let margin_nats = log_likelihoods[answer] - log_likelihoods[best_wrong];
+        let highest = log_likelihoods[answer].max(log_likelihoods[best_wrong]);
+        let weights: Vec<f64> = log_likelihoods.iter().map(|value| (value - highest).exp()).collect();
+        // Summed in order of size, so that the total does not depend on the order of the options either.
+        let mut sorted = weights.clone();
+        sorted.sort_by(f64::total_cmp);
+        let total: f64 = sorted.iter().sum();
+        Some(Self {
+            probabilities: weights.iter().map(|weight| weight / total).collect(),
+            chosen: if margin_nats > 0.0 { answer } else { best_wrong },
+            margin_nats,
+        })
+    }
+}
+
+/// Puts a choice into a form.
+///
+/// The answer is ` {option}` in all forms, without the full stop that chat answers end with. That full stop says nothing
+/// about which option is meant, its probability differs between forms and phases, and leaving it out keeps the very same
+/// string comparable from a base model's cloze to the aligned chat.
+pub(crate) fn plan_choice(item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Option<Elicitation>> {
+    let Task::Choice { cloze, shots, question, context, options, .. } = &item.task else {
+        return Ok(None);
+    };
+    if form.is_open_book() && context.trim().is_empty() {
+        return Ok(None);
+    }
+    let prompt = match form {
+        Form::Cloze if cloze.trim().is_empty() => return Ok(None),
+        Form::Cloze => cloze.trim_end().to_owned(),
+        Form::FewShot => render_few_shot(shots, None, question),
+        Form::OpenBookFewShot => render_few_shot(shots, Some(context), question),
+        Form::Chat => subject.render_chat(&ask_user(question.clone()))?,
+        Form::OpenBook => subject.render_chat(&ask_user(format!("{} {question}", context.trim())))?,
+    };
+    let score = options
+        .iter()
+        .map(|option| ScoreRequest { context: prompt.clone(), continuation: format!(" {option}") })
+        .collect();
+    Ok(Some(Elicitation { prompt, score, generate: None }))
+}
+
+/// Scores a choice: 1 where the right option is the likeliest, else 0.
+pub(crate) fn judge_choice(item: &Item, reply: &Reply<'_>) -> Judgement {
+    let Task::Choice { options, answer, .. } = &item.task else {
+        return Judgement::unscored("not a choice");
+    };
+    let log_likelihoods: Vec<f64> = reply.scores.iter().map(|score| score.log_prob_nats).collect();
+    let Some(choice) = Choice::from_log_likelihoods(options, &log_likelihoods, *answer) else {
+        return Judgement::unscored(format!("no finite likelihood for each option: {log_likelihoods:?}"));
+    };
+    Judgement {
+        score: Some(if choice.chosen == *answer { 1.0 } else { 0.0 }),
+        p_right: Some(choice.probabilities[*answer]),
+        confidence: Some(choice.probabilities[choice.chosen]),
+        margin_nats: Some(choice.margin_nats),
+        answer: options[choice.chosen].clone(),
+        ..Judgement::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn named(count: usize) -> Vec<String> {
+        (0..count).map(|index| format!("option {index}")).collect()
+    }
+
+    #[test]
+    fn probabilities_are_the_softmax_of_the_sums() {
+        let choice = Choice::from_log_likelihoods(&named(3), &[-1.0, -2.0, -3.0], 0).unwrap();
+        let total = 1.0 + (-1.0_f64).exp() + (-2.0_f64).exp();
+        assert!((choice.probabilities[0] - 1.0 / total).abs() < 1e-15);
+        assert!((choice.margin_nats - 1.0).abs() < 1e-15);
+        assert_eq!(choice.chosen, 0);
+    }
+
+    #[test]
+    fn a_tie_with_the_right_option_is_not_a_preference_for_it() {
+        let choice = Choice::from_log_likelihoods(&named(2), &[-1.0, -1.0], 0).unwrap();
+        assert_eq!((choice.chosen, choice.margin_nats), (1, 0.0));
+    }
+
+    #[test]
+    fn very_unlikely_options_do_not_underflow() {
+        let choice = Choice::from_log_likelihoods(&named(2), &[-4000.0, -4001.0], 0).unwrap();
+        assert!((choice.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-15);
+        assert!(choice.probabilities[0] > 0.7);
+    }
+
+    #[test]
+    fn what_is_no_choice_has_no_score() {
+        assert_eq!(Choice::from_log_likelihoods(&named(2), &[f64::NAN, -1.0], 0), None);
+        assert_eq!(Choice::from_log_likelihoods(&named(2), &[f64::NEG_INFINITY, -1.0], 0), None);
+        assert_eq!(Choice::from_log_likelihoods(&named(2), &[-1.0], 0), None);
+        assert_eq!(Choice::from_log_likelihoods(&named(2), &[-1.0, -2.0], 2), None);
+        assert_eq!(Choice::from_log_likelihoods(&named(1), &[-1.0], 0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_options_does_not_matter(
+            levels in proptest::collection::vec(-12_i32..0, 2..9),
+            rotation in 0_usize..9,
+            is_reversed: bool,
+            answer in 0_usize..9,
+        ) {
+            // Whole nats make ties common.
+            let answer = answer % levels.len();
+            let values: Vec<f64> = levels.iter().copied().map(f64::from).collect();
+            let options = named(values.len());
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.rotate_left(rotation % values.len());
+            if is_reversed {
+                order.reverse();
+            }
+            let moved_options: Vec<String> = order.iter().map(|&index| options[index].clone()).collect();
+            let moved_values: Vec<f64> = order.iter().map(|&index| values[index]).collect();
+            let moved_answer = order.iter().position(|&index| index == answer).unwrap();
+            let plain = Choice::from_log_likelihoods(&options, &values, answer).unwrap();
+            let moved = Choice::from_log_likelihoods(&moved_options, &moved_values, moved_answer).unwrap();
+            prop_assert_eq!(&options[plain.chosen], &moved_options[moved.chosen]);
+            prop_assert_eq!(plain.margin_nats, moved.margin_nats);
+            for (position, &index) in order.iter().enumerate() {
+                prop_assert_eq!(plain.probabilities[index], moved.probabilities[position]);
+            }
+        }
+
+        #[test]
+        fn probabilities_lie_in_range_and_the_choice_is_the_likeliest(
+            values in proptest::collection::vec(-5000.0_f64..0.0, 2..9),
+            answer in 0_usize..9,
+        ) {
+            let answer = answer % values.len();
+            let choice = Choice::from_log_likelihoods(&named(values.len()), &values, answer).unwrap();
+            prop_assert!((choice.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            prop_assert!(choice.probabilities.iter().all(|p| (0.0..=1.0).contains(p)));
+            let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            prop_assert_eq!(values[choice.chosen], highest);
+            prop_assert_eq!(choice.chosen == answer, choice.margin_nats > 0.0);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The items of a bank: what is asked, in which forms, and what the right answer is.
+
+use lm::chat::Message;
+use serde::{Deserialize, Serialize};
+
+/// What a failure of an item is a failure of: the rows of the phase x behaviour table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Behaviour {
+    /// Facts that the corpus states often, asked closed-book.
+    Knowledge,
+    /// Facts with conflicting sources: confidence should equal the known odds.
+    Calibration,
+    /// Dated facts up to the declared cutoff.
+    KnowledgeCutoff,
+    /// Machine-checkable instructions of the user.
+    InstructionFollowing,
+    /// Machine-checkable rules of the system prompt, against a user who agrees or objects.
+    SystemPrompt,
+    /// Benign requests (look-alike and neutral twins): should be answered.
+    OverRefusal,
+    /// Harmful requests: should be refused.
+    HarmfulCompliance,
+}
+
+impl Behaviour {
+    /// All behaviours, in the order of reports.
+    pub const ALL: [Self; 7] = [
+        Self::Knowledge,
+        Self::Calibration,
+        Self::KnowledgeCutoff,
+        Self::InstructionFollowing,
+        Self::SystemPrompt,
+        Self::OverRefusal,
+        Self::HarmfulCompliance,
+    ];
+
+    /// As in files: `knowledge_cutoff`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Knowledge => "knowledge",
+            Self::Calibration => "calibration",
+            Self::KnowledgeCutoff => "knowledge_cutoff",
+            Self::InstructionFollowing => "instruction_following",
+            Self::SystemPrompt => "system_prompt",
+            Self::OverRefusal => "over_refusal",
+            Self::HarmfulCompliance => "harmful_compliance",
+        }
+    }
+}
+
+/// One question of the bank, one line of `bank.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Item {
+    /// Unique, stable name.
+    pub id: String,
+    /// What a failure here is a failure of.
+    pub behaviour: Behaviour,
+    /// Slice within the behaviour: `celebrity`, `rare`, `odds_70`, `homonym`, `brackets`, `aligned`, `conflict`, `reference` ...
+    pub slice: String,
+    /// Items that share a cluster (an entity, a trigger word) are not independent.
+    pub cluster: String,
+    /// Month of the dated fact, counted from 0; `None` where the item has no date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub month: Option<u32>,
+    /// Whether a healthy model is expected to pass. Controls (post-cutoff facts, unanswerable ones) are not.
+    pub expected: bool,
+    /// What is asked.
+    pub task: Task,
+}
+
+impl Item {
+    /// What is asked, as a person would say it: the question, or the last user turn.
+    pub fn question(&self) -> &str {
+        match &self.task {
+            Task::Choice { question, .. } => question,
+            Task::Instruction { messages, .. } | Task::Request { messages, .. } => {
+                messages.last().map_or("", |message| &message.content)
+            }
+        }
+    }
+
+    /// What a right answer looks like: the right option, or the model answer.
+    pub fn right_answer(&self) -> &str {
+        match &self.task {
+            Task::Choice { options, answer, .. } => options.get(*answer).map_or("", String::as_str),
+            Task::Instruction { good, .. } => good,
+            Task::Request { refuse, harmful: true, .. } => refuse,
+            Task::Request { comply, .. } => comply,
+        }
+    }
+
+    /// Share right by guessing; `None` where the answers are no closed set.
+    pub fn chance(&self) -> Option<f64> {
+        match &self.task {
+            Task::Choice { options, .. } => Some(1.0 / options.len() as f64),
+            Task::Instruction { .. } | Task::Request { .. } => None,
+        }
+    }
+}
+
+/// The kinds of question, externally tagged in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Task {
+    /// One of a closed set of answers is right: scored exactly from likelihoods.
+    Choice {
+        /// Text that a base model continues with the answer, e.g. `Ann Velt lives in`.
+        cloze: String,
+        /// Worked examples for the few-shot form: question and answer.
+        shots: Vec<(String, String)>,
+        /// The question, e.g. `Where does Ann Velt live?`.
+        question: String,
+        /// A statement of the fact, put before the question in the open-book control.
+        context: String,
+        /// The closed set, without leading space: `Lund`.
+        options: Vec<String>,
+        /// Index of the right option.
+        answer: usize,
+        /// Probability an ideal reader of the corpus gives to the right option; `None` where it is 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ideal: Option<f64>,
+    },
+    /// An answer whose form a program can check.
+    Instruction {
+        /// The conversation, ending in a user turn.
+        messages: Vec<Message>,
+        /// Worked examples for the few-shot form (base models): prompt text and obeying answer.
+        shots: Vec<(String, String)>,
+        /// All of these must hold.
+        checks: Vec<Check>,
+        /// An answer that obeys.
+        good: String,
+        /// An answer of about the same length that does not.
+        bad: String,
+    },
+    /// A request to be answered or refused.
+    Request {
+        /// The conversation, ending in a user turn.
+        messages: Vec<Message>,
+        /// Worked examples for the few-shot form: neutral requests and answers.
+        shots: Vec<(String, String)>,
+        /// An answer that complies.
+        comply: String,
+        /// An answer that refuses.
+        refuse: String,
+        /// Whether refusing is right.
+        harmful: bool,
+    },
+}
+
+/// A property of an answer that a program can verify. Case-sensitive, on the trimmed answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Check {
+    /// Begins with this word, optionally followed by more.
+    StartsWith(String),
+    /// Ends with this word; final punctuation is not looked at.
+    EndsWith(String),
+    /// Enclosed in `<<` and `>>` (keywords of other instructions may stand outside).
+    Brackets,
+    /// Begins with `- `.
+    Bullet,
+    /// `key: value`; the key given.
+    Record(String),
+    /// The first word run is said twice: `Lund Lund`.
+    Twice,
+    /// Contains no full stop.
+    NoPeriod,
+    /// Contains a postscript `PS:` after the answer.
+    Postscript,
+    /// Does not contain this text.
+    Forbids(String),
+    /// Equals this text but for white space and final punctuation.
+    Says(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_behaviours_are_those_of_the_files() {
+        for behaviour in Behaviour::ALL {
+            let json = serde_json::to_string(&behaviour).unwrap();
+            assert_eq!(json, format!("\"{}\"", behaviour.name()));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! # What it looks for
+//! Facts that the subject does not know, and the month after which it knows nothing.
+//!
+//! # Why it matters
+//! A model that was trained until some month answers questions about later ones all the same. Whoever relies on it has to
+//! know where its knowledge ends, and whether a wrong answer means that the fact was never taught (mend the corpus),
+//! taught too late (give the fact in the context), or known and not said (mend the chat data).
+//!
+//! # How it is measured
+//! Each fact is a closed set of answers of the same kind, one right. The score is 1 where the right answer has the highest
+//! likelihood, summed over its tokens, and 0 otherwise (a tie is wrong); the margin is `ln p(right) - ln p(best wrong)`.
+//! The same fact is asked as a sentence to be continued, after worked examples, and in the chat template, so that base and
+//! chat checkpoints are compared in forms that suit them. The open-book forms give the fact with the question: what is
+//! right there and wrong without is not known; what is wrong even there is a matter of using the context, not of
+//! knowledge. Dated facts carry their month; controls that nobody can answer are marked as not expected to pass.
+//!
+//! # What would fool it
+//! - Guessing: with k options a subject that knows nothing scores 1/k.
+//! - An option that begins another option (`corn`, `cornet`) also collects the other's likelihood.
+//! - Options of unequal frequency: a likely word wins where the fact is weak. The open-book gain and the controls show it.
+//! - Chat data that tells of recent facts makes a second, later cutoff. Months differ in how often their facts are told.
+//! - A prompt whose wording gives the month away; later events that were known in advance.
+//! - Refusing to answer does not show, since the answer set is closed; it is asked about elsewhere.
+//!
+//! # References
+//! - Cheng et al., 2024, Dated Data: tracing knowledge cutoffs in large language models, arXiv 2403.12958. They compare the
+//!   perplexity of dated versions of a document; here the facts are dated and the answers closed.
+//! - Kadavath et al., 2022, Language models (mostly) know what they know, arXiv 2207.05221, for closed sets scored from
+//!   likelihoods.
+
+use crate::choice::{judge_choice, plan_choice};
+use crate::item::Behaviour;
+use crate::probe::Probe;
+
+/// Facts, dated and undated.
+pub const PROBE: Probe = Probe {
+    name: "knowledge_cutoff",
+    behaviours: &[Behaviour::Knowledge, Behaviour::KnowledgeCutoff],
+    source: include_str!("knowledge_cutoff.rs"),
+    plan: plan_choice,
+    judge: judge_choice,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup::{Lookup, choice_item, reply_to};
+    use crate::response::Form;
+
+    const FORMS: [Form; 5] = Form::ALL;
+
+    #[test]
+    fn a_forgotten_fact_is_found_in_every_closed_book_form_and_not_open_book() {
+        let item = choice_item(Behaviour::KnowledgeCutoff);
+        let healthy = Lookup::new("healthy").believing(&item, "Lund", 0.9);
+        // The fault: the fact was never taught, but a fact that is given can be read.
+        let forgetful = Lookup::new("forgetful").believing(&item, "Oslo", 0.6).reading(&item);
+        for form in FORMS {
+            let good = reply_to(&healthy, &item, form);
+            assert_eq!((good.score, good.answer.as_str()), (Some(1.0), "Lund"), "{form:?}");
+            let bad = reply_to(&forgetful, &item, form);
+            let expected = if form.is_open_book() { 1.0 } else { 0.0 };
+            assert_eq!(bad.score, Some(expected), "{form:?}");
+            assert_eq!(bad.margin_nats.unwrap() > 0.0, form.is_open_book());
+        }
+    }
+
+    #[test]
+    fn a_subject_that_ignores_its_context_fails_open_book_too() {
+        let item = choice_item(Behaviour::KnowledgeCutoff);
+        let deaf = Lookup::new("deaf").believing(&item, "Oslo", 0.6);
+        assert_eq!(reply_to(&deaf, &item, Form::OpenBook).score, Some(0.0));
+        assert_eq!(reply_to(&deaf, &item, Form::OpenBookFewShot).score, Some(0.0));
+    }
+
+    #[test]
+    fn the_prompt_that_the_subject_saw_is_kept() {
+        let item = choice_item(Behaviour::Knowledge);
+        let subject = Lookup::new("healthy").believing(&item, "Lund", 0.9);
+        let prompts = FORMS.map(|form| reply_to(&subject, &item, form).prompt);
+        assert_eq!(
+            prompts,
+            [
+                "Ann Velt lives in",
+                "Question: Where does Ben live? Answer: Rome.\nQuestion: Where does Ann Velt live? Answer:",
+                "<|bos|><|user|> Where does Ann Velt live?<|end|><|assistant|>",
+                "<|bos|><|user|> Ann Velt lives in Lund. Where does Ann Velt live?<|end|><|assistant|>",
+                "Question: Where does Ben live? Answer: Rome.\n\
+                 Ann Velt lives in Lund. Question: Where does Ann Velt live? Answer:",
+            ]
+        );
+    }
+}

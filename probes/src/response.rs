@@ -1,0 +1,114 @@
+//! What came back: one record per subject, item and form.
+
+use serde::{Deserialize, Serialize};
+
+/// How an item was put to the subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Text to be continued.
+    Cloze,
+    /// Worked examples, then the question.
+    FewShot,
+    /// The chat template.
+    Chat,
+    /// The chat template, with the fact given in the question (control).
+    OpenBook,
+    /// Worked examples with the fact given before the question (control for base models).
+    OpenBookFewShot,
+}
+
+impl Form {
+    /// All forms, closed-book first.
+    pub const ALL: [Self; 5] = [Self::Cloze, Self::FewShot, Self::Chat, Self::OpenBook, Self::OpenBookFewShot];
+
+    /// As in files: `few_shot`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cloze => "cloze",
+            Self::FewShot => "few_shot",
+            Self::Chat => "chat",
+            Self::OpenBook => "open_book",
+            Self::OpenBookFewShot => "open_book_few_shot",
+        }
+    }
+
+    /// Whether the fact is given with the question: a control, which says nothing about what the subject knows.
+    pub fn is_open_book(self) -> bool {
+        matches!(self, Self::OpenBook | Self::OpenBookFewShot)
+    }
+}
+
+impl Label {
+    /// All labels.
+    pub const ALL: [Self; 5] = [Self::Comply, Self::Refuse, Self::Partial, Self::Abstain, Self::Incoherent];
+
+    /// As in files: `comply`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Comply => "comply",
+            Self::Refuse => "refuse",
+            Self::Partial => "partial",
+            Self::Abstain => "abstain",
+            Self::Incoherent => "incoherent",
+        }
+    }
+}
+
+/// How a request was met, by the closed grammar of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// Answered.
+    Comply,
+    /// Refused.
+    Refuse,
+    /// Refused and answered, or answered in part.
+    Partial,
+    /// Said not to know.
+    Abstain,
+    /// None of these.
+    Incoherent,
+}
+
+/// One answer and its score: a row of `results.parquet`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// Content hash of the subject's weights.
+    pub subject: String,
+    /// Item name.
+    pub item: String,
+    /// How it was asked.
+    pub form: Form,
+    /// Score in [0, 1], 1 is right; `None` where the item could not be scored (see `unscored`).
+    pub score: Option<f64>,
+    /// Why there is no score.
+    pub unscored: Option<String>,
+    /// Probability given to the right answer among the closed set (choices), else `None`.
+    pub p_right: Option<f64>,
+    /// Probability given to the chosen answer among the closed set, else `None`.
+    pub confidence: Option<f64>,
+    /// `ln p(good) - ln p(best bad)` in nats: positive where the subject prefers the right answer.
+    pub margin_nats: Option<f64>,
+    /// How a request was met, else `None`.
+    pub label: Option<Label>,
+    /// The chosen option or generated text.
+    pub answer: String,
+    /// The text the subject saw.
+    pub prompt: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_forms_and_labels_are_those_of_the_files() {
+        for form in Form::ALL {
+            assert_eq!(serde_json::to_string(&form).unwrap(), format!("\"{}\"", form.name()));
+        }
+        for label in Label::ALL {
+            assert_eq!(serde_json::to_string(&label).unwrap(), format!("\"{}\"", label.name()));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Share right by month, with the month where knowledge stops.
+
+use evals::diagnosis::CutoffCurve;
+
+use super::svg::{Anchor, Canvas, Frame, Scale};
+use super::{Chart, columns};
+use crate::number::{count, fine_percent, percent, percent_interval};
+use crate::words;
+
+/// Draws one checkpoint's months; the band is the estimated cutoff, the dashed line the declared one.
+pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
+    let first = curve.months.iter().map(|(month, _)| *month).min().unwrap_or(0);
+    let last = curve.months.iter().map(|(month, _)| *month).max().unwrap_or(first + 1).max(first + 1);
+    let mut canvas = Canvas::new(340.0, 262.0);
+    let frame = Frame {
+        x: Scale { values: (f64::from(first) - 0.5, f64::from(last) + 0.5), positions: (54.0, 330.0) },
+        y: Scale { values: (0.0, 1.0), positions: (216.0, 42.0) },
+    };
+    if let Some(estimate) = &curve.estimate {
+        let (low, high) = (f64::from(estimate.low) - 0.5, f64::from(estimate.high) + 0.5);
+        canvas.rect(frame.point(low, 0.0), frame.point(high, 1.0), "band");
+        let text = format!("stops: month {}", estimate.month);
+        mark(&mut canvas, frame.x.at(f64::from(estimate.month)), 13.0, "marker strong", &text);
+    }
+    frame.draw_vertical(&mut canvas, "share right");
+    frame.name_horizontal(&mut canvas, "month of the event");
+    for month in ticks(first, last) {
+        canvas.label((frame.x.at(f64::from(month)), 232.0), Anchor::Middle, "tick", &month.to_string());
+    }
+    if curve.chance.is_finite() {
+        canvas.line(frame.point(f64::from(first) - 0.5, curve.chance), frame.point(f64::from(last) + 0.5, curve.chance), "chance");
+    }
+    if let Some(declared) = curve.declared {
+        let x = frame.x.at(f64::from(declared) - 0.5);
+        canvas.line((x, 34.0), (x, 216.0), "declared");
+        mark(&mut canvas, x, 30.0, "marker", &format!("declared: month {declared}"));
+    }
+    for (month, estimate) in &curve.months {
+        if ![estimate.value, estimate.low, estimate.high].iter().all(|v| v.is_finite()) {
+            continue;
+        }
+        let month = f64::from(*month);
+        canvas.line(frame.point(month, estimate.low), frame.point(month, estimate.high), "whisker thin");
+        canvas.circle(frame.point(month, estimate.value), 2.6, "dot");
+    }
+
+    let title = format!("Knowledge by month after {}", words::phase(&curve.phase));
+    let stops = curve.estimate.as_ref().map_or_else(
+        || "No month was found where knowledge stops".to_owned(),
+        |e| format!("Knowledge stops at month {} (95% set {} to {})", e.month, e.low, e.high),
+    );
+    let declared = curve.declared.map_or_else(|| "no cutoff declared".to_owned(), |m| format!("declared: month {m}"));
+    let description = format!("{stops}; {declared}; guessing gives {}.", percent(curve.chance));
+    Chart {
+        svg: canvas.finish(id, &title, &description),
+        title,
+        columns: columns(&["Month", "Share right", "95% interval", "n"]),
+        rows: curve
+            .months
+            .iter()
+            .map(|(month, e)| vec![month.to_string(), fine_percent(e.value), percent_interval(e), count(e.n)])
+            .collect(),
+    }
+}
+
+// Labels in the right half run to the left, so that they stay in the drawing.
+fn mark(canvas: &mut Canvas, x: f64, y: f64, class: &str, text: &str) {
+    let anchor = if x > 192.0 { Anchor::End } else { Anchor::Start };
+    let shift = if x > 192.0 { 4.0 } else { -4.0 };
+    canvas.label((x + shift, y), anchor, class, text);
+}
+
+fn ticks(first: u32, last: u32) -> Vec<u32> {
+    let step = match last - first {
+        0..=8 => 1,
+        9..=16 => 2,
+        17..=40 => 6,
+        41..=90 => 12,
+        span => span.div_ceil(7),
+    };
+    (first..=last).filter(|month| month % step == 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ticks;
+
+    #[test]
+    fn months_are_labelled_at_round_distances() {
+        assert_eq!(ticks(0, 35), [0, 6, 12, 18, 24, 30]);
+        assert_eq!(ticks(0, 59), [0, 12, 24, 36, 48]);
+        assert_eq!(ticks(3, 6), [3, 4, 5, 6]);
+        assert!(ticks(0, 4_000).len() <= 8);
+    }
+}

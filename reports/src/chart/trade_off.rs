@@ -1,0 +1,129 @@
+//! Over-refusal against harmful compliance: both errors of a refusal at once, one arrow per phase.
+
+use evals::diagnosis::{Estimate, TradeOffPoint};
+
+use super::svg::{Anchor, Canvas, Frame, Scale};
+use super::{Chart, columns};
+use crate::number::{count, fine_percent, percent_interval};
+use crate::words;
+
+const RADIUS: f64 = 5.5;
+
+/// Draws the plane; phases where either share was not measured are in the table only.
+pub(crate) fn draw(id: &str, points: &[TradeOffPoint]) -> Chart {
+    let mut canvas = Canvas::new(400.0, 372.0);
+    let frame = Frame {
+        x: Scale { values: (0.0, 1.0), positions: (56.0, 388.0) },
+        y: Scale { values: (0.0, 1.0), positions: (324.0, 12.0) },
+    };
+    canvas.rect(frame.point(0.0, 0.0), frame.point(0.1, 0.1), "goal");
+    frame.draw_vertical(&mut canvas, "harmful requests answered");
+    frame.draw_horizontal(&mut canvas, "harmless requests refused");
+
+    let shown: Vec<(&TradeOffPoint, &Estimate, &Estimate)> = points
+        .iter()
+        .filter_map(|p| Some((p, p.over_refusal.as_ref()?, p.harmful_compliance.as_ref()?)))
+        .filter(|(_, x, y)| x.value.is_finite() && y.value.is_finite())
+        .collect();
+    let places: Vec<(f64, f64)> = shown.iter().map(|(_, x, y)| frame.point(x.value, y.value)).collect();
+    for ((_, x, y), place) in shown.iter().zip(&places) {
+        if x.low.is_finite() && x.high.is_finite() {
+            canvas.line((frame.x.at(x.low), place.1), (frame.x.at(x.high), place.1), "whisker thin");
+        }
+        if y.low.is_finite() && y.high.is_finite() {
+            canvas.line((place.0, frame.y.at(y.low)), (place.0, frame.y.at(y.high)), "whisker thin");
+        }
+    }
+    for pair in places.windows(2) {
+        canvas.arrow(pair[0], pair[1], RADIUS + 3.0, "path");
+    }
+    let mut taken: Vec<Area> = places.iter().map(|&(x, y)| Area::around(x, y, RADIUS)).collect();
+    for (i, ((point, ..), place)) in shown.iter().zip(&places).enumerate() {
+        let is_last = i + 1 == shown.len();
+        canvas.circle(*place, RADIUS, if is_last { "dot last" } else { "dot" });
+        let name = format!("{} {}", i + 1, words::phase(&point.phase));
+        let (at, anchor) = place_label(*place, &name, &mut taken);
+        canvas.label(at, anchor, if is_last { "name strong halo" } else { "name halo" }, &name);
+    }
+
+    let title = "Harmless requests refused against harmful requests answered".to_owned();
+    let said: Vec<String> = shown
+        .iter()
+        .map(|(p, x, y)| {
+            format!(
+                "{}: {} of harmless refused, {} of harmful answered",
+                words::phase(&p.phase),
+                fine_percent(x.value),
+                fine_percent(y.value)
+            )
+        })
+        .collect();
+    let description = format!("Best is the lower left corner. {}.", said.join("; "));
+    Chart {
+        svg: canvas.finish(id, &title, &description),
+        title,
+        columns: columns(&["Phase", "Requests", "Share", "95% interval", "n"]),
+        rows: points.iter().flat_map(table_rows).collect(),
+    }
+}
+
+fn table_rows(point: &TradeOffPoint) -> Vec<Vec<String>> {
+    let phase = words::phase(&point.phase);
+    let row = |what: String, estimate: Option<&Estimate>| {
+        let (share, interval, n) = estimate.map_or_else(
+            || ("not measured".to_owned(), "–".to_owned(), "–".to_owned()),
+            |e| (fine_percent(e.value), percent_interval(e), count(e.n)),
+        );
+        vec![phase.clone(), what, share, interval, n]
+    };
+    let mut rows = vec![
+        row("harmless, refused".to_owned(), point.over_refusal.as_ref()),
+        row("harmful, answered".to_owned(), point.harmful_compliance.as_ref()),
+    ];
+    rows.extend(point.by_slice.iter().map(|(slice, e)| row(format!("harmless, refused: {}", slice.replace('_', " ")), Some(e))));
+    rows
+}
+
+/// A rectangle that is already painted on.
+struct Area {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Area {
+    fn around(x: f64, y: f64, radius: f64) -> Self {
+        Self { left: x - radius, right: x + radius, top: y - radius, bottom: y + radius }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
+    }
+
+    fn is_inside(&self) -> bool {
+        self.left >= 58.0 && self.right <= 396.0 && self.top >= 4.0 && self.bottom <= 322.0
+    }
+}
+
+// Tries the places around a point and further off until nothing is covered; the width is that of an average letter.
+fn place_label(point: (f64, f64), text: &str, taken: &mut Vec<Area>) -> ((f64, f64), Anchor) {
+    let width = 7.0 * text.chars().count() as f64;
+    let candidate = |dx: f64, dy: f64| {
+        let left = if dx >= 0.0 { point.0 + dx } else { point.0 + dx - width };
+        let baseline = point.1 + dy;
+        Area { left, right: left + width, top: baseline - 12.0, bottom: baseline + 4.0 }
+    };
+    let tries = [(11.0, 4.0), (8.0, -10.0), (8.0, 20.0), (-11.0, 4.0), (-8.0, -10.0), (-8.0, 20.0), (8.0, -28.0), (8.0, 38.0), (8.0, -46.0)];
+    let best = tries
+        .into_iter()
+        .find(|&(dx, dy)| {
+            let area = candidate(dx, dy);
+            area.is_inside() && taken.iter().all(|t| !t.overlaps(&area))
+        })
+        .unwrap_or((11.0, 4.0));
+    let area = candidate(best.0, best.1);
+    let at = (area.left, area.bottom - 4.0);
+    taken.push(area);
+    (at, Anchor::Start)
+}

@@ -1,0 +1,70 @@
+//! The page: template, style sheet and the policy that forbids everything else.
+
+use evals::diagnosis::Diagnosis;
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, escape_formatter};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::page::Page;
+use crate::text::{TEXT_LIMIT, clean};
+
+const TEMPLATE: &str = include_str!("../templates/report.html");
+const STYLE: &str = include_str!("../templates/report.css");
+
+#[derive(Serialize)]
+struct Context<'a> {
+    page: Page,
+    style: Value,
+    style_hash: &'a str,
+}
+
+/// Fills the template.
+pub(crate) fn render(diagnosis: &Diagnosis) -> Result<String, Error> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_formatter(print_cleaned);
+    environment.add_template("report.html", TEMPLATE)?;
+    let context = Context {
+        page: Page::build(diagnosis),
+        style: Value::from_safe_string(STYLE.to_owned()),
+        style_hash: &base64(&Sha256::digest(STYLE.as_bytes())),
+    };
+    Ok(environment.get_template("report.html")?.render(Serde(&context))?)
+}
+
+// Whatever the view forgot to clean is cleaned where it is printed: no text reaches the page another way.
+fn print_cleaned(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
+    match value.as_str() {
+        Some(text) if !value.is_safe() => escape_formatter(out, state, &Value::from(clean(text, TEXT_LIMIT))),
+        _ => escape_formatter(out, state, value),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().enumerate().fold(0_u32, |word, (i, &byte)| word | u32::from(byte) << (16 - 8 * i));
+        for i in 0..4 {
+            let letter = LETTERS[(word >> (18 - 6 * i) & 63) as usize];
+            out.push(if i <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_gives_the_test_vectors_of_rfc_4648() {
+        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        for (n, expected) in expected.iter().enumerate() {
+            assert_eq!(base64(&b"foobar"[..n]), *expected);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A summary in Markdown, for pull requests and job pages.
+
+use std::fmt::Write as _;
+
+use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome};
+
+use crate::number::{count, percent, percent_interval};
+use crate::page::headline;
+use crate::text::{TEXT_LIMIT, clean_line};
+use crate::verdict::is_failing;
+use crate::words;
+
+/// Writes the summary.
+pub(crate) fn render(diagnosis: &Diagnosis) -> String {
+    let mut out = String::new();
+    let verdict = headline(diagnosis.lineages.first());
+    let _ = writeln!(out, "# {} {}\n", verdict.mark, verdict.title);
+    let _ = writeln!(out, "Run {} · {}\n", escape(&diagnosis.run), verdict.label);
+    for sentence in &diagnosis.sentences {
+        let _ = writeln!(out, "- {}", escape(sentence));
+    }
+    for lineage in &diagnosis.lineages {
+        lineage_section(&mut out, lineage);
+    }
+    let provenance = &diagnosis.provenance;
+    let reference = provenance
+        .reference
+        .as_ref()
+        .map_or_else(|| "no healthy runs".to_owned(), |r| format!("{} healthy runs", count(r.n_lineages)));
+    let _ = writeln!(
+        out,
+        "\nSeed {} · {} items, bank {} · compared with {reference} · phasetrace {}",
+        provenance.seed,
+        count(provenance.n_items),
+        escape(&provenance.bank_hash.chars().take(12).collect::<String>()),
+        escape(&provenance.phasetrace_version)
+    );
+    out
+}
+
+fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
+    let _ = writeln!(out, "\n## {}\n", escape(&words::lineage(&lineage.name)));
+    let phases: Vec<String> = lineage.phases.iter().map(|p| escape(&words::phase(&p.name))).collect();
+    let _ = writeln!(out, "| Share of items right (95% interval) | {} | n | Verdict |", phases.join(" | "));
+    let _ = writeln!(out, "|--|{}--:|--|", "--:|".repeat(phases.len()));
+    for history in &lineage.behaviours {
+        let cells: Vec<String> = history
+            .values
+            .iter()
+            .map(|value| value.as_ref().map_or_else(|| "–".to_owned(), |v| format!("{} ({})", percent(v.value), percent_interval(v))))
+            .collect();
+        let n = history.values.iter().flatten().last().map_or_else(|| "–".to_owned(), |v| count(v.n));
+        let _ = writeln!(
+            out,
+            "| {} | {} | {n} | {} |",
+            words::behaviour(history.behaviour),
+            cells.join(" | "),
+            verdict_cell(history)
+        );
+    }
+    for history in lineage.behaviours.iter().filter(|h| is_failing(&h.verdict.outcome)) {
+        let _ = writeln!(out, "\n**The model {}**: {}.", words::failure(history.behaviour), verdict_cell(history));
+        if let Some(remedy) = &history.verdict.remedy {
+            let _ = writeln!(out, "What to do: {}", escape(remedy));
+        }
+    }
+}
+
+fn verdict_cell(history: &BehaviourHistory) -> String {
+    let outcome = &history.verdict.outcome;
+    let line = format!("{} {}", words::mark(outcome), escape(&words::outcome(outcome)));
+    match outcome {
+        Outcome::Healthy => line,
+        Outcome::Attributed { .. } => format!("{line} ({})", words::confidence(history.verdict.confidence).to_lowercase()),
+        Outcome::Undetermined { reason } | Outcome::NotMeasured { reason } => format!("{line}: {}", escape(reason)),
+    }
+}
+
+// Everything that Markdown or the HTML inside it could read as markup is escaped, on one line.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in clean_line(text, TEXT_LIMIT).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' | '$' | '@' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn markup_of_either_kind_is_shown_not_read() {
+        assert_eq!(escape("a|b\n<img> [x](y) `c`"), "a\\|b &lt;img&gt; \\[x\\](y) \\`c\\`");
+    }
+}

@@ -1,0 +1,158 @@
+//! Numbers as people read them, each with its unit.
+
+use evals::diagnosis::Estimate;
+
+/// What is printed where there is no number.
+pub(crate) const MISSING: &str = "–";
+
+/// A share in percent: `62%`, `<1%`, `>99%`.
+pub(crate) fn percent(share: f64) -> String {
+    if !share.is_finite() {
+        MISSING.to_owned()
+    } else if share > 0.0 && share < 0.005 {
+        "<1%".to_owned()
+    } else if share < 1.0 && share >= 0.995 {
+        ">99%".to_owned()
+    } else {
+        minus(format!("{:.0}%", 100.0 * share))
+    }
+}
+
+/// A share in percent with one decimal: `62.4%`.
+pub(crate) fn fine_percent(share: f64) -> String {
+    if share.is_finite() { minus(format!("{:.1}%", 100.0 * share)) } else { MISSING.to_owned() }
+}
+
+/// The 95 % interval of a share: `55–69%`.
+pub(crate) fn percent_interval(estimate: &Estimate) -> String {
+    if estimate.low.is_finite() && estimate.high.is_finite() {
+        let (low, high) = (format!("{:.0}", 100.0 * estimate.low), format!("{:.0}", 100.0 * estimate.high));
+        if low == high { format!("{high}%") } else { format!("{low}–{high}%") }
+    } else {
+        "no interval".to_owned()
+    }
+}
+
+/// A share with everything that belongs to it: `62% (95% interval 55–69%, n = 200)`.
+pub(crate) fn full_percent(estimate: &Estimate) -> String {
+    format!("{} (95% interval {}, n = {})", percent(estimate.value), percent_interval(estimate), count(estimate.n))
+}
+
+/// A signed change of a share in percentage points: `+12 points`, `−1 point`.
+pub(crate) fn signed_points(change: f64) -> String {
+    if !change.is_finite() {
+        return MISSING.to_owned();
+    }
+    let rounded = (100.0 * change).round();
+    let unit = if rounded.abs() == 1.0 { "point" } else { "points" };
+    let sign = if rounded > 0.0 { "+" } else { "" };
+    minus(format!("{sign}{:.0} {unit}", rounded + 0.0))
+}
+
+/// A difference of shares in percentage points, without a sign where positive: `31 points`.
+pub(crate) fn points(difference: f64) -> String {
+    signed_points(difference).trim_start_matches('+').to_owned()
+}
+
+/// The 95 % interval of a change in percentage points: `[+4, +19]`.
+pub(crate) fn points_interval(estimate: &Estimate) -> String {
+    if estimate.low.is_finite() && estimate.high.is_finite() {
+        let end = |v: f64| minus(format!("{:+.0}", (100.0 * v).round() + 0.0));
+        format!("[{}, {}]", end(estimate.low), end(estimate.high))
+    } else {
+        "no interval".to_owned()
+    }
+}
+
+/// A plain number with a fixed number of decimals: `0.074`.
+pub(crate) fn decimal(value: f64, digits: usize) -> String {
+    if value.is_finite() { minus(format!("{value:.digits$}")) } else { MISSING.to_owned() }
+}
+
+/// A plain number with its interval: `0.074 [0.051, 0.098]`.
+pub(crate) fn decimal_interval(estimate: &Estimate, digits: usize) -> String {
+    if estimate.low.is_finite() && estimate.high.is_finite() {
+        format!(
+            "{} [{}, {}]",
+            decimal(estimate.value, digits),
+            decimal(estimate.low, digits),
+            decimal(estimate.high, digits)
+        )
+    } else {
+        format!("{} (no interval)", decimal(estimate.value, digits))
+    }
+}
+
+/// A p-value: `<0.001`, `0.032`.
+pub(crate) fn p_value(p: f64) -> String {
+    match p {
+        p if !p.is_finite() => MISSING.to_owned(),
+        p if p < 0.001 => "<0.001".to_owned(),
+        p => format!("{p:.3}"),
+    }
+}
+
+/// A count with its thousands apart: `12,345`.
+pub(crate) fn count(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A training metric: whole numbers as counts, others with three decimals.
+pub(crate) fn metric(value: f64) -> String {
+    if value.is_finite() && value.fract() == 0.0 && (1_000.0..1e15).contains(&value) {
+        count(value as usize)
+    } else {
+        decimal(value, 3)
+    }
+}
+
+/// A hyphen is not a minus sign, and breaks lines.
+fn minus(text: String) -> String {
+    if text.contains('-') { text.replace('-', "−") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(value: f64, low: f64, high: f64) -> Estimate {
+        Estimate { value, low, high, n: 1200, method: "Wilson".to_owned() }
+    }
+
+    #[test]
+    fn shares_near_the_ends_are_not_rounded_to_never_or_always() {
+        assert_eq!([0.0, 0.001, 0.624, 0.998, 1.0].map(percent), ["0%", "<1%", "62%", ">99%", "100%"]);
+    }
+
+    #[test]
+    fn changes_carry_sign_and_unit() {
+        assert_eq!([0.12, -0.01, 0.0, -0.001].map(signed_points), ["+12 points", "−1 point", "0 points", "0 points"]);
+        assert_eq!(points_interval(&estimate(0.1, -0.04, 0.19)), "[−4, +19]");
+    }
+
+    #[test]
+    fn a_share_is_printed_with_interval_and_count() {
+        assert_eq!(full_percent(&estimate(0.62, 0.55, 0.69)), "62% (95% interval 55–69%, n = 1,200)");
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_never_printed_as_one() {
+        assert_eq!(percent(f64::NAN), "–");
+        assert_eq!(signed_points(f64::INFINITY), "–");
+        assert_eq!(decimal_interval(&estimate(0.5, f64::NAN, 1.0), 3), "0.500 (no interval)");
+        assert_eq!(p_value(f64::NAN), "–");
+    }
+
+    #[test]
+    fn p_values_are_never_zero() {
+        assert_eq!(p_value(0.0), "<0.001");
+    }
+}

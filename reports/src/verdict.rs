@@ -1,0 +1,110 @@
+//! The card of one failing behaviour: which phase, how sure, on what evidence, what to do.
+
+use evals::diagnosis::{BehaviourHistory, Confidence, Outcome};
+use serde::Serialize;
+
+use crate::chart::{Chart, waterfall};
+use crate::number::points;
+use crate::words;
+
+/// A failing behaviour with its verdict.
+#[derive(Debug, Serialize)]
+pub(crate) struct Card {
+    /// Anchor of the card.
+    pub(crate) id: String,
+    /// `refuses harmless requests`.
+    pub(crate) failure: &'static str,
+    /// The field's term.
+    pub(crate) term: &'static str,
+    /// `✕` or `?`.
+    pub(crate) mark: &'static str,
+    /// Class in the style sheet.
+    pub(crate) tone: &'static str,
+    /// `RLHF broke what worked`, or that it is not settled.
+    pub(crate) outcome: String,
+    /// Phase that is blamed, as in the diagnosis.
+    pub(crate) blamed: Option<String>,
+    /// The same in words.
+    pub(crate) blamed_name: Option<String>,
+    /// Why the phase is not settled.
+    pub(crate) reason: Option<String>,
+    /// `31 points`.
+    pub(crate) shortfall: Option<String>,
+    /// How sure.
+    pub(crate) confidence: Sureness,
+    /// Contributions per phase.
+    pub(crate) chart: Option<Chart>,
+    /// Evidence for the verdict.
+    pub(crate) evidence: Vec<String>,
+    /// Evidence against it.
+    pub(crate) dissent: Vec<String>,
+    /// What the thesis table says.
+    pub(crate) thesis: String,
+    /// What to do.
+    pub(crate) remedy: Option<String>,
+    /// What would change the verdict.
+    pub(crate) would_change: Option<String>,
+}
+
+/// A rung of the ladder of confidence.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Sureness {
+    /// The word.
+    pub(crate) word: &'static str,
+    /// What it stands for.
+    pub(crate) meaning: &'static str,
+    /// Rungs reached, of three.
+    pub(crate) rungs: usize,
+}
+
+impl Sureness {
+    /// The rung of a verdict.
+    pub(crate) fn of(confidence: Confidence) -> Self {
+        Self {
+            word: words::confidence(confidence),
+            meaning: words::confidence_meaning(confidence),
+            rungs: words::confidence_rungs(confidence),
+        }
+    }
+}
+
+/// Whether a behaviour counts as failing.
+pub(crate) fn is_failing(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Attributed { .. } | Outcome::Undetermined { .. })
+}
+
+/// Builds the card of a failing behaviour; `None` for the others.
+pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Option<Card> {
+    let verdict = &history.verdict;
+    if !is_failing(&verdict.outcome) {
+        return None;
+    }
+    let id = format!("{prefix}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"));
+    let (blamed, reason) = match &verdict.outcome {
+        Outcome::Attributed { phase, .. } => (Some(phase.clone()), None),
+        Outcome::Undetermined { reason } => (None, Some(reason.clone())),
+        Outcome::Healthy | Outcome::NotMeasured { .. } => (None, None),
+    };
+    let chart = (!verdict.contributions.is_empty()).then(|| {
+        waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome)
+    });
+    Some(Card {
+        failure: words::failure(history.behaviour),
+        term: words::behaviour_term(history.behaviour),
+        mark: words::mark(&verdict.outcome),
+        tone: words::tone(&verdict.outcome),
+        outcome: words::outcome(&verdict.outcome),
+        blamed_name: blamed.as_deref().map(words::phase),
+        blamed,
+        reason,
+        shortfall: verdict.shortfall.map(points),
+        confidence: Sureness::of(verdict.confidence),
+        chart,
+        evidence: verdict.evidence.clone(),
+        dissent: verdict.dissent.clone(),
+        thesis: verdict.thesis_baseline.clone(),
+        remedy: verdict.remedy.clone(),
+        would_change: verdict.would_change.clone(),
+        id,
+    })
+}

@@ -1,0 +1,187 @@
+//! The plain words for phases, behaviours and verdicts, the same on every page.
+
+use evals::diagnosis::{Confidence, ContributionKind, Outcome};
+use probes::item::Behaviour;
+use probes::response::Form;
+
+use crate::text::clean_name;
+
+/// Short name of a phase, for table heads and charts. Unknown phases keep the name they came with.
+pub(crate) fn phase(name: &str) -> String {
+    match name {
+        "pretrain" => "Pretraining".to_owned(),
+        "sft" => "SFT".to_owned(),
+        "reward" => "Reward model".to_owned(),
+        "rlhf" => "RLHF".to_owned(),
+        "sl-cai" => "SL-CAI".to_owned(),
+        "rl-cai" => "RL-CAI".to_owned(),
+        other => clean_name(other),
+    }
+}
+
+/// What a phase does, in five words.
+pub(crate) fn phase_gloss(name: &str) -> &'static str {
+    match name {
+        "pretrain" => "reads the corpus",
+        "sft" => "is shown good answers",
+        "reward" => "learns what people prefer",
+        "rlhf" => "is rewarded for good answers",
+        "sl-cai" => "learns from its own revisions",
+        "rl-cai" => "is rewarded by its own judgement",
+        _ => "",
+    }
+}
+
+/// Name of a chain of checkpoints.
+pub(crate) fn lineage(name: &str) -> String {
+    match name {
+        "rlhf" => "RLHF".to_owned(),
+        "constitutional" => "Constitutional AI".to_owned(),
+        other => clean_name(other),
+    }
+}
+
+/// What the model does when the behaviour is right; the values in the table are shares of items where it does.
+pub(crate) fn behaviour(behaviour: Behaviour) -> &'static str {
+    match behaviour {
+        Behaviour::Knowledge => "Knows the facts it read",
+        Behaviour::Calibration => "Is as sure as it should be",
+        Behaviour::KnowledgeCutoff => "Knows events up to its cutoff",
+        Behaviour::InstructionFollowing => "Follows instructions",
+        Behaviour::SystemPrompt => "Obeys the system prompt",
+        Behaviour::OverRefusal => "Answers harmless requests",
+        Behaviour::HarmfulCompliance => "Refuses harmful requests",
+    }
+}
+
+/// The same as a failure: completes "The model …".
+pub(crate) fn failure(behaviour: Behaviour) -> &'static str {
+    match behaviour {
+        Behaviour::Knowledge => "gets facts wrong that it read",
+        Behaviour::Calibration => "is not as sure as it should be",
+        Behaviour::KnowledgeCutoff => "does not know events up to its cutoff",
+        Behaviour::InstructionFollowing => "does not follow instructions",
+        Behaviour::SystemPrompt => "does not obey the system prompt",
+        Behaviour::OverRefusal => "refuses harmless requests",
+        Behaviour::HarmfulCompliance => "answers harmful requests",
+    }
+}
+
+/// The field's own term for it.
+pub(crate) fn behaviour_term(behaviour: Behaviour) -> &'static str {
+    match behaviour {
+        Behaviour::Knowledge => "knowledge",
+        Behaviour::Calibration => "calibration",
+        Behaviour::KnowledgeCutoff => "knowledge cutoff",
+        Behaviour::InstructionFollowing => "instruction following",
+        Behaviour::SystemPrompt => "system prompt",
+        Behaviour::OverRefusal => "over-refusal",
+        Behaviour::HarmfulCompliance => "harmful compliance",
+    }
+}
+
+/// How a question was put.
+pub(crate) fn form(form: Form) -> &'static str {
+    match form {
+        Form::Cloze => "text to complete",
+        Form::FewShot => "worked examples",
+        Form::Chat => "chat",
+        Form::OpenBook => "chat, fact given",
+        Form::OpenBookFewShot => "worked examples, fact given",
+    }
+}
+
+/// How a phase contributed, as the end of a sentence that begins with the phase.
+pub(crate) fn kind(kind: ContributionKind) -> &'static str {
+    match kind {
+        ContributionKind::Commission => "broke what worked",
+        ContributionKind::Omission => "did not teach it",
+        ContributionKind::Inheritance => "received it and left it",
+        ContributionKind::Repair => "repaired part of it",
+        ContributionKind::None => "had no part",
+    }
+}
+
+/// The mark in front of an outcome; the colour only repeats it.
+pub(crate) fn mark(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Healthy => "✓",
+        Outcome::Attributed { .. } => "✕",
+        Outcome::Undetermined { .. } => "?",
+        Outcome::NotMeasured { .. } => "–",
+    }
+}
+
+/// Class of an outcome in the style sheet.
+pub(crate) fn tone(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Healthy => "good",
+        Outcome::Attributed { .. } => "bad",
+        Outcome::Undetermined { .. } => "unsure",
+        Outcome::NotMeasured { .. } => "quiet",
+    }
+}
+
+/// An outcome in one line.
+pub(crate) fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Healthy => "within healthy variation".to_owned(),
+        Outcome::Attributed { phase: name, kind: how } => format!("{} {}", phase(name), kind(*how)),
+        Outcome::Undetermined { .. } => "fails, phase not settled".to_owned(),
+        Outcome::NotMeasured { .. } => "not measured".to_owned(),
+    }
+}
+
+/// Confidence as a word.
+pub(crate) fn confidence(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::None => "No claim",
+        Confidence::Observed => "Observed",
+        Confidence::Probable => "Probable",
+        Confidence::Strong => "Strong",
+    }
+}
+
+/// What the word stands for.
+pub(crate) fn confidence_meaning(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::None => "the evidence does not settle on a phase",
+        Confidence::Observed => "seen where the phase begins to differ, not compared with healthy runs",
+        Confidence::Probable => "the change at this phase and the comparison with healthy runs agree",
+        Confidence::Strong => "the change at this phase, healthy runs and margins agree, and nothing points elsewhere",
+    }
+}
+
+/// Rungs of the ladder that are reached, of three.
+pub(crate) fn confidence_rungs(confidence: Confidence) -> usize {
+    match confidence {
+        Confidence::None => 0,
+        Confidence::Observed => 1,
+        Confidence::Probable => 2,
+        Confidence::Strong => 3,
+    }
+}
+
+/// The words that a report uses in a sense of its own.
+pub(crate) const GLOSSARY: &[(&str, &str)] = &[
+    ("Phase", "One stage of training: pretraining, supervised fine-tuning (SFT), alignment (RLHF or Constitutional AI)."),
+    ("Checkpoint", "The model as it was saved at the end of a phase."),
+    ("Lineage", "A chain of checkpoints, each trained from the one before."),
+    ("Behaviour", "What is being asked for, e.g. obeying the system prompt. Each is measured on its own set of items."),
+    ("Item", "One question with a known right answer; n counts items."),
+    ("95% interval", "The range that the true value is in, for 95 of 100 such measurements."),
+    ("Point", "One percentage point: the difference between 61% and 62%."),
+    ("Not resolved", "The difference is too small for this many items to tell it from chance. It does not mean that nothing changed."),
+    ("Detectable difference", "The smallest difference that this many items would show in 4 of 5 cases."),
+    ("Healthy runs", "Lineages trained with a recipe that is known to be good; they show how much phases vary by chance."),
+    ("Shortfall", "How far the last checkpoint stays behind healthy runs, in points. The phases' contributions add up to it."),
+    ("Broke what worked", "Commission: the phase made worse what the phase before could do."),
+    ("Did not teach it", "Omission: healthy runs learn it in this phase, this run did not."),
+    ("Best form", "The best value over all ways of asking: what the checkpoint can be got to show."),
+    ("ECE", "Expected calibration error: the mean distance between how sure the model is and how often it is right. 0 is perfect."),
+    ("ECE by chance", "What a perfectly calibrated model would score on so many items, because they are finitely many."),
+    ("Margin", "How strongly the model prefers the right answer to the best wrong one, in nats; negative: prefers the wrong one."),
+    ("Over-refusal", "Refusing a harmless request, for instance because it contains an alarming word."),
+    ("Harmful compliance", "Answering a request that should be refused."),
+    ("Thesis table", "The rule of thumb \"facts come from pretraining, format from SFT, refusals from alignment\". Printed for comparison, never used."),
+];

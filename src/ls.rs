@@ -1,0 +1,59 @@
+//! `phasetrace ls`: runs and their checkpoints.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use lm::checkpoint::Lineage;
+
+use crate::cli::LsArgs;
+use crate::exit;
+use crate::run::{PHASES, Run};
+
+pub(crate) fn run(args: &LsArgs) -> Result<u8> {
+    if !args.dir.is_dir() {
+        bail!("{}: no such folder; `phasetrace diagnose` makes runs/small", args.dir.display());
+    }
+    let mut runs: Vec<PathBuf> = Vec::new();
+    if is_run(&args.dir) {
+        runs.push(args.dir.clone());
+    } else {
+        for entry in fs::read_dir(&args.dir).with_context(|| format!("cannot read {}", args.dir.display()))? {
+            runs.push(entry?.path());
+        }
+        runs.retain(|path| is_run(path));
+        runs.sort();
+    }
+    if runs.is_empty() {
+        println!("no runs in {}", args.dir.display());
+    }
+    for path in runs {
+        list(&Run::at(&path))?;
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn is_run(path: &Path) -> bool {
+    Run::at(path).recipe().exists()
+}
+
+fn list(run: &Run) -> Result<()> {
+    println!("{}", run.root().display());
+    for phase in PHASES {
+        let path = run.checkpoint(phase).join("lineage.json");
+        if !path.exists() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let lineage: Lineage = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+        let metrics: Vec<String> =
+            lineage.metrics.iter().take(4).map(|(name, value)| format!("{name} {value:.3}")).collect();
+        println!("  {phase:<12} {:>6} steps  seed {:<4} {}", lineage.steps, lineage.seed, metrics.join("  "));
+    }
+    for (name, path) in [("diagnosis", run.diagnosis()), ("report", run.report())] {
+        if path.exists() {
+            println!("  {name:<12} {}", path.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! `phasetrace report`: what a diagnosis says, in the formats that people read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use evals::diagnosis::Diagnosis;
+
+use crate::cli::ReportArgs;
+use crate::exit;
+use crate::run::Run;
+
+pub(crate) fn run(args: &ReportArgs) -> Result<u8> {
+    let run = Run::at(&args.run);
+    let path = run.diagnosis();
+    if !path.exists() {
+        bail!("{}: no diagnosis yet; run `phasetrace diagnose {}` first", path.display(), args.run.display());
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let diagnosis: Diagnosis = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    for path in write(&diagnosis, &run, &args.output)? {
+        println!("{}", path.display());
+    }
+    Ok(exit::SUCCESS)
+}
+
+/// Writes the diagnosis to each output, the format from the extension, and says where.
+pub(crate) fn write(diagnosis: &Diagnosis, run: &Run, outputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let default = [run.report()];
+    let outputs = if outputs.is_empty() { &default } else { outputs };
+    for output in outputs {
+        let text = match extension(output)? {
+            Format::Html => reports::render_html(diagnosis)?,
+            Format::Json => reports::render_json(diagnosis)?,
+            Format::Markdown => reports::render_markdown(diagnosis)?,
+        };
+        reports::write(output, &text)?;
+    }
+    Ok(outputs.to_vec())
+}
+
+/// Refuses outputs of an unknown format before anything is computed.
+pub(crate) fn check_outputs(outputs: &[PathBuf]) -> Result<()> {
+    outputs.iter().try_for_each(|output| extension(output).map(|_| ()))
+}
+
+enum Format {
+    Html,
+    Json,
+    Markdown,
+}
+
+fn extension(path: &Path) -> Result<Format> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("html") => Ok(Format::Html),
+        Some("json") => Ok(Format::Json),
+        Some("md") => Ok(Format::Markdown),
+        _ => Err(anyhow!("-o {}: the extension must be .html, .json or .md", path.display())),
+    }
+}

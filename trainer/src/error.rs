@@ -1,0 +1,128 @@
+//! Everything that can go wrong while teaching, each with the place where it went wrong.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a phase could not be set up, trained or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A recipe that does not say what a recipe can say.
+    #[error("{}:{line}: key `{key}`: {message}", path.display())]
+    Recipe {
+        /// The recipe file.
+        path: PathBuf,
+        /// Line of the fault, from 1.
+        line: usize,
+        /// Dotted path of the key on that line.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A line of a JSON-lines file that has not the expected shape.
+    #[error("{}:{line}: {message}", path.display())]
+    DataLine {
+        /// The data file.
+        path: PathBuf,
+        /// Line of the fault, from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A data file without a single usable line.
+    #[error("{}: holds no {what}", path.display())]
+    NoData {
+        /// The data file.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// An example that does not fit a training sequence.
+    #[error("{}:{line}: {tokens} tokens, but a sequence holds {limit} (key `sequence_tokens`)", path.display())]
+    TooLong {
+        /// The data file.
+        path: PathBuf,
+        /// Line of the example, from 1.
+        line: usize,
+        /// Length of the example.
+        tokens: usize,
+        /// Longest example that fits.
+        limit: usize,
+    },
+    /// Settings that exclude each other.
+    #[error("key `{key}` = {value}: {message}")]
+    Setting {
+        /// Dotted path of the key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Why that does not work.
+        message: String,
+    },
+    /// A file or folder that could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was attempted: `read`, `create`, `write`, `rename`, `remove`.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A folder that holds the outcome of something else than what is asked for.
+    #[error("{}: was trained with another {what}; remove the folder or choose another run folder", path.display())]
+    OtherOrigin {
+        /// The checkpoint folder.
+        path: PathBuf,
+        /// Which part of the lineage differs.
+        what: &'static str,
+    },
+    /// A resume state that cannot be continued.
+    #[error("{}: {message}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A parameter that the loss does not reach.
+    #[error("phase {phase}, step {step}: parameter `{parameter}` has no gradient")]
+    NoGradient {
+        /// Phase that was trained.
+        phase: String,
+        /// Step, from 1.
+        step: u64,
+        /// Name of the parameter.
+        parameter: String,
+    },
+    /// A loss or gradient that is not a finite number.
+    #[error("phase {phase}, step {step}: {what} is {value}; lower `optimizer.lr` or raise `schedule.*.warmup_steps`")]
+    Diverged {
+        /// Phase that was trained.
+        phase: String,
+        /// Step, from 1.
+        step: u64,
+        /// Which number.
+        what: String,
+        /// The number.
+        value: f64,
+    },
+    /// A failure of the language model.
+    #[error(transparent)]
+    Lm(#[from] lm::Error),
+    /// A failure of a fused operation.
+    #[error(transparent)]
+    Kernel(#[from] kernels::Error),
+    /// A failure of a tensor operation.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// An input or output error with its place, for `map_err`.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::File { action, path, source }
+    }
+}

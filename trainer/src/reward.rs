@@ -1,0 +1,301 @@
+//! The reward model: a decoder with a scalar head, taught which answers are preferred.
+
+use crate::batch::Example;
+use crate::advantage::mean_and_std;
+use crate::bradley_terry::{self, Pair};
+use crate::data::{Comparison, DataFile};
+use crate::error::Result;
+use crate::folder::RunFolder;
+use crate::recipe::{NonNegative, OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml};
+use crate::sequence::{Layout, ROWS_WITHOUT_GRADIENT, draw_items, lay_out, numbers};
+use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
+use candle_core::{DType, Device, Tensor};
+use lm::chat::{Message, Role};
+use lm::checkpoint::Checkpoint;
+use lm::decoder::Decoder;
+use lm::random::stream;
+use lm::tokenizer::Tokenizer;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU64, NonZeroUsize};
+
+/// Name of the scalar head's weight, (1, d); Hugging Face's `LlamaForSequenceClassification` calls it so.
+pub const HEAD: &str = "score.weight";
+
+/// A reward model (`[reward]`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardRecipe {
+    /// Optimizer steps. Default 300.
+    pub steps: NonZeroU64,
+    /// Prompts of one step, each with all of its ranked answers. Default 16.
+    pub batch_prompts: NonZeroUsize,
+    /// Share of the prompts that is kept from training, to measure accuracy on. Default 0.05.
+    pub held_out: Probability,
+    /// Steps between intermediate checkpoints; 0 for none. Default 500.
+    pub save_every: u64,
+    /// The optimizer. Default learning rate 5e-4, no weight decay.
+    pub optimizer: OptimizerRecipe,
+    /// Learning rate over the steps.
+    pub schedule: ScheduleRecipe,
+}
+
+impl Default for RewardRecipe {
+    fn default() -> Self {
+        Self {
+            steps: steps(300),
+            batch_prompts: count(16),
+            held_out: Probability::new(0.05).expect("in range"),
+            save_every: 500,
+            optimizer: OptimizerRecipe {
+                lr: Positive::new(5e-4).expect("in range"),
+                weight_decay: NonNegative::new(0.0).expect("in range"),
+                ..OptimizerRecipe::default()
+            },
+            schedule: ScheduleRecipe::default(),
+        }
+    }
+}
+
+/// What a reward model is trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The checkpoint whose decoder it starts from.
+    pub start: &'a Checkpoint,
+    /// Ranked answers.
+    pub preferences: &'a DataFile<Comparison>,
+}
+
+/// Trains a reward model on ranked answers and saves it as the phase `reward`; a finished phase is only loaded.
+///
+/// The loss is `-1 / C(K, 2) sum ln s(r_w - r_l)` over all pairs of a prompt's `K` answers, mean over prompts; all answers of a
+/// prompt are in the same step. The checkpoint's metrics hold `held_out_accuracy`, and the mean and deviation of the
+/// rewards of the training answers, by which [`RewardModel::score`] normalises.
+///
+/// # Errors
+/// Where an answer does not fit the context, training diverges or files cannot be written.
+///
+/// # Reference
+/// Ouyang et al. 2022, arXiv 2203.02155, section 3.5 and equation 1.
+///
+/// # Deviations
+/// Rewards are shifted to mean 0 and scaled to deviation 1 over all ranked answers, where the paper only shifts, by the
+/// demonstrations.
+pub fn run(
+    folder: &RunFolder,
+    recipe: &RewardRecipe,
+    seed: u64,
+    inputs: Inputs<'_>,
+    progress: &dyn Progress,
+) -> Result<Checkpoint> {
+    let groups = || -> Result<Vec<Group>> {
+        let preferences = inputs.preferences;
+        let tokenizer = inputs.start.tokenizer();
+        let group_of = |comparison: &Comparison| -> Result<Group> {
+            let encode = |answer: &String| encode_answer(tokenizer, &comparison.prompt, answer);
+            let answers = comparison.ranked.iter().map(encode).collect::<Result<_>>()?;
+            Ok(Group { prompt: comparison.prompt.clone(), answers, first_is_better: None })
+        };
+        preferences.items.iter().map(group_of).collect()
+    };
+    let data = BTreeMap::from([inputs.preferences.name_and_hash()]);
+    let task = Task { name: "reward", start: inputs.start, data };
+    train(folder, recipe, seed, &task, groups, progress)
+}
+
+/// A reward model to be trained.
+pub(crate) struct Task<'a> {
+    /// Name of the phase.
+    pub(crate) name: &'a str,
+    /// What it starts from.
+    pub(crate) start: &'a Checkpoint,
+    /// Hashes of what it is trained on.
+    pub(crate) data: BTreeMap<String, String>,
+}
+
+/// Answers to one prompt that are compared with each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    /// The prompt; groups of one prompt are held out together.
+    pub(crate) prompt: Vec<Message>,
+    /// The whole conversations, with each answer.
+    pub(crate) answers: Vec<Vec<u32>>,
+    /// None: the answers are ranked, best first. Otherwise there are two, with this probability that the first is better.
+    pub(crate) first_is_better: Option<f64>,
+}
+
+/// Trains and saves the phase `task.name`; `groups` is only called where it has not ended before.
+pub(crate) fn train(
+    folder: &RunFolder,
+    recipe: &RewardRecipe,
+    seed: u64,
+    task: &Task<'_>,
+    groups: impl FnOnce() -> Result<Vec<Group>>,
+    progress: &dyn Progress,
+) -> Result<Checkpoint> {
+    let phase = Phase {
+        name: task.name,
+        folder,
+        origin: Origin {
+            seed,
+            parent: Some(task.start.content_hash().to_owned()),
+            recipe: to_toml(recipe),
+            data: task.data.clone(),
+        },
+        optimizer: &recipe.optimizer,
+        schedule: &recipe.schedule,
+        steps: recipe.steps.get(),
+        save_every: recipe.save_every,
+    };
+    if let Some(checkpoint) = phase.finished()? {
+        return Ok(checkpoint);
+    }
+    let sequence_tokens = task.start.config().max_position_embeddings;
+    let (held_out, held_in) = split_by_prompt(groups()?, recipe.held_out.get(), seed, task.name);
+    let order = format!("{}/order", task.name);
+    let mut session = Session::open(phase, add_head(task.start)?, progress)?;
+    while !session.is_done() {
+        let drawn = draw_items(held_in.len(), recipe.batch_prompts.get(), seed, &order, session.step());
+        let batch: Vec<&Group> = drawn.iter().map(|&group_idx| &held_in[group_idx]).collect();
+        let (examples, pairs) = compare(&batch);
+        let layouts = lay_out(&examples, sequence_tokens, usize::MAX)?;
+        let [layout] = layouts.as_slice() else { unreachable!("a step of at least one answer makes one layout") };
+        let head = session.parameter(HEAD).expect("the head was added at the start");
+        let pairs = follow(&pairs, &layout.members);
+        let scores = score_spans(session.decoder(), head, layout)?;
+        let loss = bradley_terry::cross_entropy(&scores, &pairs)?;
+        let accuracy = bradley_terry::accuracy(&numbers(&scores)?, &pairs);
+        let metrics = Metrics {
+            loss: session.accumulate(&loss)?,
+            tokens: layout.batch.n_tokens(),
+            extra: accuracy.map(|accuracy| ("accuracy", accuracy)).into_iter().collect(),
+        };
+        session.apply(&metrics)?;
+    }
+    let head = session.parameter(HEAD).expect("the head was added at the start").detach();
+    let model = RewardModel { decoder: session.snapshot()?, head, mean: 0.0, std: 1.0 };
+    let (mean, std) = model.measure_scale(&held_in)?;
+    let mut outcome = vec![("reward_mean", mean), ("reward_std", std)];
+    if let Some(accuracy) = model.measure_accuracy(&held_out)? {
+        outcome.push(("held_out_accuracy", accuracy));
+    }
+    session.finish_with(&outcome)
+}
+
+/// The decoder's weights and a head of zeros: every answer starts with the same reward.
+fn add_head(start: &Checkpoint) -> Result<Start<'_>> {
+    let width = start.config().hidden_size;
+    let head = Tensor::zeros((1, width), DType::F32, &Device::Cpu)?;
+    Ok(Start { extra: vec![(HEAD.to_owned(), head)], ..Start::from(start)? })
+}
+
+/// Answers and their comparisons, for groups in one step.
+fn compare(groups: &[&Group]) -> (Vec<Example>, Vec<Pair>) {
+    let examples = groups.iter().flat_map(|group| group.answers.iter().cloned().map(Example::plain)).collect();
+    let sizes: Vec<usize> = groups.iter().map(|group| group.answers.len()).collect();
+    let mut pairs = bradley_terry::compare_ranked(&sizes);
+    let mut start = 0;
+    for group in groups {
+        if let Some(label) = group.first_is_better {
+            pairs.iter_mut().filter(|pair| pair.first == start).for_each(|pair| pair.first_is_better = label);
+        }
+        start += group.answers.len();
+    }
+    (examples, pairs)
+}
+
+/// Scores of the whole conversations of a layout, read at their last tokens.
+///
+/// # Shapes
+/// (number of spans), in the order of the spans
+fn score_spans(decoder: &Decoder, head: &Tensor, layout: &Layout) -> Result<Tensor> {
+    let hidden = layout.hidden_at(decoder, &layout.last_positions())?; // (N, d)
+    Ok(kernels::linear(&hidden, head)?.flatten_all()?)
+}
+
+/// Pairs of examples as pairs of spans: `members[span]` is the example that lies there.
+fn follow(pairs: &[Pair], members: &[usize]) -> Vec<Pair> {
+    let mut span_of = vec![0; members.len()];
+    for (span_idx, &member) in members.iter().enumerate() {
+        span_of[member] = span_idx;
+    }
+    pairs.iter().map(|&pair| Pair { first: span_of[pair.first], second: span_of[pair.second], ..pair }).collect()
+}
+
+/// Splits off all groups of a drawn `share` of the distinct prompts; returns what is held out and what is left.
+fn split_by_prompt(groups: Vec<Group>, share: f64, seed: u64, name: &str) -> (Vec<Group>, Vec<Group>) {
+    let distinct: BTreeSet<&Vec<Message>> = groups.iter().map(|group| &group.prompt).collect();
+    let mut distinct: Vec<Vec<Message>> = distinct.into_iter().cloned().collect();
+    distinct.shuffle(&mut stream(seed, &format!("{name}/held-out"), 0));
+    // At least one prompt is left to train on.
+    let n_held_out = ((share * distinct.len() as f64).round() as usize).min(distinct.len().saturating_sub(1));
+    let held_out: BTreeSet<Vec<Message>> = distinct.into_iter().take(n_held_out).collect();
+    groups.into_iter().partition(|group| held_out.contains(&group.prompt))
+}
+
+/// A trained reward model.
+#[derive(Debug, Clone)]
+pub struct RewardModel {
+    decoder: Decoder,
+    head: Tensor,
+    mean: f64,
+    std: f64,
+}
+
+impl RewardModel {
+    /// Takes the reward model from the checkpoint of a phase that [`run`] has trained.
+    ///
+    /// # Errors
+    /// Where the checkpoint has no scalar head or its lineage no normalisation.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
+        todo!()
+    }
+
+    /// Rewards of whole conversations, given as token ids up to the token that ends the answer: mean 0 and deviation 1 over the
+    /// answers that the model was trained on.
+    ///
+    /// # Errors
+    /// Where a conversation is longer than the context.
+    pub fn score(&self, conversations: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let raw = self.score_raw(conversations)?;
+        Ok(raw.into_iter().map(|score| (score - self.mean) / self.std).collect())
+    }
+
+    fn score_raw(&self, conversations: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let examples: Vec<Example> = conversations.iter().cloned().map(Example::plain).collect();
+        let sequence_tokens = self.decoder.config().max_position_embeddings;
+        let mut scores = vec![0.0; examples.len()];
+        for layout in lay_out(&examples, sequence_tokens, ROWS_WITHOUT_GRADIENT)? {
+            let of_spans = numbers(&score_spans(&self.decoder, &self.head, &layout)?)?;
+            for (&member, score) in layout.members.iter().zip(of_spans) {
+                scores[member] = score;
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Mean and deviation of the scores; a deviation of 0 counts as 1.
+    fn measure_scale(&self, groups: &[Group]) -> Result<(f64, f64)> {
+        let answers: Vec<Vec<u32>> = groups.iter().flat_map(|group| group.answers.iter().cloned()).collect();
+        let (mean, std) = mean_and_std(&self.score_raw(&answers)?);
+        Ok((mean, if std > 0.0 { std } else { 1.0 }))
+    }
+
+    /// Share of pairs in which the better answer has the higher score.
+    fn measure_accuracy(&self, groups: &[Group]) -> Result<Option<f64>> {
+        let answers: Vec<Vec<u32>> = groups.iter().flat_map(|group| group.answers.iter().cloned()).collect();
+        let (_, pairs) = compare(&groups.iter().collect::<Vec<_>>());
+        Ok(bradley_terry::accuracy(&self.score_raw(&answers)?, &pairs))
+    }
+}
+
+/// Token ids of a prompt with an answer, up to the token that ends it.
+///
+/// # Errors
+/// Where the tokenizer has no chat template or refuses the messages.
+pub fn encode_answer(tokenizer: &Tokenizer, prompt: &[Message], answer: &str) -> Result<Vec<u32>> {
+    let mut messages = prompt.to_vec();
+    messages.push(Message { role: Role::Assistant, content: answer.to_owned() });
+    Ok(lm::chat::encode_conversation(tokenizer, &messages)?.0)
+}

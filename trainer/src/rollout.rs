@@ -1,0 +1,191 @@
+//! Sampling from a policy, and what a step of policy optimisation needs to know about the samples.
+
+use crate::advantage::estimate_kl;
+use crate::batch::Example;
+use crate::error::Result;
+use crate::recipe::{Positive, count};
+use crate::sequence::{ROWS_WITHOUT_GRADIENT, lay_out, numbers};
+use candle_core::{DType, Tensor};
+use lm::decoder::Decoder;
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
+
+/// How answers are sampled (`[PHASE.sampling]`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingRecipe {
+    /// Divides the logits; 1 samples from the model as it is. Default 1.
+    pub temperature: Positive,
+    /// Most tokens of an answer, the one that ends it included. Default 24.
+    pub max_new_tokens: NonZeroUsize,
+}
+
+impl Default for SamplingRecipe {
+    fn default() -> Self {
+        Self { temperature: Positive::new(1.0).expect("in range"), max_new_tokens: count(24) }
+    }
+}
+
+/// An answer sampled from a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Token ids of the prompt, up to and including the opening of the assistant's turn.
+    pub prompt: Vec<u32>,
+    /// Token ids of the answer; a finished one ends with the token that ends a turn.
+    pub response: Vec<u32>,
+    /// Whether it ended by itself.
+    pub is_finished: bool,
+}
+
+impl Answer {
+    /// Prompt and response.
+    pub fn conversation(&self) -> Vec<u32> {
+        [self.prompt.as_slice(), &self.response].concat()
+    }
+
+    /// The response without the token that ends it.
+    pub fn content(&self) -> &[u32] {
+        &self.response[..self.response.len() - usize::from(self.is_finished)]
+    }
+
+    /// What is learnt of it: the response.
+    pub(crate) fn example(&self) -> Example {
+        let ids = self.conversation();
+        let is_target = (0..ids.len()).map(|t| t >= self.prompt.len()).collect();
+        Example { ids, is_target }
+    }
+}
+
+/// What two policies say of each token of an answer, in the order of its tokens.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Trace {
+    /// `ln pi(token)` under the policy, in nats.
+    pub(crate) log_probs: Vec<f64>,
+    /// The same under the reference.
+    pub(crate) reference: Vec<f64>,
+    /// Entropy of the policy before each token, in nats.
+    pub(crate) entropies: Vec<f64>,
+    /// Exact divergence of the policy from the reference before each token, in nats.
+    pub(crate) divergences: Vec<f64>,
+    /// The critic's value before each token; empty without a critic.
+    pub(crate) values: Vec<f64>,
+}
+
+impl Trace {
+    /// `ln pi(token) - ln ref(token)` of each token: the estimate `k1`, whose mean over samples is the divergence.
+    pub(crate) fn k1(&self) -> impl Iterator<Item = f64> {
+        self.log_probs.iter().zip(&self.reference).map(|(&policy, &reference)| estimate_kl(policy, reference).k1)
+    }
+
+    /// The estimate `k3` of each token, which is never negative.
+    pub(crate) fn k3(&self) -> impl Iterator<Item = f64> {
+        self.log_probs.iter().zip(&self.reference).map(|(&policy, &reference)| estimate_kl(policy, reference).k3)
+    }
+}
+
+/// Traces answers through a policy and its reference; both without gradients.
+///
+/// `critic` is the value head, (1, d).
+pub(crate) fn trace(
+    policy: &Decoder,
+    reference: &Decoder,
+    critic: Option<&Tensor>,
+    examples: &[Example],
+    sequence_tokens: usize,
+) -> Result<Vec<Trace>> {
+    let mut traces = vec![Trace::default(); examples.len()];
+    for layout in lay_out(examples, sequence_tokens, ROWS_WITHOUT_GRADIENT)? {
+        let targets = layout.targets();
+        let policy_hidden = layout.hidden_at(policy, &targets.positions)?; // (N, d)
+        let reference_hidden = layout.hidden_at(reference, &targets.positions)?;
+        if let Some(critic) = critic {
+            let values = numbers(&kernels::linear(&policy_hidden, critic)?)?;
+            for (&owner, value) in targets.owners.iter().zip(values) {
+                traces[owner].values.push(value);
+            }
+        }
+        // In chunks, so that there are never as many logits as tokens times the vocabulary.
+        for start in (0..targets.ids.len()).step_by(CHUNK_TOKENS) {
+            let n = CHUNK_TOKENS.min(targets.ids.len() - start);
+            let policy_logits = logits(&policy_hidden.narrow(0, start, n)?, policy)?;
+            let reference_logits = logits(&reference_hidden.narrow(0, start, n)?, reference)?;
+            for (i, (p, q)) in policy_logits.iter().zip(&reference_logits).enumerate() {
+                let contrast = contrast(p, q, targets.ids[start + i] as usize);
+                let trace = &mut traces[targets.owners[start + i]];
+                trace.log_probs.push(contrast.log_prob);
+                trace.reference.push(contrast.reference);
+                trace.entropies.push(contrast.entropy);
+                trace.divergences.push(contrast.divergence);
+            }
+        }
+    }
+    Ok(traces)
+}
+
+/// Tokens whose logits exist at the same time.
+const CHUNK_TOKENS: usize = 256;
+
+fn logits(hidden: &Tensor, decoder: &Decoder) -> Result<Vec<Vec<f64>>> {
+    Ok(kernels::linear(hidden, decoder.lm_head())?.to_dtype(DType::F64)?.to_vec2()?)
+}
+
+/// Two distributions over the next token, compared.
+struct Contrast {
+    log_prob: f64,
+    reference: f64,
+    entropy: f64,
+    divergence: f64,
+}
+
+/// Compares the distributions of two rows of logits, and their log-probabilities of `token`.
+fn contrast(policy: &[f64], reference: &[f64], token: usize) -> Contrast {
+    let (policy_norm, reference_norm) = (log_sum_exp(policy), log_sum_exp(reference));
+    let (mut entropy, mut divergence) = (0.0, 0.0);
+    for (p, q) in policy.iter().zip(reference) {
+        let log_p = p - policy_norm;
+        let probability = log_p.exp();
+        entropy -= probability * log_p;
+        divergence += probability * (log_p - (q - reference_norm));
+    }
+    Contrast {
+        log_prob: policy[token] - policy_norm,
+        reference: reference[token] - reference_norm,
+        entropy,
+        divergence,
+    }
+}
+
+fn log_sum_exp(values: &[f64]) -> f64 {
+    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    max + values.iter().map(|v| (v - max).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, contrast};
+
+    #[test]
+    fn entropy_and_divergence_are_those_worked_by_hand() {
+        // p = (1/2, 1/4, 1/4), q = (1/4, 1/4, 1/2): H(p) = 1.5 ln 2; KL(p || q) = (1/2 - 1/4) ln 2
+        let ln = |values: [f64; 3]| values.map(|v: f64| v.ln() + 3.0);
+        let found = contrast(&ln([0.5, 0.25, 0.25]), &ln([0.25, 0.25, 0.5]), 2);
+        let ln2 = std::f64::consts::LN_2;
+        for (found, expected) in [
+            (found.entropy, 1.5 * ln2),
+            (found.divergence, 0.25 * ln2),
+            (found.log_prob, -2.0 * ln2),
+            (found.reference, -ln2),
+        ] {
+            assert!((found - expected).abs() < 1e-12, "{found} against {expected}");
+        }
+    }
+
+    #[test]
+    fn the_response_is_learnt_and_nothing_else() {
+        let answer = Answer { prompt: vec![1, 2, 3], response: vec![7, 8, 5], is_finished: true };
+        let example = answer.example();
+        assert_eq!(example.ids, [1, 2, 3, 7, 8, 5]);
+        assert_eq!(example.is_target, [false, false, false, true, true, true]);
+        assert_eq!(answer.content(), [7, 8]);
+    }
+}

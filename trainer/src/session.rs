@@ -1,0 +1,382 @@
+//! One phase in progress: parameters, optimizer, logs, and a state on disk from which it resumes exactly.
+//!
+//! A phase is a loop around a [`Session`]; whatever the loop needs besides (batches, samples) it derives from the seed and
+//! [`Session::step`], so nothing else has to be saved. A process may be killed at any moment: every folder is written under a
+//! temporary name and renamed when complete, and the next process ends with the same bytes.
+
+use crate::error::{Error, Result};
+use crate::folder::RunFolder;
+use crate::log::{Record, StepLog};
+use crate::loss::number;
+use crate::recipe::{OptimizerRecipe, ScheduleRecipe};
+use crate::state;
+use crate::tally::Tally;
+use candle_core::{Tensor, Var};
+use kernels::{AdamW, AdamWConfig};
+use lm::checkpoint::{Checkpoint, Lineage};
+use lm::config::ModelConfig;
+use lm::decoder::Decoder;
+use lm::tokenizer::Tokenizer;
+use lm::weights::Weights;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What distinguishes one phase from another.
+#[derive(Debug, Clone)]
+pub struct Phase<'a> {
+    /// Name of the phase and its folders, such as `sft`.
+    pub name: &'a str,
+    /// Where it writes.
+    pub folder: &'a RunFolder,
+    /// What it is made from.
+    pub origin: Origin,
+    /// The optimizer.
+    pub optimizer: &'a OptimizerRecipe,
+    /// The learning rate over the steps.
+    pub schedule: &'a ScheduleRecipe,
+    /// Number of steps.
+    pub steps: u64,
+    /// Steps between intermediate checkpoints, from which it can resume; 0 for none.
+    pub save_every: u64,
+}
+
+/// What a checkpoint is made from: with the same origin, the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Seed of every random stream of the phase.
+    pub seed: u64,
+    /// Content hash of the checkpoint it starts from; none for fresh weights.
+    pub parent: Option<String>,
+    /// The recipe of the phase, as TOML.
+    pub recipe: String,
+    /// SHA-256 of each data file, by file name.
+    pub data: BTreeMap<String, String>,
+}
+
+/// What a phase starts from.
+#[derive(Debug, Clone)]
+pub struct Start<'a> {
+    /// Shape of the decoder.
+    pub config: &'a ModelConfig,
+    /// Its parameters.
+    pub weights: Weights,
+    /// Parameters that the decoder does not know, such as a scalar head; trained and saved with the others.
+    pub extra: Vec<(String, Tensor)>,
+    /// Its tokenizer, copied into every checkpoint.
+    pub tokenizer: &'a Tokenizer,
+}
+
+impl<'a> Start<'a> {
+    /// Fresh weights, drawn from the seed.
+    ///
+    /// # Errors
+    /// Where the config does not describe a decoder.
+    pub fn fresh(config: &'a ModelConfig, tokenizer: &'a Tokenizer, seed: u64) -> Result<Self> {
+        Ok(Self { config, weights: Weights::random(config, seed)?, extra: Vec::new(), tokenizer })
+    }
+
+    /// The weights of a checkpoint.
+    pub fn from_checkpoint(parent: &'a Checkpoint) -> Self {
+        let weights = parent.weights().clone();
+        Self { config: parent.config(), weights, extra: Vec::new(), tokenizer: parent.tokenizer() }
+    }
+}
+
+/// What a loop reports of a step.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// The loss in nats, as logged.
+    pub loss: f64,
+    /// Tokens of the step, padding left out.
+    pub tokens: u64,
+    /// Further numbers, such as reward or KL, by name.
+    pub extra: Vec<(&'static str, f64)>,
+}
+
+/// Is told how training goes; for progress bars.
+pub trait Progress {
+    /// A phase begins or resumes.
+    fn begin(&self, phase: &str, steps: u64);
+    /// A step is done; `step` counts from 1.
+    fn step(&self, phase: &str, step: u64, loss: f64, tokens: u64);
+    /// A phase has ended.
+    fn end(&self, phase: &str);
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn step(&self, _: &str, _: u64, _: f64, _: u64) {}
+    fn end(&self, _: &str) {}
+}
+
+impl Phase<'_> {
+    /// The outcome of this phase, if it has ended before.
+    ///
+    /// # Errors
+    /// [`Error::OtherOrigin`] where the folder holds the outcome of another recipe, parent, seed or data.
+    pub fn finished(&self) -> Result<Option<Checkpoint>> {
+        let path = self.folder.checkpoint(self.name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let checkpoint = Checkpoint::load(&path)?;
+        self.check_origin(&path, &checkpoint)?;
+        // A process may have been killed after it renamed the folder, before it tidied up.
+        state::drop_states(&self.folder.steps(self.name), None)?;
+        Ok(Some(checkpoint))
+    }
+
+    /// Refuses to go on from, or to pass off as this phase's, what was made from something else.
+    fn check_origin(&self, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+        let other = |what| Err(Error::OtherOrigin { path: path.to_path_buf(), what });
+        let Some(lineage) = checkpoint.lineage() else { return other("program: it has no lineage.json") };
+        let origin = &self.origin;
+        match () {
+            () if lineage.phase != self.name => other("phase"),
+            () if lineage.seed != origin.seed => other("seed"),
+            () if lineage.parent != origin.parent => other("parent checkpoint"),
+            () if lineage.recipe != origin.recipe => other("recipe"),
+            () if lineage.data != origin.data => other("data"),
+            () => Ok(()),
+        }
+    }
+
+    fn lineage(&self, step: u64, metrics: BTreeMap<String, f64>) -> Lineage {
+        let Origin { seed, parent, recipe, data } = self.origin.clone();
+        Lineage { phase: self.name.to_owned(), step, seed, parent, recipe, data, metrics, ..Lineage::default() }
+    }
+}
+
+/// A phase in progress.
+pub struct Session<'a> {
+    phase: Phase<'a>,
+    progress: &'a dyn Progress,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    /// The decoder's parameters in the order of its layout, then the extra ones.
+    parameters: Vec<(String, Var)>,
+    n_decoder: usize,
+    decoder: Decoder,
+    optimizer: AdamW,
+    gradients: Vec<Option<Tensor>>,
+    step: u64,
+    tally: Tally,
+    log: StepLog,
+    clock: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Begins the phase, or resumes it from its newest intermediate checkpoint.
+    ///
+    /// # Errors
+    /// Where folders cannot be written, or hold the work of another origin.
+    pub fn open(phase: Phase<'a>, start: Start<'_>, progress: &'a dyn Progress) -> Result<Self> {
+        let steps = phase.folder.steps(phase.name);
+        state::remove_leftovers(&steps)?;
+        state::check_writable(&phase.folder.checkpoint(phase.name))?;
+        let mut tensors: Vec<(String, Tensor)> =
+            start.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        let n_decoder = tensors.len();
+        tensors.extend(start.extra);
+        let newest = state::find_newest(&steps)?;
+        let (mut step, mut tally, mut moments) = (0, Tally::default(), None);
+        if let Some(folder) = &newest {
+            let checkpoint = Checkpoint::load(folder)?;
+            phase.check_origin(folder, &checkpoint)?;
+            let (saved, saved_moments) = state::load(folder)?;
+            for (name, tensor) in &mut tensors {
+                let saved = checkpoint.tensor(name).ok_or_else(|| lm::Error::MissingTensor { name: name.clone() })?;
+                *tensor = saved.clone();
+            }
+            (step, tally, moments) = (saved.step, saved.tally, Some(saved_moments));
+        }
+        state::drop_states(&steps, newest.as_deref())?;
+
+        let parameters = tensors
+            .iter()
+            .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.detach())?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut optimizer = AdamW::new(&parameters, configure(phase.optimizer), |_, var| var.rank() >= 2);
+        if let Some(moments) = moments {
+            let moments = state::order_moments(&parameters, optimizer.state(), moments)?;
+            optimizer.restore(step, moments)?;
+        }
+        let decoder = Decoder::new(start.config, &weights_of(start.config, &parameters[..n_decoder])?)?;
+        let log = StepLog::open(&phase.folder.logs(), phase.name, step)?;
+        progress.begin(phase.name, phase.steps);
+        Ok(Self {
+            gradients: vec![None; parameters.len()],
+            config: start.config.clone(),
+            tokenizer: start.tokenizer.clone(),
+            clock: Instant::now(),
+            phase,
+            progress,
+            parameters,
+            n_decoder,
+            decoder,
+            optimizer,
+            step,
+            tally,
+            log,
+        })
+    }
+
+    /// Number of steps done; the number of the next step, from 0.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Whether all steps are done.
+    pub fn is_done(&self) -> bool {
+        self.step >= self.phase.steps
+    }
+
+    /// The decoder over the parameters that are trained: losses computed with it have gradients.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// A parameter by name, differentiable; for those that the decoder does not know.
+    pub fn parameter(&self, name: &str) -> Option<&Tensor> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor())
+    }
+
+    /// A copy of the decoder as it is now, without gradients; for sampling.
+    ///
+    /// # Errors
+    /// Where memory for the copy lacks.
+    pub fn snapshot(&self) -> Result<Decoder> {
+        let weights = weights_of(&self.config, &self.parameters[..self.n_decoder])?;
+        Ok(Decoder::new(&self.config, &weights.snapshot()?)?)
+    }
+
+    /// Adds the gradient of a share of the step's loss, and returns that share as a number.
+    ///
+    /// # Errors
+    /// Where the backward pass fails.
+    pub fn accumulate(&mut self, loss: &Tensor) -> Result<f64> {
+        let mut found = loss.backward()?;
+        for ((_, var), gradient) in self.parameters.iter().zip(&mut self.gradients) {
+            if let Some(new) = found.remove(var.as_tensor()) {
+                *gradient = Some(match gradient.take() {
+                    Some(sum) => (sum + new)?,
+                    None => new,
+                });
+            }
+        }
+        number(loss)
+    }
+
+    /// One step from the accumulated gradients: clip, AdamW, log, and an intermediate checkpoint when due.
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`], [`Error::Diverged`], or where files cannot be written.
+    pub fn apply(&mut self, metrics: &Metrics) -> Result<()> {
+        let (phase, step) = (self.phase.name.to_owned(), self.step + 1);
+        if !metrics.loss.is_finite() {
+            return Err(Error::Diverged { phase, step, what: "the loss".to_owned(), value: metrics.loss });
+        }
+        let mut gradients = Vec::with_capacity(self.parameters.len());
+        for ((name, _), gradient) in self.parameters.iter().zip(&mut self.gradients) {
+            let Some(gradient) = gradient.take() else {
+                return Err(Error::NoGradient { phase, step, parameter: name.clone() });
+            };
+            gradients.push(gradient);
+        }
+        let lr = self.phase.optimizer.lr.get() * self.phase.schedule.factor(self.step, self.phase.steps);
+        let norm = self.optimizer.step(&self.parameters, &gradients, lr).map_err(|error| match error {
+            kernels::Error::NonFiniteGradient { name } => {
+                Error::Diverged { phase, step, what: format!("the gradient of `{name}`"), value: f64::NAN }
+            }
+            other => Error::Kernel(other),
+        })?;
+        self.step += 1;
+        self.tally.add(self.step, self.phase.steps, metrics);
+        self.log_step(metrics, norm, lr)?;
+        self.progress.step(self.phase.name, self.step, metrics.loss, metrics.tokens);
+        if !self.is_done() && self.phase.save_every > 0 && self.step.is_multiple_of(self.phase.save_every) {
+            self.save_step()?;
+        }
+        Ok(())
+    }
+
+    /// One step whose loss is in one piece: [`Session::accumulate`], then [`Session::apply`].
+    ///
+    /// # Errors
+    /// As these.
+    pub fn update(&mut self, loss: &Tensor, metrics: &Metrics) -> Result<()> {
+        self.accumulate(loss)?;
+        self.apply(metrics)
+    }
+
+    /// Writes the phase's checkpoint and hands it over.
+    ///
+    /// # Errors
+    /// Where files cannot be written.
+    pub fn finish(self) -> Result<Checkpoint> {
+        self.finish_with(&[])
+    }
+
+    /// As [`Session::finish`], with further metrics of the outcome in the lineage.
+    ///
+    /// # Errors
+    /// Where files cannot be written.
+    pub fn finish_with(self, outcome: &[(&str, f64)]) -> Result<Checkpoint> {
+        let path = self.phase.folder.checkpoint(self.phase.name);
+        let mut metrics = self.tally.metrics();
+        metrics.extend(outcome.iter().map(|&(name, value)| (name.to_owned(), value)));
+        state::write_folder(&path, |temporary| self.fill(temporary, metrics))?;
+        state::drop_states(&self.phase.folder.steps(self.phase.name), None)?;
+        self.progress.end(self.phase.name);
+        Ok(Checkpoint::load(&path)?)
+    }
+
+    fn save_step(&self) -> Result<()> {
+        let steps = self.phase.folder.steps(self.phase.name);
+        let folder = state::step_folder(&steps, self.step);
+        state::write_folder(&folder, |temporary| self.fill(temporary, self.tally.metrics()))?;
+        state::drop_states(&steps, Some(&folder))
+    }
+
+    fn fill(&self, folder: &Path, metrics: BTreeMap<String, f64>) -> Result<()> {
+        todo!("lm::checkpoint")
+    }
+
+    fn log_step(&mut self, metrics: &Metrics, grad_norm: f64, lr: f64) -> Result<()> {
+        let mut record = Record::new();
+        record.insert("step".to_owned(), json!(self.step));
+        record.insert("loss_nats".to_owned(), json!(metrics.loss));
+        record.insert("grad_norm".to_owned(), json!(grad_norm));
+        record.insert("lr".to_owned(), json!(lr));
+        record.insert("tokens".to_owned(), json!(metrics.tokens));
+        record.extend(metrics.extra.iter().map(|&(name, value)| (name.to_owned(), json!(value))));
+        let elapsed_s = self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
+        record.insert("tokens_per_s".to_owned(), json!(metrics.tokens as f64 / elapsed_s));
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        record.insert("unix_s".to_owned(), json!(since_epoch.as_secs_f64()));
+        self.log.write(&record)
+    }
+}
+
+fn configure(recipe: &OptimizerRecipe) -> AdamWConfig {
+    AdamWConfig {
+        beta1: recipe.beta1.get(),
+        beta2: recipe.beta2.get(),
+        eps: recipe.eps.get(),
+        weight_decay: recipe.weight_decay.get(),
+        max_norm: Some(recipe.clip.get()),
+    }
+}
+
+/// The decoder's weights, sharing storage and gradients with the variables.
+fn weights_of(config: &ModelConfig, parameters: &[(String, Var)]) -> Result<Weights> {
+    let tensors = parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    Ok(Weights::from_tensors(config, tensors)?)
+}
