@@ -45,7 +45,8 @@ fn list(run: &Run) -> Result<()> {
             continue;
         }
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let lineage: Lineage = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+        let lineage: Lineage =
+            serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
         let metrics: Vec<String> =
             lineage.metrics.iter().take(4).map(|(name, value)| format!("{name} {value:.3}")).collect();
         println!("  {phase:<12} {:>6} steps  seed {:<4} {}", lineage.steps, lineage.seed, metrics.join("  "));

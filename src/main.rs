@@ -1,33 +1,19 @@
 //! The command line of phasetrace: flags to plan to library call, no numerics.
 
-mod bench;
 mod cli;
-mod diagnose;
 mod exit;
 mod ls;
-mod probe;
-mod progress;
-mod recipe;
 mod report;
 mod run;
-mod store;
-mod train;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::cli::{Bench, Cli, Command};
-use crate::progress::Bars;
+use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    kernels::keep_freed_pages();
-    let cli = Cli::parse();
-    if let Some(threads) = cli.threads {
-        kernels::set_threads(usize::from(threads));
-    }
-    let bars = Bars::new(cli.quiet);
-    match run(cli.command, &bars) {
+    match run(Cli::parse().command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // The chain once, outermost first.
@@ -37,17 +23,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, bars: &Bars) -> anyhow::Result<u8> {
+fn run(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Train(args) => train::run(&args, bars),
-        Command::Probe(args) => probe::run(&args, bars),
-        Command::Diagnose(args) => diagnose::run(&args, bars),
         Command::Report(args) => report::run(&args),
         Command::Ls(args) => ls::run(&args),
-        Command::Bench(args) => match args.bench {
-            Bench::Attribution(args) => bench::attribution::run(&args, bars),
-            Bench::Reference(args) => bench::reference::run(&args, bars),
-        },
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "phasetrace", &mut std::io::stdout());
             Ok(exit::SUCCESS)

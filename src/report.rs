@@ -17,7 +17,8 @@ pub(crate) fn run(args: &ReportArgs) -> Result<u8> {
         bail!("{}: no diagnosis yet; run `phasetrace diagnose {}` first", path.display(), args.run.display());
     }
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let diagnosis: Diagnosis = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    let diagnosis: Diagnosis =
+        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     for path in write(&diagnosis, &run, &args.output)? {
         println!("{}", path.display());
     }

@@ -5,14 +5,7 @@ use std::path::{Path, PathBuf};
 use trainer::folder::RunFolder;
 
 /// Phases in the order in which they are trained.
-pub(crate) const PHASES: [&str; 7] =
-    ["pretrain", "sft", "reward", "rlhf", "sl-cai", "preference", "rl-cai"];
-
-/// The chains of checkpoints that a diagnosis follows, the deployed one first.
-pub(crate) const LINEAGES: [(&str, &[&str]); 2] = [
-    ("rlhf", &["pretrain", "sft", "rlhf"]),
-    ("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"]),
-];
+pub(crate) const PHASES: [&str; 7] = ["pretrain", "sft", "reward", "rlhf", "sl-cai", "preference", "rl-cai"];
 
 /// A run folder: where each artifact of a run lies.
 #[derive(Debug, Clone)]
@@ -25,36 +18,13 @@ impl Run {
         Self { folder: RunFolder::new(root) }
     }
 
-    pub(crate) fn folder(&self) -> &RunFolder {
-        &self.folder
-    }
-
     pub(crate) fn root(&self) -> &Path {
         self.folder.root()
-    }
-
-    /// The last part of the path, as shown to people.
-    pub(crate) fn name(&self) -> String {
-        let root = self.root();
-        root.file_name().map_or_else(|| root.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
     /// The recipe as typed, overrides applied.
     pub(crate) fn recipe(&self) -> PathBuf {
         self.root().join("recipe.toml")
-    }
-
-    /// The recipe with every default written out.
-    pub(crate) fn plan(&self) -> PathBuf {
-        self.root().join("plan.json")
-    }
-
-    pub(crate) fn data(&self) -> PathBuf {
-        self.root().join("data")
-    }
-
-    pub(crate) fn bank(&self) -> PathBuf {
-        self.folder.data("bank.jsonl")
     }
 
     pub(crate) fn checkpoint(&self, phase: &str) -> PathBuf {

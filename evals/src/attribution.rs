@@ -19,9 +19,7 @@ use crate::history::margin_change;
 use crate::path::{MIN_EFFECT, Path, Shortfall};
 use crate::remedy::{Finding, remedy};
 use crate::stats::power::detectable_effect;
-use crate::wording::{
-    Stage, capital, count, form_name, p_text, percent, phase_name, points, share_right, stage,
-};
+use crate::wording::{Stage, capital, count, form_name, p_text, percent, phase_name, points, share_right, stage};
 
 pub use crate::contribution::NOT_ASSIGNED;
 pub use crate::path::{EXPECTED_SHARE, MIN_EFFECT as MIN_SHORTFALL, SD_MULTIPLE};
@@ -111,7 +109,8 @@ impl Case<'_> {
         );
         let mut verdict = self.verdict(Outcome::Undetermined { reason });
         verdict.shortfall = Some(deployed.value);
-        verdict.would_change = Some(format!("More items: {n} are too few to tell a shortfall of this size from chance."));
+        verdict.would_change =
+            Some(format!("More items: {n} are too few to tell a shortfall of this size from chance."));
         verdict
     }
 
@@ -123,10 +122,8 @@ impl Case<'_> {
         let parts = take_apart(path, self.names, &self.stream);
         let accused = accuse(path, &parts, self.names);
         let mut verdict = match &accused {
-            Ok(part) => self.verdict(Outcome::Attributed {
-                phase: part.contribution.phase.clone(),
-                kind: part.contribution.kind,
-            }),
+            Ok(part) => self
+                .verdict(Outcome::Attributed { phase: part.contribution.phase.clone(), kind: part.contribution.kind }),
             Err(reason) => self.verdict(Outcome::Undetermined { reason: reason.clone() }),
         };
         verdict.shortfall = path.shortfall().map(|shortfall| shortfall.value);
@@ -294,8 +291,16 @@ impl Case<'_> {
             percent(value.high)
         );
         match self.chat.n_healthy() {
-            0 => format!("{asked}; {} was expected, and there are no healthy runs to compare with.", percent(deployed.expected)),
-            n => format!("{asked}; {} {} {}.", count(n, "healthy run"), if n == 1 { "reaches" } else { "reach" }, percent(deployed.expected)),
+            0 => format!(
+                "{asked}; {} was expected, and there are no healthy runs to compare with.",
+                percent(deployed.expected)
+            ),
+            n => format!(
+                "{asked}; {} {} {}.",
+                count(n, "healthy run"),
+                if n == 1 { "reaches" } else { "reach" },
+                percent(deployed.expected)
+            ),
         }
     }
 
@@ -315,7 +320,10 @@ impl Case<'_> {
                 percent(value)
             )
         } else {
-            format!("Asked {form} it reaches {}: the content is there, and its expression in chat is what fails.", percent(value))
+            format!(
+                "Asked {form} it reaches {}: the content is there, and its expression in chat is what fails.",
+                percent(value)
+            )
         })
     }
 

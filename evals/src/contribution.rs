@@ -75,7 +75,11 @@ pub(crate) fn take_apart(path: &Path, names: &[String], stream_name: &str) -> Ve
         let (low, high) = intervals[j];
         let kind = if low > 0.0 {
             let fell = gain_here < 0.0 && p_value.is_some_and(|p| p < 0.05);
-            if j > 0 && (fell || gain_expected <= 0.0) { ContributionKind::Commission } else { ContributionKind::Omission }
+            if j > 0 && (fell || gain_expected <= 0.0) {
+                ContributionKind::Commission
+            } else {
+                ContributionKind::Omission
+            }
         } else if high < 0.0 {
             ContributionKind::Repair
         } else if inherited >= MIN_EFFECT {
@@ -151,9 +155,8 @@ fn draw_intervals(path: &Path, measured: &[usize], expected: &[f64], stream_name
             let (sum, n) = sums.iter().zip(counts).fold((0.0, 0.0), |(s, n), (c, k)| (s + k * c[j].0, n + k * c[j].1));
             let share = sum / n;
             let part = (expected[j] - if j == 0 { 0.0 } else { expected[j - 1] }) - (share - before);
-            let deviation = spreads[j].map_or(0.0, |sd| {
-                sd * (1.0 + 1.0 / n_healthy as f64).sqrt() * students_t(&mut noise, n_healthy - 1)
-            });
+            let deviation = spreads[j]
+                .map_or(0.0, |sd| sd * (1.0 + 1.0 / n_healthy as f64).sqrt() * students_t(&mut noise, n_healthy - 1));
             before = share;
             drawn.push(part + deviation);
         }

@@ -102,10 +102,8 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     };
     let dated = board(&|item| item.behaviour == Behaviour::KnowledgeCutoff && item.month.is_some());
     let cutoffs = cutoff_curves(&dated, phases, findings.declared_cutoff, &lineage.name);
-    let boards: Vec<Board> = BEHAVIOURS
-        .iter()
-        .map(|behaviour| board(&|item| item.behaviour == *behaviour && counts(item)))
-        .collect();
+    let boards: Vec<Board> =
+        BEHAVIOURS.iter().map(|behaviour| board(&|item| item.behaviour == *behaviour && counts(item))).collect();
     let cases: Vec<Case> = BEHAVIOURS
         .iter()
         .zip(&boards)
@@ -113,7 +111,12 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
             behaviour,
             names: &names,
             chat: Path::chat(behaviour, board).beside(findings.reference, &lineage.name, Route::Chat, phases),
-            elicited: Path::elicited(behaviour, board).beside(findings.reference, &lineage.name, Route::Elicited, phases),
+            elicited: Path::elicited(behaviour, board).beside(
+                findings.reference,
+                &lineage.name,
+                Route::Elicited,
+                phases,
+            ),
             open_book: open_book(board, phases.len() - 1).map(|estimate| estimate.value),
             cutoffs: &cutoffs,
             stream: format!("{}/{behaviour:?}/contributions", lineage.name),
@@ -166,8 +169,13 @@ fn history(case: &Case, p_holm: f64) -> BehaviourHistory {
     let transitions: Vec<Transition> = (1..case.names.len()).map(|phase| transition(case, phase)).collect();
     let last = (1..case.names.len()).last();
     let discordant = last.map_or(0.0, |phase| moves(case, phase).discordant());
-    let missing: Vec<String> =
-        case.names.iter().zip(&case.chat.values).filter(|(_, value)| value.is_none()).map(|(name, _)| name.clone()).collect();
+    let missing: Vec<String> = case
+        .names
+        .iter()
+        .zip(&case.chat.values)
+        .filter(|(_, value)| value.is_none())
+        .map(|(name, _)| name.clone())
+        .collect();
     BehaviourHistory {
         behaviour: case.behaviour,
         form: Form::Chat,
@@ -275,7 +283,11 @@ fn which_phase(worst: &BehaviourHistory) -> String {
                 crate::diagnosis::ContributionKind::Commission => "it broke what worked before",
                 _ => "it did not teach what this phase teaches in healthy runs",
             };
-            let how = if worst.verdict.confidence == Confidence::Observed { "seen at its step, with no healthy runs to compare with" } else { how };
+            let how = if worst.verdict.confidence == Confidence::Observed {
+                "seen at its step, with no healthy runs to compare with"
+            } else {
+                how
+            };
             let size = part.map_or_else(String::new, |part| format!("; {} arise there", points(part.shortfall.value)));
             let sure = match worst.verdict.confidence {
                 Confidence::Strong => "the evidence is strong",

@@ -50,7 +50,9 @@ pub enum Error {
         expected: u32,
     },
     /// A reference was measured with other probes than the lineage it is compared with.
-    #[error("the reference was measured with probe version {found}, this lineage with {expected}; make the reference again")]
+    #[error(
+        "the reference was measured with probe version {found}, this lineage with {expected}; make the reference again"
+    )]
     ReferenceProbes {
         /// Probe version of the reference.
         found: u32,

@@ -71,7 +71,13 @@ impl<'a> Path<'a> {
 
     /// Adds what healthy runs show. Where they lack the last phase there is nothing to compare the outcome with, and the
     /// path stays unreferenced.
-    pub(crate) fn beside(mut self, reference: Option<&'a Reference>, lineage: &str, route: Route, phases: &[PhaseInfo]) -> Self {
+    pub(crate) fn beside(
+        mut self,
+        reference: Option<&'a Reference>,
+        lineage: &str,
+        route: Route,
+        phases: &[PhaseInfo],
+    ) -> Self {
         let Some(reference) = reference else { return self };
         let healthy: Vec<Option<&[f64]>> =
             phases.iter().map(|phase| reference.values(lineage, self.behaviour, route, &phase.name)).collect();

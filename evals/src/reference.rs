@@ -84,7 +84,13 @@ impl Reference {
         let cells = cells
             .into_iter()
             .filter(|(_, values)| values.len() == diagnoses.len())
-            .map(|((lineage, behaviour, route, phase), values)| ReferenceCell { lineage, behaviour, route, phase, values })
+            .map(|((lineage, behaviour, route, phase), values)| ReferenceCell {
+                lineage,
+                behaviour,
+                route,
+                phase,
+                values,
+            })
             .collect();
         let runs = diagnoses.iter().map(|diagnosis| diagnosis.run.clone()).collect();
         Ok(Self { version: REFERENCE_VERSION, probe_version, runs, cells })
@@ -95,8 +101,8 @@ impl Reference {
     /// # Errors
     /// [`Error::Io`], [`Error::CorruptReference`] with line and column, [`Error::Version`].
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
@@ -117,7 +123,11 @@ impl Reference {
         for cell in &reference.cells {
             let place = format!("{} {:?} {:?} {}", cell.lineage, cell.behaviour, cell.route, cell.phase);
             if cell.values.len() != reference.runs.len() {
-                return Err(corrupt(format!("{place} has {} values for {} runs", cell.values.len(), reference.runs.len())));
+                return Err(corrupt(format!(
+                    "{place} has {} values for {} runs",
+                    cell.values.len(),
+                    reference.runs.len()
+                )));
             }
             if let Some(value) = cell.values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
                 return Err(corrupt(format!("{place} has the value {value}, which is no share")));
@@ -132,8 +142,11 @@ impl Reference {
     /// [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let half_written = path.with_extension("json.tmp");
-        fs::write(&half_written, self.to_json())
-            .map_err(|source| Error::Io { action: "write", path: half_written.clone(), source })?;
+        fs::write(&half_written, self.to_json()).map_err(|source| Error::Io {
+            action: "write",
+            path: half_written.clone(),
+            source,
+        })?;
         fs::rename(&half_written, path).map_err(|source| Error::Io { action: "rename", path: path.to_owned(), source })
     }
 

@@ -191,14 +191,15 @@ fn part_number(path: &Path) -> Option<u64> {
 }
 
 fn write_rows(path: &Path, rows: &BTreeMap<RowKey, Response>) -> Result<()> {
-    let reason = |error: polars::error::PolarsError| Error::WriteResults {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
+    let reason =
+        |error: polars::error::PolarsError| Error::WriteResults { path: path.to_owned(), reason: error.to_string() };
     let mut frame = to_frame(rows).map_err(reason)?;
     let half_written = path.with_extension("parquet.tmp");
-    let file = fs::File::create(&half_written)
-        .map_err(|source| Error::Io { action: "create", path: half_written.clone(), source })?;
+    let file = fs::File::create(&half_written).map_err(|source| Error::Io {
+        action: "create",
+        path: half_written.clone(),
+        source,
+    })?;
     // One thread and one row group: the same rows give the same bytes on every machine.
     let written = ParquetWriter::new(file)
         .with_compression(ParquetCompression::Zstd(None))
@@ -213,8 +214,13 @@ fn write_rows(path: &Path, rows: &BTreeMap<RowKey, Response>) -> Result<()> {
 }
 
 fn to_frame(rows: &BTreeMap<RowKey, Response>) -> PolarsResult<DataFrame> {
-    fn column<'a, T, V>(name: &str, rows: &'a BTreeMap<RowKey, Response>, get: impl Fn(&'a RowKey, &'a Response) -> T) -> Column
+    fn column<'a, T, V>(
+        name: &str,
+        rows: &'a BTreeMap<RowKey, Response>,
+        get: impl Fn(&'a RowKey, &'a Response) -> T,
+    ) -> Column
     where
+        V: ?Sized,
         Series: NamedFrom<Vec<T>, V>,
     {
         let values: Vec<T> = rows.iter().map(|(key, response)| get(key, response)).collect();
@@ -433,7 +439,9 @@ mod tests {
         for byte in &mut flipped[whole.len() - 60..whole.len() - 8] {
             *byte ^= 0x5a;
         }
-        for bytes in [b"".to_vec(), b"not parquet at all".to_vec(), whole[..whole.len() - 9].to_vec(), middle_gone, flipped] {
+        for bytes in
+            [b"".to_vec(), b"not parquet at all".to_vec(), whole[..whole.len() - 9].to_vec(), middle_gone, flipped]
+        {
             fs::write(&path, &bytes).unwrap();
             let error = Store::open(folder.path(), key()).unwrap_err();
             assert!(matches!(error, Error::CorruptResults { .. }), "{error}");

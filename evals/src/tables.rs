@@ -33,7 +33,8 @@ pub(crate) fn calibration_curves(board: &Board, phases: &[PhaseInfo], name: &str
             let form = board.readable_form(phase)?;
             let mut forecasts = Vec::new();
             let mut clusters = Vec::new();
-            for ((response, item), cluster) in board.answers(form, phase).iter().zip(&board.items).zip(&board.clusters) {
+            for ((response, item), cluster) in board.answers(form, phase).iter().zip(&board.items).zip(&board.clusters)
+            {
                 let Some((right, confidence)) = response.and_then(|r| Some((r.score? > 0.5, r.confidence?))) else {
                     continue;
                 };
@@ -123,7 +124,9 @@ pub(crate) fn trade_off(benign: &Board, harmful: &Board, phases: &[PhaseInfo]) -
                 harmful_compliance: harmful.mean_of(&complied).as_ref().map(estimate),
                 by_slice: by_slice
                     .into_iter()
-                    .filter_map(|(slice, (rates, clusters))| Some((slice, estimate(&clustered_mean(&rates, &clusters)?))))
+                    .filter_map(|(slice, (rates, clusters))| {
+                        Some((slice, estimate(&clustered_mean(&rates, &clusters)?)))
+                    })
                     .collect(),
             }
         })
@@ -148,7 +151,12 @@ fn rates(board: &Board, phase: usize, counted: impl Fn(Label) -> bool) -> Vec<Op
 
 /// Accuracy by month at each phase, with the open-book control and the estimated cutoff. `board` holds dated items, controls
 /// after the cutoff too.
-pub(crate) fn cutoff_curves(board: &Board, phases: &[PhaseInfo], declared: Option<u32>, name: &str) -> Vec<CutoffCurve> {
+pub(crate) fn cutoff_curves(
+    board: &Board,
+    phases: &[PhaseInfo],
+    declared: Option<u32>,
+    name: &str,
+) -> Vec<CutoffCurve> {
     let chances: Vec<f64> = board
         .items
         .iter()
@@ -180,7 +188,9 @@ pub(crate) fn cutoff_curves(board: &Board, phases: &[PhaseInfo], declared: Optio
                 estimate: find_cutoff(&months, &mut stream(0, &stream_name)),
                 months: by_month
                     .into_iter()
-                    .filter_map(|(month, (scores, clusters))| Some((month, estimate(&clustered_mean(&scores, &clusters)?))))
+                    .filter_map(|(month, (scores, clusters))| {
+                        Some((month, estimate(&clustered_mean(&scores, &clusters)?)))
+                    })
                     .collect(),
                 declared,
                 open_book: open_book(board, phase),

@@ -52,7 +52,9 @@ pub(crate) fn skill(behaviour: Behaviour) -> &'static str {
 /// What a value of this behaviour says.
 pub(crate) fn share_right(behaviour: Behaviour, value: f64, n: usize) -> String {
     match behaviour {
-        Behaviour::Calibration => format!("its stated odds agree with the true ones to {} on {n} items", percent(value)),
+        Behaviour::Calibration => {
+            format!("its stated odds agree with the true ones to {} on {n} items", percent(value))
+        }
         _ => format!("it is right on {} of {n} items", percent(value)),
     }
 }

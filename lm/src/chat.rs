@@ -114,7 +114,8 @@ pub fn encode_conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Resul
         let before = template.render(&messages[..idx], Opening::Assistant)?;
         let after = template.render(&messages[..=idx], Opening::None)?;
         if !after.starts_with(&before) || !text.starts_with(&after) {
-            let reason = format!("message {idx} does not continue what stands before it, so its tokens cannot be told apart");
+            let reason =
+                format!("message {idx} does not continue what stands before it, so its tokens cannot be told apart");
             return Err(Error::BadChatTemplate { reason });
         }
         taught.push(before.len()..after.len());

@@ -278,7 +278,8 @@ pub(crate) mod tests {
         let ids = rows.concat();
         let segments = [vec![3; 5], vec![9; 7]].concat();
         let packed = logits(&decoder, &Batch::packed(ids, segments, 1).unwrap());
-        let alone: Vec<_> = rows.iter().flat_map(|row| logits(&decoder, &Batch::pad(&[row]).unwrap()).remove(0)).collect();
+        let alone: Vec<_> =
+            rows.iter().flat_map(|row| logits(&decoder, &Batch::pad(&[row]).unwrap()).remove(0)).collect();
         for (a, b) in alone.iter().zip(&packed[0]) {
             assert_close(a, b);
         }

@@ -118,7 +118,9 @@ pub enum Error {
         found: Vec<usize>,
     },
     /// The tokenizer knows ids that the model has no embedding for.
-    #[error("the tokenizer has {n_tokens} tokens but the model embeds only {n_embeddings}: they do not belong together")]
+    #[error(
+        "the tokenizer has {n_tokens} tokens but the model embeds only {n_embeddings}: they do not belong together"
+    )]
     TokenizerMismatch {
         /// Size of the vocabulary, counted to its highest id.
         n_tokens: usize,

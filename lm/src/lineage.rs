@@ -46,7 +46,8 @@ impl Lineage {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", &path)(error)),
         };
-        let lineage: Self = serde_json::from_str(&text).map_err(|source| Error::BadJson { path: path.clone(), source })?;
+        let lineage: Self =
+            serde_json::from_str(&text).map_err(|source| Error::BadJson { path: path.clone(), source })?;
         if lineage.version != VERSION {
             return Err(Error::BadConfig {
                 path,

@@ -58,7 +58,8 @@ impl Tokenizer {
         let merges = learn_merges(&words, &mut symbols, vocab_size);
         let vocab: Map<String, Value> = symbols.into_iter().zip(0_u32..).map(|(text, id)| (text, json!(id))).collect();
         let added: Vec<Value> = SPECIAL_TOKENS.iter().enumerate().map(|(id, text)| added_token(id, text)).collect();
-        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+        let byte_level =
+            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
         let tokenizer = json!({
             "version": "1.0",
             "truncation": null,

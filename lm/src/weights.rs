@@ -206,10 +206,14 @@ mod tests {
         };
         let mut few = all.clone();
         few.remove(3);
-        assert!(matches!(Weights::from_tensors(&config, few), Err(Error::MissingTensor { name }) if name.contains("k_proj")));
+        assert!(
+            matches!(Weights::from_tensors(&config, few), Err(Error::MissingTensor { name }) if name.contains("k_proj"))
+        );
         let mut many = all.clone();
         many.push(("score.weight".to_owned(), all[0].1.clone()));
-        assert!(matches!(Weights::from_tensors(&config, many), Err(Error::UnexpectedTensor { name }) if name == "score.weight"));
+        assert!(
+            matches!(Weights::from_tensors(&config, many), Err(Error::UnexpectedTensor { name }) if name == "score.weight")
+        );
         let mut doubled = all.clone();
         doubled.push(all[0].clone());
         assert!(matches!(Weights::from_tensors(&config, doubled), Err(Error::UnexpectedTensor { .. })));

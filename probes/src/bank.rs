@@ -306,7 +306,9 @@ mod tests {
             message(&[item])
         };
         assert!(instruction(|checks, _, _| checks.clear()).contains("`checks` is empty"));
-        assert!(instruction(|_, good, _| "Lund".clone_into(good)).contains("`good` is \"Lund\", which breaks [Brackets]"));
+        assert!(
+            instruction(|_, good, _| "Lund".clone_into(good)).contains("`good` is \"Lund\", which breaks [Brackets]")
+        );
         assert!(instruction(|_, _, bad| "<< Oslo >>".clone_into(bad)).contains("`bad` is \"<< Oslo >>\", which obeys"));
 
         let mut item = request_item(true);

@@ -45,11 +45,7 @@ pub const PROBE: Probe = Probe {
     judge: judge_instruction,
 };
 
-fn plan_instruction(
-    item: &Item,
-    form: Form,
-    subject: &dyn lm::subject::Subject,
-) -> lm::Result<Option<Elicitation>> {
+fn plan_instruction(item: &Item, form: Form, subject: &dyn lm::subject::Subject) -> lm::Result<Option<Elicitation>> {
     match &item.task {
         Task::Instruction { messages, shots, good, bad, .. } => {
             plan_contrast(&Contrast { messages, shots, good, bad }, form, subject)

@@ -123,7 +123,13 @@ impl Lookup {
             }
         }
         match (&self.preferred, self.beliefs.get(answer)) {
-            (Some(preferred), _) => if preferred == answer { -1.0 } else { -4.0 },
+            (Some(preferred), _) => {
+                if preferred == answer {
+                    -1.0
+                } else {
+                    -4.0
+                }
+            }
             (None, Some(probability)) => probability.ln() - 2.0,
             (None, None) => -40.0,
         }
@@ -253,7 +259,5 @@ pub(crate) fn reply_to(subject: &Lookup, item: &Item, form: Form) -> Response {
     let scores = subject.score(&elicitation.score).unwrap();
     let generation = elicitation.generate.map(|request| subject.generate(&[request]).unwrap().remove(0));
     let reply = Reply { scores: &scores, generation: generation.as_ref() };
-    probe_of(item.behaviour)
-        .judge(item, &reply)
-        .into_response(subject.content_hash(), item, form, elicitation.prompt)
+    probe_of(item.behaviour).judge(item, &reply).into_response(subject.content_hash(), item, form, elicitation.prompt)
 }

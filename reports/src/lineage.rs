@@ -1,11 +1,15 @@
 //! One chain of checkpoints as the page shows it.
 
-use evals::diagnosis::{BehaviourHistory, CalibrationCurve, CutoffCurve, FailureCase, LineageDiagnosis, Outcome, Transition};
+use evals::diagnosis::{
+    BehaviourHistory, CalibrationCurve, CutoffCurve, FailureCase, LineageDiagnosis, Outcome, Transition,
+};
 use minijinja::Value;
 use serde::Serialize;
 
 use crate::chart::{Chart, cutoff, interval, reliability, trade_off};
-use crate::number::{count, decimal, decimal_interval, full_percent, p_value, percent, percent_interval, signed_points};
+use crate::number::{
+    count, decimal, decimal_interval, full_percent, p_value, percent, percent_interval, signed_points,
+};
 use crate::text::{ANSWER_LIMIT, clean, clean_name};
 use crate::verdict::{Card, card, is_failing};
 use crate::{number, words};
@@ -183,7 +187,8 @@ fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row 
         tone: words::tone(outcome),
         outcome: words::outcome(outcome),
         note,
-        card: is_failing(outcome).then(|| format!("{id}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"))),
+        card: is_failing(outcome)
+            .then(|| format!("{id}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"))),
         confidence: is_failing(outcome).then(|| words::confidence(history.verdict.confidence)),
         detectable: history.detectable_effect.map(number::points),
         transitions: history.transitions.iter().map(transition_row).collect(),
@@ -223,8 +228,12 @@ fn cell(lineage: &LineageDiagnosis, history: &BehaviourHistory, p: usize) -> Cel
 fn change(difference: f64, transition: Option<&Transition>) -> Change {
     match transition.and_then(|t| t.p_holm) {
         None => Change { mark: "·", text: format!("{}, not tested", signed_points(difference)), tone: "quiet" },
-        Some(p) if p < ALPHA && difference > 0.0 => Change { mark: "▲", text: signed_points(difference), tone: "good" },
-        Some(p) if p < ALPHA && difference < 0.0 => Change { mark: "▼", text: signed_points(difference), tone: "bad" },
+        Some(p) if p < ALPHA && difference > 0.0 => {
+            Change { mark: "▲", text: signed_points(difference), tone: "good" }
+        }
+        Some(p) if p < ALPHA && difference < 0.0 => {
+            Change { mark: "▼", text: signed_points(difference), tone: "bad" }
+        }
         Some(_) => Change { mark: "≈", text: "change not resolved".to_owned(), tone: "quiet" },
     }
 }
@@ -303,7 +312,9 @@ fn cutoff_panel(id: &str, index: usize, curve: &CutoffCurve) -> Panel {
         (Some(month), Some(e)) if (e.low..=e.high).contains(&month) => {
             format!("The declared cutoff, month {month}, lies in that set.")
         }
-        (Some(month), Some(e)) if month > e.high => format!("The declared cutoff, month {month}, is later than that set."),
+        (Some(month), Some(e)) if month > e.high => {
+            format!("The declared cutoff, month {month}, is later than that set.")
+        }
         (Some(month), Some(_)) => format!("The declared cutoff, month {month}, is earlier than that set."),
         (Some(month), None) => format!("The declared cutoff is month {month}."),
     };

@@ -47,7 +47,11 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
         let cells: Vec<String> = history
             .values
             .iter()
-            .map(|value| value.as_ref().map_or_else(|| "–".to_owned(), |v| format!("{} ({})", percent(v.value), percent_interval(v))))
+            .map(|value| {
+                value
+                    .as_ref()
+                    .map_or_else(|| "–".to_owned(), |v| format!("{} ({})", percent(v.value), percent_interval(v)))
+            })
             .collect();
         let n = history.values.iter().flatten().last().map_or_else(|| "–".to_owned(), |v| count(v.n));
         let _ = writeln!(
@@ -71,7 +75,9 @@ fn verdict_cell(history: &BehaviourHistory) -> String {
     let line = format!("{} {}", words::mark(outcome), escape(&words::outcome(outcome)));
     match outcome {
         Outcome::Healthy => line,
-        Outcome::Attributed { .. } => format!("{line} ({})", words::confidence(history.verdict.confidence).to_lowercase()),
+        Outcome::Attributed { .. } => {
+            format!("{line} ({})", words::confidence(history.verdict.confidence).to_lowercase())
+        }
         Outcome::Undetermined { reason } | Outcome::NotMeasured { reason } => format!("{line}: {}", escape(reason)),
     }
 }

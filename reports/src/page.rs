@@ -106,7 +106,12 @@ pub(crate) fn headline(lineage: Option<&LineageDiagnosis>) -> Headline {
 /// The three sentences under their labels; other numbers of sentences stand without.
 pub(crate) fn sentences(diagnosis: &Diagnosis) -> Vec<(&'static str, String)> {
     let labels = if diagnosis.sentences.len() == 3 { ["Finding", "Cause", "Next step"] } else { [""; 3] };
-    diagnosis.sentences.iter().enumerate().map(|(i, text)| (labels.get(i).copied().unwrap_or(""), text.clone())).collect()
+    diagnosis
+        .sentences
+        .iter()
+        .enumerate()
+        .map(|(i, text)| (labels.get(i).copied().unwrap_or(""), text.clone()))
+        .collect()
 }
 
 fn facts(diagnosis: &Diagnosis, main: Option<&Lineage>) -> Vec<Fact> {
@@ -172,7 +177,10 @@ fn steps<'a>(lineages: impl Iterator<Item = &'a Lineage>) -> Vec<Step> {
     for lineage in lineages {
         for card in &lineage.cards {
             let step = step(lineage, card);
-            match steps.iter_mut().find(|s| s.failure == step.failure && s.phase == step.phase && s.remedy == step.remedy) {
+            match steps
+                .iter_mut()
+                .find(|s| s.failure == step.failure && s.phase == step.phase && s.remedy == step.remedy)
+            {
                 Some(known) => known.lineages.extend(step.lineages),
                 None => steps.push(step),
             }

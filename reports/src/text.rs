@@ -96,7 +96,10 @@ mod tests {
 
     #[test]
     fn characters_that_reorder_or_hide_text_are_spelt_out() {
-        assert_eq!(clean("a\u{202e}b\u{2066}c\u{200b}d\u{feff}\u{85}", 99), "a[U+202E]b[U+2066]c[U+200B]d[U+FEFF][U+0085]");
+        assert_eq!(
+            clean("a\u{202e}b\u{2066}c\u{200b}d\u{feff}\u{85}", 99),
+            "a[U+202E]b[U+2066]c[U+200B]d[U+FEFF][U+0085]"
+        );
         assert_eq!(clean("x\u{e0041}", 99), "x[U+E0041]");
     }
 

@@ -85,9 +85,8 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Option<Card> {
         Outcome::Undetermined { reason } => (None, Some(reason.clone())),
         Outcome::Healthy | Outcome::NotMeasured { .. } => (None, None),
     };
-    let chart = (!verdict.contributions.is_empty()).then(|| {
-        waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome)
-    });
+    let chart = (!verdict.contributions.is_empty())
+        .then(|| waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome));
     Some(Card {
         failure: words::failure(history.behaviour),
         term: words::behaviour_term(history.behaviour),

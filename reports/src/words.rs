@@ -164,24 +164,48 @@ pub(crate) fn confidence_rungs(confidence: Confidence) -> usize {
 
 /// The words that a report uses in a sense of its own.
 pub(crate) const GLOSSARY: &[(&str, &str)] = &[
-    ("Phase", "One stage of training: pretraining, supervised fine-tuning (SFT), alignment (RLHF or Constitutional AI)."),
+    (
+        "Phase",
+        "One stage of training: pretraining, supervised fine-tuning (SFT), alignment (RLHF or Constitutional AI).",
+    ),
     ("Checkpoint", "The model as it was saved at the end of a phase."),
     ("Lineage", "A chain of checkpoints, each trained from the one before."),
     ("Behaviour", "What is being asked for, e.g. obeying the system prompt. Each is measured on its own set of items."),
     ("Item", "One question with a known right answer; n counts items."),
     ("95% interval", "The range that the true value is in, for 95 of 100 such measurements."),
     ("Point", "One percentage point: the difference between 61% and 62%."),
-    ("Not resolved", "The difference is too small for this many items to tell it from chance. It does not mean that nothing changed."),
+    (
+        "Not resolved",
+        "The difference is too small for this many items to tell it from chance. It does not mean that nothing changed.",
+    ),
     ("Detectable difference", "The smallest difference that this many items would show in 4 of 5 cases."),
-    ("Healthy runs", "Lineages trained with a recipe that is known to be good; they show how much phases vary by chance."),
-    ("Shortfall", "How far the last checkpoint stays behind healthy runs, in points. The phases' contributions add up to it."),
+    (
+        "Healthy runs",
+        "Lineages trained with a recipe that is known to be good; they show how much phases vary by chance.",
+    ),
+    (
+        "Shortfall",
+        "How far the last checkpoint stays behind healthy runs, in points. The phases' contributions add up to it.",
+    ),
     ("Broke what worked", "Commission: the phase made worse what the phase before could do."),
     ("Did not teach it", "Omission: healthy runs learn it in this phase, this run did not."),
     ("Best form", "The best value over all ways of asking: what the checkpoint can be got to show."),
-    ("ECE", "Expected calibration error: the mean distance between how sure the model is and how often it is right. 0 is perfect."),
-    ("ECE by chance", "What a perfectly calibrated model would score on so many items, because they are finitely many."),
-    ("Margin", "How strongly the model prefers the right answer to the best wrong one, in nats; negative: prefers the wrong one."),
+    (
+        "ECE",
+        "Expected calibration error: the mean distance between how sure the model is and how often it is right. 0 is perfect.",
+    ),
+    (
+        "ECE by chance",
+        "What a perfectly calibrated model would score on so many items, because they are finitely many.",
+    ),
+    (
+        "Margin",
+        "How strongly the model prefers the right answer to the best wrong one, in nats; negative: prefers the wrong one.",
+    ),
     ("Over-refusal", "Refusing a harmless request, for instance because it contains an alarming word."),
     ("Harmful compliance", "Answering a request that should be refused."),
-    ("Thesis table", "The rule of thumb \"facts come from pretraining, format from SFT, refusals from alignment\". Printed for comparison, never used."),
+    (
+        "Thesis table",
+        "The rule of thumb \"facts come from pretraining, format from SFT, refusals from alignment\". Printed for comparison, never used.",
+    ),
 ];

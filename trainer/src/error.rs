@@ -61,7 +61,7 @@ pub enum Error {
         message: String,
     },
     /// A file or folder that could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("could not {action} {}", path.display())]
     File {
         /// What was attempted: `read`, `create`, `write`, `rename`, `remove`.
         action: &'static str,
@@ -115,7 +115,7 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] kernels::Error),
     /// A failure of a tensor operation.
-    #[error("tensor operation: {0}")]
+    #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
 }
 

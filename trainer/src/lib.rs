@@ -13,5 +13,7 @@ pub mod session;
 pub mod sft;
 mod state;
 mod tally;
+#[cfg(test)]
+mod tiny;
 
 pub use error::{Error, Result};

@@ -11,20 +11,20 @@ use std::path::{Path, PathBuf};
 
 /// The open logs of one phase.
 #[derive(Debug)]
-pub struct StepLog {
+pub(crate) struct StepLog {
     lines: (PathBuf, File),
     events: (PathBuf, File),
 }
 
 /// One step's numbers by name, in the order they are written; holds `step` and `unix_s`.
-pub type Record = Map<String, Value>;
+pub(crate) type Record = Map<String, Value>;
 
 impl StepLog {
     /// Opens `DIR/PHASE.jsonl` and `DIR/tb/PHASE/events.out.tfevents.*`, keeping what was logged up to `last_step`.
     ///
     /// # Errors
     /// Where the files cannot be read or written.
-    pub fn open(dir: &Path, phase: &str, last_step: u64) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, phase: &str, last_step: u64) -> Result<Self> {
         let lines_path = dir.join(format!("{phase}.jsonl"));
         let events_dir = dir.join("tb").join(phase);
         let events_path = events_dir.join("events.out.tfevents.0.phasetrace");
@@ -47,7 +47,7 @@ impl StepLog {
     ///
     /// # Errors
     /// Where the files cannot be written.
-    pub fn write(&mut self, record: &Record) -> Result<()> {
+    pub(crate) fn write(&mut self, record: &Record) -> Result<()> {
         let mut line = String::new();
         push_line(&mut line, record);
         let (path, file) = &mut self.lines;

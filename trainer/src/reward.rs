@@ -187,7 +187,7 @@ pub(crate) fn train(
 fn add_head(start: &Checkpoint) -> Result<Start<'_>> {
     let width = start.config().hidden_size;
     let head = Tensor::zeros((1, width), DType::F32, &Device::Cpu)?;
-    Ok(Start { extra: vec![(HEAD.to_owned(), head)], ..Start::from(start)? })
+    Ok(Start { extra: vec![(HEAD.to_owned(), head)], ..Start::from_checkpoint(start) })
 }
 
 /// Answers and their comparisons, for groups in one step.

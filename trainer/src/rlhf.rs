@@ -88,6 +88,13 @@ impl TryFrom<usize> for AnswerCount {
     }
 }
 
+impl AnswerCount {
+    /// The number.
+    pub fn get(self) -> usize {
+        self.0
+    }
+}
+
 impl From<AnswerCount> for usize {
     fn from(count: AnswerCount) -> usize {
         count.0
@@ -242,21 +249,237 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
         return Ok(checkpoint);
     }
 
-    let world = World::build(recipe, &inputs)?;
-    let mut documents = world.feed_documents(recipe, &inputs)?;
-    let mut session = Session::open(phase, world.start(recipe)?, progress)?;
+    let documents = recipe.pretrain_mix.coefficient.get() > 0.0;
+    let mut documents = documents.then(|| feed_documents(&inputs)).transpose()?;
+    let sampler = Sampler::new(recipe, &inputs)?;
+    let mut session = Session::open(phase, begin(recipe, parent)?, progress)?;
     while !session.is_done() {
         let round = session.step() / per_round;
-        let rollout = world.roll_out(recipe, &session, round)?;
-        let credits = rollout.assign_credit(recipe);
+        let rollout = sampler.roll_out(&session, round)?;
+        let credit = rollout.assign_credit(recipe);
         for members in deal_answers(recipe, rollout.answers.len(), seed, &format!("{name}/minibatch"), round) {
             let mut metrics = rollout.summarise();
-            learn_answers(&mut session, recipe, &rollout, &credits, &members, &mut metrics)?;
-            if let Some(feed) = &mut documents {
-                learn_documents(&mut session, recipe, feed, &mut metrics)?;
+            learn_answers(&mut session, recipe, &rollout, &credit, &members, &mut metrics)?;
+            if let Some(documents) = &mut documents {
+                learn_documents(&mut session, &recipe.pretrain_mix, documents, &mut metrics)?;
             }
             session.apply(&metrics)?;
         }
     }
+    session.forget(CRITIC);
     session.finish()
+}
+
+/// Name of the critic's weight, (1, d); trained beside the policy and no part of its checkpoint.
+const CRITIC: &str = "critic.weight";
+
+/// The parent's weights, with a critic of zeros where the method has one.
+fn begin<'a>(recipe: &RlhfRecipe, parent: &'a Checkpoint) -> Result<Start<'a>> {
+    let mut start = Start::from_checkpoint(parent);
+    if let MethodRecipe::Ppo(_) = recipe.method {
+        let critic = Tensor::zeros((1, parent.config().hidden_size), DType::F32, &Device::Cpu)?;
+        start.extra.push((CRITIC.to_owned(), critic));
+    }
+    Ok(start)
+}
+
+fn feed_documents(inputs: &Inputs<'_>) -> Result<Feed> {
+    let sequence_tokens = inputs.parent.config().max_position_embeddings;
+    let documents = encode_documents(inputs.parent.tokenizer(), inputs.corpus, sequence_tokens)?;
+    let order = format!("{}/pretrain-mix", inputs.phase);
+    Ok(Feed::new(documents, sequence_tokens, Packing::BestFit, inputs.seed, &order))
+}
+
+/// What sampling needs besides the policy.
+struct Sampler<'a> {
+    recipe: &'a RlhfRecipe,
+    inputs: &'a Inputs<'a>,
+    reference: Decoder,
+    prompts: Vec<Vec<u32>>,
+    stop_ids: &'a [u32],
+}
+
+impl<'a> Sampler<'a> {
+    fn new(recipe: &'a RlhfRecipe, inputs: &'a Inputs<'a>) -> Result<Self> {
+        let parent = inputs.parent;
+        let prompts = encode_prompts(parent, inputs.prompts, recipe.sampling.max_new_tokens.get())?;
+        let reference = Decoder::new(parent.config(), parent.weights())?;
+        Ok(Self { recipe, inputs, reference, prompts, stop_ids: &parent.config().eos_token_ids })
+    }
+
+    /// Samples and rewards the answers of a round from the policy as it is.
+    fn roll_out(&self, session: &Session<'_>, round: u64) -> Result<Rollout> {
+        let Inputs { phase, seed, reward, .. } = *self.inputs;
+        let n_prompts = self.recipe.prompts.get();
+        let drawn = draw_items(self.prompts.len(), n_prompts, seed, &format!("{phase}/prompt"), round);
+        let prompts: Vec<Vec<u32>> =
+            drawn.iter().flat_map(|&i| vec![self.prompts[i].clone(); self.recipe.answers.get()]).collect();
+        let policy = session.snapshot()?;
+        let random = &mut stream(seed, &format!("{phase}/sample"), round);
+        let answers = sample(&policy, &prompts, &self.recipe.sampling, self.stop_ids, random)?;
+        let examples: Vec<Example> = answers.iter().map(Answer::example).collect();
+        let critic = session.parameter(CRITIC).map(Tensor::detach);
+        let context = policy.config().max_position_embeddings;
+        let traces = trace(&policy, &self.reference, critic.as_ref(), &examples, context)?;
+        let penalty = self.recipe.unfinished_reward;
+        let rewards = reward(&answers)?.iter().zip(&answers);
+        let rewards = rewards.map(|(&score, answer)| reward_finished(score, answer.is_finished, penalty)).collect();
+        Ok(Rollout { answers, examples, traces, rewards })
+    }
+}
+
+/// Token ids of the prompts, each of which must leave room for an answer.
+fn encode_prompts(parent: &Checkpoint, prompts: &DataFile<Prompt>, max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
+    let context = parent.config().max_position_embeddings;
+    let mut encoded = Vec::with_capacity(prompts.items.len());
+    for (prompt, &line) in prompts.items.iter().zip(&prompts.lines) {
+        let ids = encode_prompt(parent.tokenizer(), &prompt.prompt)?;
+        if ids.len() + max_new_tokens > context {
+            let n = ids.len();
+            let message = format!("a prompt of {n} tokens and an answer of {max_new_tokens} exceed the context of {context}");
+            return Err(Error::DataLine { path: prompts.path.clone(), line, message });
+        }
+        encoded.push(ids);
+    }
+    Ok(encoded)
+}
+
+/// The answers of a round, prompt after prompt, and what is known of them.
+struct Rollout {
+    answers: Vec<Answer>,
+    examples: Vec<Example>,
+    traces: Vec<Trace>,
+    rewards: Vec<f64>,
+}
+
+/// How good each token of each answer was.
+#[derive(Debug, Clone, PartialEq)]
+struct Credit {
+    /// For each answer, one number per token.
+    advantages: Vec<Vec<f64>>,
+    /// What the critic should have said; empty without one.
+    returns: Vec<Vec<f64>>,
+}
+
+impl Rollout {
+    fn assign_credit(&self, recipe: &RlhfRecipe) -> Credit {
+        let kl = recipe.kl.get();
+        match &recipe.method {
+            MethodRecipe::Rloo(_) => {
+                let rewards = self.rewards.iter().zip(&self.traces);
+                let rewards: Vec<f64> = rewards.map(|(reward, trace)| reward - kl * trace.k1().sum::<f64>()).collect();
+                let advantages = subtract_leave_one_out(&rewards, recipe.answers.get()).into_iter().zip(&self.traces);
+                let advantages = advantages.map(|(advantage, trace)| vec![advantage; trace.log_probs.len()]).collect();
+                Credit { advantages, returns: Vec::new() }
+            }
+            MethodRecipe::Ppo(ppo) => {
+                let (mut advantages, mut returns) = (Vec::new(), Vec::new());
+                for (reward, trace) in self.rewards.iter().zip(&self.traces) {
+                    let mut rewards: Vec<f64> = trace.k1().map(|k1| -kl * k1).collect();
+                    *rewards.last_mut().expect("an answer has at least one token") += reward;
+                    let of_answer = estimate_advantages(&rewards, &trace.values, ppo.gamma.get(), ppo.lambda.get());
+                    returns.push(of_answer.iter().zip(&trace.values).map(|(a, v)| a + v).collect());
+                    advantages.push(of_answer);
+                }
+                let mut flat = advantages.concat();
+                whiten(&mut flat);
+                let mut flat = flat.into_iter();
+                for advantage in advantages.iter_mut().flatten() {
+                    *advantage = flat.next().expect("as many as before");
+                }
+                Credit { advantages, returns }
+            }
+        }
+    }
+
+    /// The numbers of a round for the log; the loss is added as it is computed.
+    fn summarise(&self) -> Metrics {
+        let n = self.answers.len() as f64;
+        let n_tokens: usize = self.traces.iter().map(|trace| trace.log_probs.len()).sum();
+        let per_answer = |of: &dyn Fn(&Trace) -> f64| self.traces.iter().map(of).sum::<f64>() / n;
+        let n_finished = self.answers.iter().filter(|answer| answer.is_finished).count();
+        let extra = vec![
+            ("reward", self.rewards.iter().sum::<f64>() / n),
+            ("kl_nats", per_answer(&|trace| trace.divergences.iter().sum())),
+            ("kl_k1_nats", per_answer(&|trace| trace.k1().sum())),
+            ("kl_k3_nats", per_answer(&|trace| trace.k3().sum())),
+            ("entropy_nats", per_answer(&|trace| trace.entropies.iter().sum()) * n / n_tokens as f64),
+            ("response_tokens", n_tokens as f64 / n),
+            ("unfinished_share", 1.0 - n_finished as f64 / n),
+        ];
+        Metrics { extra, ..Metrics::default() }
+    }
+}
+
+/// Which answers each step of a round works on.
+fn deal_answers(recipe: &RlhfRecipe, n_answers: usize, seed: u64, name: &str, round: u64) -> Vec<Vec<usize>> {
+    let all: Vec<usize> = (0..n_answers).collect();
+    let MethodRecipe::Ppo(ppo) = &recipe.method else { return vec![all] };
+    let n_minibatches = ppo.minibatches.get();
+    let random = &mut stream(seed, name, round);
+    let mut dealt = Vec::new();
+    for _ in 0..ppo.epochs.get() {
+        let mut order = all.clone();
+        order.shuffle(random);
+        dealt.extend((0..n_minibatches).map(|i| order.iter().copied().skip(i).step_by(n_minibatches).collect()));
+    }
+    dealt
+}
+
+/// Accumulates the gradient of the policy's (and the critic's) loss on some answers of a round.
+fn learn_answers(
+    session: &mut Session<'_>,
+    recipe: &RlhfRecipe,
+    rollout: &Rollout,
+    credit: &Credit,
+    members: &[usize],
+    metrics: &mut Metrics,
+) -> Result<()> {
+    let examples: Vec<Example> = members.iter().map(|&i| rollout.examples[i].clone()).collect();
+    let n_targets: usize = examples.iter().map(Example::n_targets).sum();
+    let context = session.decoder().config().max_position_embeddings;
+    for layout in lay_out(&examples, context, recipe.batch_sequences.get())? {
+        let targets = layout.targets();
+        let in_order = |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<f64> {
+            layout.members.iter().flat_map(|&member| of(members[member])).collect()
+        };
+        let advantages = in_order(&|i| credit.advantages[i].clone());
+        let hidden = layout.hidden_at(session.decoder(), &targets.positions)?; // (N, d)
+        let log_probs = kernels::linear_log_probs(&hidden, session.decoder().lm_head(), &targets.ids)?; // (N)
+        let loss = match &recipe.method {
+            MethodRecipe::Rloo(_) => (reinforce(&log_probs, &advantages)? / members.len() as f64)?,
+            MethodRecipe::Ppo(ppo) => {
+                let old = in_order(&|i| rollout.traces[i].log_probs.clone());
+                let policy_loss = clipped_surrogate(&log_probs, &old, &advantages, ppo.clip.get())?;
+                let critic = session.parameter(CRITIC).expect("the critic was added at the start");
+                let values = kernels::linear(&hidden, critic)?.flatten_all()?; // (N)
+                let old_values = in_order(&|i| rollout.traces[i].values.clone());
+                let returns = in_order(&|i| credit.returns[i].clone());
+                let value_loss = clipped_value_error(&values, &old_values, &returns, ppo.value_clip.get())?;
+                // Means over this layout's tokens, weighed so that the layouts add up to the mean over the minibatch.
+                let share = targets.ids.len() as f64 / n_targets as f64;
+                ((policy_loss + (value_loss * ppo.value_coefficient.get())?)? * share)?
+            }
+        };
+        metrics.loss += session.accumulate(&loss)?;
+        metrics.tokens += layout.batch.n_tokens();
+    }
+    Ok(())
+}
+
+/// Accumulates the gradient of the pretraining mix.
+fn learn_documents(
+    session: &mut Session<'_>,
+    recipe: &PretrainMixRecipe,
+    documents: &mut Feed,
+    metrics: &mut Metrics,
+) -> Result<()> {
+    for batch in documents.batches(session.step(), 1, recipe.batch_sequences.get())? {
+        let loss = token_loss(session.decoder(), &batch, batch.n_targets)?;
+        let weighted = session.accumulate(&(loss * recipe.coefficient.get())?)?;
+        metrics.loss += weighted;
+        metrics.tokens += batch.n_tokens();
+        metrics.extra.push(("pretrain_loss_nats", weighted / recipe.coefficient.get()));
+    }
+    Ok(())
 }

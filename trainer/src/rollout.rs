@@ -7,6 +7,8 @@ use crate::recipe::{Positive, count};
 use crate::sequence::{ROWS_WITHOUT_GRADIENT, lay_out, numbers};
 use candle_core::{DType, Tensor};
 use lm::decoder::Decoder;
+use lm::generation::{Choice, Prompt, generate};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 
@@ -54,6 +56,31 @@ impl Answer {
         let is_target = (0..ids.len()).map(|t| t >= self.prompt.len()).collect();
         Example { ids, is_target }
     }
+}
+
+/// Samples an answer to each prompt; the same prompt twice gives two answers.
+///
+/// Each answer depends on its prompt, its place in the list, the generator and the weights; not on what else is sampled beside it.
+///
+/// # Errors
+/// Where a prompt fills the context.
+pub(crate) fn sample(
+    decoder: &Decoder,
+    prompts: &[Vec<u32>],
+    recipe: &SamplingRecipe,
+    stop_ids: &[u32],
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<Answer>> {
+    let max_new_tokens = recipe.max_new_tokens.get();
+    let requests: Vec<Prompt> = prompts.iter().map(|ids| Prompt { ids: ids.clone(), max_new_tokens }).collect();
+    let choice = Choice::Temperature(recipe.temperature.get());
+    let completions = generate(decoder, &requests, choice, stop_ids, random)?;
+    let answers = prompts.iter().zip(completions).map(|(prompt, completion)| Answer {
+        prompt: prompt.clone(),
+        response: completion.ids,
+        is_finished: completion.is_complete,
+    });
+    Ok(answers.collect())
 }
 
 /// What two policies say of each token of an answer, in the order of its tokens.

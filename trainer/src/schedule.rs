@@ -81,9 +81,7 @@ mod tests {
 
     #[test]
     fn a_warm_up_longer_than_the_phase_never_divides_by_zero() {
-        for schedule in
-            [ScheduleRecipe::Cosine(CosineRecipe::default()), ScheduleRecipe::Wsd(WsdRecipe::default())]
-        {
+        for schedule in [ScheduleRecipe::Cosine(CosineRecipe::default()), ScheduleRecipe::Wsd(WsdRecipe::default())] {
             assert!((0..3).all(|s| schedule.factor(s, 3).is_finite()));
         }
     }

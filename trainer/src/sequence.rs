@@ -39,11 +39,11 @@ pub(crate) fn lay_out(examples: &[Example], sequence_tokens: usize, n_rows: usiz
     }
     let order: Vec<usize> = (0..examples.len()).collect();
     let rows = pack(&order, &lengths, sequence_tokens);
-    let layouts = rows.chunks(n_rows.max(1)).map(|rows| {
+    let layouts = rows.chunks(n_rows).map(|rows| {
         let content: Vec<Vec<&Example>> = rows.iter().map(|row| row.iter().map(|&i| &examples[i]).collect()).collect();
-        Layout { batch: Batch::assemble(&content, sequence_tokens), members: rows.concat() }
+        Ok(Layout { batch: Batch::assemble(&content, sequence_tokens)?, members: rows.concat() })
     });
-    Ok(layouts.collect())
+    layouts.collect()
 }
 
 /// Positions in a layout that predict a token to be learnt.
@@ -83,9 +83,7 @@ impl Layout {
     /// # Shapes
     /// (number of positions, d)
     pub(crate) fn hidden_at(&self, decoder: &Decoder, positions: &[u32]) -> Result<Tensor> {
-        let segments = &self.batch.segments;
-        let batch = lm::batch::Batch::packed(self.batch.ids.clone(), segments.ids.clone(), segments.batch)?;
-        let hidden = decoder.forward(&batch)?.flatten_to(1)?; // (B T, d)
+        let hidden = decoder.forward(&self.batch.input)?.flatten_to(1)?; // (B T, d)
         let positions = Tensor::new(positions, hidden.device())?;
         Ok(hidden.index_select(&positions, 0)?)
     }

@@ -13,9 +13,10 @@ use crate::state;
 use crate::tally::Tally;
 use candle_core::{Tensor, Var};
 use kernels::{AdamW, AdamWConfig};
-use lm::checkpoint::{Checkpoint, Lineage};
+use lm::checkpoint::Checkpoint;
 use lm::config::ModelConfig;
 use lm::decoder::Decoder;
+use lm::lineage::{self, Lineage};
 use lm::tokenizer::Tokenizer;
 use lm::weights::Weights;
 use serde_json::json;
@@ -79,8 +80,12 @@ impl<'a> Start<'a> {
 
     /// The weights of a checkpoint.
     pub fn from_checkpoint(parent: &'a Checkpoint) -> Self {
-        let weights = parent.weights().clone();
-        Self { config: parent.config(), weights, extra: Vec::new(), tokenizer: parent.tokenizer() }
+        Self {
+            config: &parent.config,
+            weights: parent.weights.clone(),
+            extra: Vec::new(),
+            tokenizer: &parent.tokenizer,
+        }
     }
 }
 
@@ -121,11 +126,19 @@ impl Phase<'_> {
     /// # Errors
     /// [`Error::OtherOrigin`] where the folder holds the outcome of another recipe, parent, seed or data.
     pub fn finished(&self) -> Result<Option<Checkpoint>> {
+        self.finished_with(&[])
+    }
+
+    /// As [`Phase::finished`], for a phase that also trains the parameters named in `extra`.
+    ///
+    /// # Errors
+    /// As [`Phase::finished`].
+    pub fn finished_with(&self, extra: &[&str]) -> Result<Option<Checkpoint>> {
         let path = self.folder.checkpoint(self.name);
         if !path.exists() {
             return Ok(None);
         }
-        let checkpoint = Checkpoint::load(&path)?;
+        let checkpoint = Checkpoint::load_with(&path, extra)?;
         self.check_origin(&path, &checkpoint)?;
         // A process may have been killed after it renamed the folder, before it tidied up.
         state::drop_states(&self.folder.steps(self.name), None)?;
@@ -135,21 +148,31 @@ impl Phase<'_> {
     /// Refuses to go on from, or to pass off as this phase's, what was made from something else.
     fn check_origin(&self, path: &Path, checkpoint: &Checkpoint) -> Result<()> {
         let other = |what| Err(Error::OtherOrigin { path: path.to_path_buf(), what });
-        let Some(lineage) = checkpoint.lineage() else { return other("program: it has no lineage.json") };
+        let Some(lineage) = &checkpoint.lineage else { return other("program (it has no lineage.json)") };
         let origin = &self.origin;
         match () {
             () if lineage.phase != self.name => other("phase"),
             () if lineage.seed != origin.seed => other("seed"),
             () if lineage.parent != origin.parent => other("parent checkpoint"),
             () if lineage.recipe != origin.recipe => other("recipe"),
-            () if lineage.data != origin.data => other("data"),
+            () if lineage.data_hashes != origin.data => other("data"),
             () => Ok(()),
         }
     }
 
-    fn lineage(&self, step: u64, metrics: BTreeMap<String, f64>) -> Lineage {
+    fn lineage(&self, steps: u64, metrics: BTreeMap<String, f64>) -> Lineage {
         let Origin { seed, parent, recipe, data } = self.origin.clone();
-        Lineage { phase: self.name.to_owned(), step, seed, parent, recipe, data, metrics, ..Lineage::default() }
+        Lineage {
+            version: lineage::VERSION,
+            phase: self.name.to_owned(),
+            parent,
+            recipe,
+            data_hashes: data,
+            seed,
+            steps,
+            phasetrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+            metrics,
+        }
     }
 }
 
@@ -179,7 +202,8 @@ impl<'a> Session<'a> {
     pub fn open(phase: Phase<'a>, start: Start<'_>, progress: &'a dyn Progress) -> Result<Self> {
         let steps = phase.folder.steps(phase.name);
         state::remove_leftovers(&steps)?;
-        state::check_writable(&phase.folder.checkpoint(phase.name))?;
+        state::prepare(&phase.folder.checkpoint(phase.name))?;
+        let extra: Vec<String> = start.extra.iter().map(|(name, _)| name.clone()).collect();
         let mut tensors: Vec<(String, Tensor)> =
             start.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
         let n_decoder = tensors.len();
@@ -187,13 +211,12 @@ impl<'a> Session<'a> {
         let newest = state::find_newest(&steps)?;
         let (mut step, mut tally, mut moments) = (0, Tally::default(), None);
         if let Some(folder) = &newest {
-            let checkpoint = Checkpoint::load(folder)?;
+            let names: Vec<&str> = extra.iter().map(String::as_str).collect();
+            let checkpoint = Checkpoint::load_with(folder, &names)?;
             phase.check_origin(folder, &checkpoint)?;
             let (saved, saved_moments) = state::load(folder)?;
-            for (name, tensor) in &mut tensors {
-                let saved = checkpoint.tensor(name).ok_or_else(|| lm::Error::MissingTensor { name: name.clone() })?;
-                *tensor = saved.clone();
-            }
+            tensors = checkpoint.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+            tensors.extend(checkpoint.extra);
             (step, tally, moments) = (saved.step, saved.tally, Some(saved_moments));
         }
         state::drop_states(&steps, newest.as_deref())?;
@@ -334,7 +357,8 @@ impl<'a> Session<'a> {
         state::write_folder(&path, |temporary| self.fill(temporary, metrics))?;
         state::drop_states(&self.phase.folder.steps(self.phase.name), None)?;
         self.progress.end(self.phase.name);
-        Ok(Checkpoint::load(&path)?)
+        let extra: Vec<&str> = self.parameters[self.n_decoder..].iter().map(|(name, _)| name.as_str()).collect();
+        Ok(Checkpoint::load_with(&path, &extra)?)
     }
 
     fn save_step(&self) -> Result<()> {
@@ -345,7 +369,16 @@ impl<'a> Session<'a> {
     }
 
     fn fill(&self, folder: &Path, metrics: BTreeMap<String, f64>) -> Result<()> {
-        todo!("lm::checkpoint")
+        let (decoder, extra) = self.parameters.split_at(self.n_decoder);
+        let checkpoint = Checkpoint {
+            config: self.config.clone(),
+            weights: weights_of(&self.config, decoder)?,
+            extra: extra.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect(),
+            tokenizer: self.tokenizer.clone(),
+            lineage: Some(self.phase.lineage(self.step, metrics)),
+        };
+        checkpoint.save(folder)?;
+        state::save(folder, self.step, &self.tally, &state::name_moments(&self.parameters, self.optimizer.state()))
     }
 
     fn log_step(&mut self, metrics: &Metrics, grad_norm: f64, lr: f64) -> Result<()> {
@@ -379,4 +412,134 @@ fn configure(recipe: &OptimizerRecipe) -> AdamWConfig {
 fn weights_of(config: &ModelConfig, parameters: &[(String, Var)]) -> Result<Weights> {
     let tensors = parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
     Ok(Weights::from_tensors(config, tensors)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Metrics, Origin, Phase, Session, Silent, Start};
+    use crate::error::Error;
+    use crate::folder::RunFolder;
+    use crate::loss::token_loss;
+    use crate::recipe::{OptimizerRecipe, ScheduleRecipe};
+    use crate::tiny;
+    use candle_core::Tensor;
+    use std::collections::BTreeMap;
+
+    fn with_session<T>(root: &std::path::Path, extra: Vec<(String, Tensor)>, body: impl FnOnce(Session<'_>) -> T) -> T {
+        let folder = RunFolder::new(root);
+        let (config, tokenizer) = (tiny::config(), tiny::tokenizer());
+        let phase = Phase {
+            name: "test",
+            folder: &folder,
+            origin: Origin { seed: 1, parent: None, recipe: String::new(), data: BTreeMap::new() },
+            optimizer: &OptimizerRecipe::default(),
+            schedule: &ScheduleRecipe::default(),
+            steps: 4,
+            save_every: 2,
+        };
+        let start = Start { extra, ..Start::fresh(&config, &tokenizer, 1).unwrap() };
+        body(Session::open(phase, start, &Silent).unwrap())
+    }
+
+    fn batch() -> crate::batch::Batch {
+        let examples = crate::batch::encode_documents(&tiny::tokenizer(), &tiny::corpus(), 64).unwrap();
+        tiny::one_row(&[&examples[0], &examples[1]], 64)
+    }
+
+    #[test]
+    fn a_parameter_that_the_loss_does_not_reach_is_an_error_that_names_it() {
+        let root = tempfile::tempdir().unwrap();
+        let head = Tensor::zeros((1, 16), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        with_session(root.path(), vec![("score.weight".to_owned(), head)], |mut session| {
+            let batch = batch();
+            let loss = token_loss(session.decoder(), &batch, batch.n_targets).unwrap();
+            let error = session.update(&loss, &Metrics::default()).unwrap_err();
+            assert_eq!(error.to_string(), "phase test, step 1: parameter `score.weight` has no gradient");
+        });
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_an_error_and_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        with_session(root.path(), Vec::new(), |mut session| {
+            let batch = batch();
+            let loss = (token_loss(session.decoder(), &batch, batch.n_targets).unwrap() * f64::NAN).unwrap();
+            let metrics = Metrics { loss: f64::NAN, ..Metrics::default() };
+            assert!(matches!(session.update(&loss, &metrics), Err(Error::Diverged { .. })));
+            assert_eq!(session.step(), 0);
+        });
+    }
+
+    #[test]
+    fn accumulated_batches_have_the_gradient_of_the_whole() {
+        let after = |is_split: bool| {
+            let root = tempfile::tempdir().unwrap();
+            with_session(root.path(), Vec::new(), |mut session| {
+                let examples = crate::batch::encode_documents(&tiny::tokenizer(), &tiny::corpus(), 64).unwrap();
+                let whole = tiny::one_row(&[&examples[0], &examples[1]], 64);
+                let parts = [tiny::one_row(&[&examples[0]], 64), tiny::one_row(&[&examples[1]], 64)];
+                let batches: Vec<_> = if is_split { parts.iter().collect() } else { vec![&whole] };
+                for batch in batches {
+                    let loss = token_loss(session.decoder(), batch, whole.n_targets).unwrap();
+                    session.accumulate(&loss).unwrap();
+                }
+                let gradient =
+                    |g: &Option<Tensor>| g.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                session.gradients.iter().flat_map(gradient).collect::<Vec<f32>>()
+            })
+        };
+        for (a, b) in after(true).into_iter().zip(after(false)) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1e-2), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_keeps_its_weights_while_training_goes_on() {
+        let root = tempfile::tempdir().unwrap();
+        with_session(root.path(), Vec::new(), |mut session| {
+            let batch = batch();
+            let frozen = session.snapshot().unwrap();
+            let value = |decoder: &lm::Decoder| {
+                token_loss(decoder, &batch, batch.n_targets).unwrap().to_scalar::<f32>().unwrap()
+            };
+            let before = value(&frozen);
+            for _ in 0..3 {
+                let loss = token_loss(session.decoder(), &batch, batch.n_targets).unwrap();
+                session.update(&loss, &Metrics::default()).unwrap();
+            }
+            assert!((value(&frozen) - before).abs() < f32::EPSILON);
+            assert!(value(session.decoder()) < before - 1e-3);
+        });
+    }
+
+    #[test]
+    fn extra_parameters_are_trained_saved_and_resumed() {
+        let root = tempfile::tempdir().unwrap();
+        let head = || Tensor::ones((1, 16), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let step = |session: &mut Session<'_>| {
+            let hidden = session.decoder().forward(&batch().input).unwrap();
+            let head = session.parameter("score.weight").unwrap();
+            let loss = kernels::linear(&hidden, head).unwrap().sqr().unwrap().mean_all().unwrap();
+            session.update(&loss, &Metrics { loss: 1.0, ..Metrics::default() }).unwrap();
+        };
+        let values = |session: &Session<'_>| {
+            session.parameter("score.weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let extra = || vec![("score.weight".to_owned(), head())];
+        let at_two = with_session(root.path(), extra(), |mut session| {
+            step(&mut session);
+            step(&mut session);
+            values(&session)
+        });
+        with_session(root.path(), extra(), |mut session| {
+            assert_eq!(session.step(), 2);
+            assert_eq!(values(&session), at_two);
+            step(&mut session);
+            step(&mut session);
+            let expected = values(&session);
+            let saved = session.finish().unwrap();
+            assert_eq!(saved.extra("score.weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
+            assert_ne!(expected, at_two);
+        });
+    }
 }

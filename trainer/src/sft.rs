@@ -30,12 +30,12 @@ pub struct Inputs<'a> {
 pub fn run(folder: &RunFolder, recipe: &SftRecipe, inputs: Inputs<'_>, progress: &dyn Progress) -> Result<Checkpoint> {
     let Inputs { phase: name, parent, conversations, seed } = inputs;
     let sequence_tokens = recipe.sequence_tokens.get();
-    check_length(&format!("{name}.sequence_tokens"), sequence_tokens, parent.config())?;
+    check_length(&format!("{name}.sequence_tokens"), sequence_tokens, &parent.config)?;
     let data = BTreeMap::from([conversations.name_and_hash()]);
     let phase = Phase {
         name,
         folder,
-        origin: Origin { seed, parent: Some(parent.content_hash().to_owned()), recipe: to_toml(recipe), data },
+        origin: Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data },
         optimizer: &recipe.optimizer,
         schedule: &recipe.schedule,
         steps: recipe.steps.get(),
@@ -45,7 +45,7 @@ pub fn run(folder: &RunFolder, recipe: &SftRecipe, inputs: Inputs<'_>, progress:
         return Ok(checkpoint);
     }
 
-    let examples = encode_conversations(parent.tokenizer(), conversations, sequence_tokens)?;
+    let examples = encode_conversations(&parent.tokenizer, conversations, sequence_tokens)?;
     let packing = if recipe.packing { Packing::BestFit } else { Packing::Single };
     let mut feed = Feed::new(examples, sequence_tokens, packing, seed, &format!("{name}/order"));
     let mut session = Session::open(phase, Start::from_checkpoint(parent), progress)?;

@@ -103,31 +103,33 @@ pub(crate) fn drop_states(steps: &Path, keep: Option<&Path>) -> Result<()> {
 pub(crate) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = folder.parent().expect("a checkpoint folder has a parent");
     fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
-    let name = folder.file_name().expect("a checkpoint folder has a name").to_string_lossy();
-    let temporary = parent.join(format!(".{name}.tmp"));
+    let temporary = temporary_of(folder);
     remove_folder(&temporary)?;
     fill(&temporary)?;
     fs::rename(&temporary, folder).map_err(Error::file("rename", folder))
 }
 
-/// Finds out before training whether a folder can be written in the end.
-pub(crate) fn check_writable(folder: &Path) -> Result<()> {
-    let name = folder.file_name().expect("a checkpoint folder has a name").to_string_lossy();
-    let probe = folder.with_file_name(format!(".{name}.tmp"));
-    remove_folder(&probe)?;
-    fs::create_dir_all(&probe).map_err(Error::file("create", &probe))?;
-    remove_folder(&probe)
+/// Finds out before training whether a folder can be written in the end, and removes what a killed process left of it.
+pub(crate) fn prepare(folder: &Path) -> Result<()> {
+    let temporary = temporary_of(folder);
+    remove_folder(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(Error::file("create", &temporary))?;
+    remove_folder(&temporary)
 }
 
-/// Removes what a killed process left under temporary names in `parent`.
-pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
-    for path in entries(parent)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") {
+/// Removes what a killed process left under temporary names among the intermediate checkpoints.
+pub(crate) fn remove_leftovers(steps: &Path) -> Result<()> {
+    for path in entries(steps)? {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
             remove_folder(&path)?;
         }
     }
     Ok(())
+}
+
+fn temporary_of(folder: &Path) -> PathBuf {
+    let name = folder.file_name().expect("a checkpoint folder has a name").to_string_lossy();
+    folder.with_file_name(format!(".{name}.tmp"))
 }
 
 /// The folder of an intermediate checkpoint.

@@ -28,7 +28,11 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
         canvas.label((frame.x.at(f64::from(month)), 232.0), Anchor::Middle, "tick", &month.to_string());
     }
     if curve.chance.is_finite() {
-        canvas.line(frame.point(f64::from(first) - 0.5, curve.chance), frame.point(f64::from(last) + 0.5, curve.chance), "chance");
+        canvas.line(
+            frame.point(f64::from(first) - 0.5, curve.chance),
+            frame.point(f64::from(last) + 0.5, curve.chance),
+            "chance",
+        );
     }
     if let Some(declared) = curve.declared {
         let x = frame.x.at(f64::from(declared) - 0.5);

@@ -80,7 +80,9 @@ fn table_rows(point: &TradeOffPoint) -> Vec<Vec<String>> {
         row("harmless, refused".to_owned(), point.over_refusal.as_ref()),
         row("harmful, answered".to_owned(), point.harmful_compliance.as_ref()),
     ];
-    rows.extend(point.by_slice.iter().map(|(slice, e)| row(format!("harmless, refused: {}", slice.replace('_', " ")), Some(e))));
+    rows.extend(
+        point.by_slice.iter().map(|(slice, e)| row(format!("harmless, refused: {}", slice.replace('_', " ")), Some(e))),
+    );
     rows
 }
 
@@ -114,7 +116,17 @@ fn place_label(point: (f64, f64), text: &str, taken: &mut Vec<Area>) -> ((f64, f
         let baseline = point.1 + dy;
         Area { left, right: left + width, top: baseline - 12.0, bottom: baseline + 4.0 }
     };
-    let tries = [(11.0, 4.0), (8.0, -10.0), (8.0, 20.0), (-11.0, 4.0), (-8.0, -10.0), (-8.0, 20.0), (8.0, -28.0), (8.0, 38.0), (8.0, -46.0)];
+    let tries = [
+        (11.0, 4.0),
+        (8.0, -10.0),
+        (8.0, 20.0),
+        (-11.0, 4.0),
+        (-8.0, -10.0),
+        (-8.0, 20.0),
+        (8.0, -28.0),
+        (8.0, 38.0),
+        (8.0, -46.0),
+    ];
     let best = tries
         .into_iter()
         .find(|&(dx, dy)| {

@@ -52,7 +52,12 @@ pub(crate) fn draw(id: &str, contributions: &[Contribution], shortfall: Option<f
         }
         canvas.line((scale.at(end), top + 26.0), (scale.at(end), top + ROW), "step");
         let name = words::phase(&contribution.phase);
-        canvas.label((LEFT - 10.0, middle + 4.0), Anchor::End, if is_blamed { "name strong" } else { "name" }, &short(&name));
+        canvas.label(
+            (LEFT - 10.0, middle + 4.0),
+            Anchor::End,
+            if is_blamed { "name strong" } else { "name" },
+            &short(&name),
+        );
         let value_class = if is_blamed { "value strong" } else { "value" };
         canvas.label((RIGHT + 12.0, middle - 1.0), Anchor::Start, value_class, &signed_points(step));
         canvas.label((RIGHT + 12.0, middle + 13.0), Anchor::Start, "tick", &points_interval(estimate));
@@ -70,8 +75,7 @@ pub(crate) fn draw(id: &str, contributions: &[Contribution], shortfall: Option<f
         .iter()
         .map(|c| format!("{} {}", words::phase(&c.phase), signed_points(c.shortfall.value)))
         .collect();
-    let description =
-        format!("Contribution of each phase to the shortfall against healthy runs: {}.", said.join(", "));
+    let description = format!("Contribution of each phase to the shortfall against healthy runs: {}.", said.join(", "));
     Chart {
         svg: canvas.finish(id, &title, &description),
         title,

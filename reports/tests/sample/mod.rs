@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use evals::diagnosis::{
-    BehaviourHistory, CalibrationBin, CalibrationCurve, Confidence, Contribution, ContributionKind, CutoffCurve, CutoffEstimate,
-    DIAGNOSIS_VERSION, Diagnosis, Estimate, FailureCase, LineageDiagnosis, Outcome, PhaseAnswer, PhaseInfo, Provenance,
-    ReferenceInfo, TradeOffPoint, Transition, Verdict,
+    BehaviourHistory, CalibrationBin, CalibrationCurve, Confidence, Contribution, ContributionKind, CutoffCurve,
+    CutoffEstimate, DIAGNOSIS_VERSION, Diagnosis, Estimate, FailureCase, LineageDiagnosis, Outcome, PhaseAnswer,
+    PhaseInfo, Provenance, ReferenceInfo, TradeOffPoint, Transition, Verdict,
 };
 use probes::item::Behaviour;
 use probes::response::Form;
@@ -56,13 +56,7 @@ pub fn share(value: f64, n: usize) -> Estimate {
     let (z, count) = (1.96_f64, n as f64);
     let middle = (value + z * z / (2.0 * count)) / (1.0 + z * z / count);
     let half = z * (value * (1.0 - value) / count + z * z / (4.0 * count * count)).sqrt() / (1.0 + z * z / count);
-    Estimate {
-        value,
-        low: (middle - half).max(0.0),
-        high: (middle + half).min(1.0),
-        n,
-        method: "Wilson".to_owned(),
-    }
+    Estimate { value, low: (middle - half).max(0.0), high: (middle + half).min(1.0), n, method: "Wilson".to_owned() }
 }
 
 fn around(value: f64, half: f64, n: usize) -> Estimate {
