@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lm::checkpoint::Lineage;
+use lm::lineage::Lineage;
 
 use crate::cli::LsArgs;
 use crate::exit;
