@@ -217,7 +217,7 @@ mod tests {
     fn a_wrong_file_names_the_place() {
         let text = reference().to_json();
         let parse = |text: &str| Reference::parse(text, Path::new("r.json")).unwrap_err().to_string();
-        assert!(parse(&text.replace("chat", "cat")).contains("line 13"), "{}", parse(&text.replace("chat", "cat")));
+        assert!(parse(&text.replace("chat", "cat")).contains("line 12"), "{}", parse(&text.replace("chat", "cat")));
         assert!(parse(&text.replace("0.9,", "1.9,")).contains("OverRefusal"));
         assert!(parse(&text.replace("    \"b\"", "\"b\", \"c\"")).contains("2 values for 3 runs"));
         let version = Reference::parse(&text.replacen("1", "7", 1), Path::new("r.json"));

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn overlapping_pairs_merge_from_the_left() {
-        assert_eq!(learn(&[("aaaaa", 1)], 100), ["a+a", "aa+aa", "aaaa+a"]);
+        assert_eq!(learn(&[("aaaaa", 1)], 100), ["a+a", "aa+a", "aa+aaa"]);
     }
 
     #[test]

@@ -178,7 +178,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("checkpoints"), "a file where a folder should be").unwrap();
         let error = train(root.path(), &tiny::pretrain_recipe(4), &Kill(1)).unwrap_err().to_string();
-        assert!(error.starts_with("could not create ") && error.contains("checkpoints"), "{error}");
+        assert!(error.starts_with("could not ") && error.contains("checkpoints"), "{error}");
     }
 
     #[test]
