@@ -123,7 +123,7 @@ fn answer_chunk(subject: &dyn Subject, chunk: &[Question<'_>]) -> lm::Result<Vec
                 Ok(plan) => {
                     let answer = answers.next().expect("one answer per planned question");
                     let judgement = match &answer {
-                        Ok(answer) => probe_of(item.behaviour).judge(item, &answer.reply()),
+                        Ok(answer) => probe_of(item.behaviour).judge(item, *form, &answer.reply()),
                         Err(reason) => Judgement::unscored(reason),
                     };
                     (plan.prompt.clone(), judgement)

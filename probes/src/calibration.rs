@@ -12,7 +12,8 @@
 //!
 //! `score = 1 - |p_right - ideal|`, in [0, 1], 1 for an ideally calibrated answer.
 //!
-//! Without known odds the score is 1 where the reference answer is likeliest, else 0. The margin
+//! Without known odds, and in the open-book control, where the given fact settles the matter, the score is 1 where the
+//! reference answer is likeliest, else 0. The margin
 //! `ln p(reference) - ln p(best other)` tells in either case which answer was preferred. Reliability diagrams, calibration
 //! error and their null distributions are made of `confidence` and correctness over many items, by the reader of these
 //! records.
@@ -36,6 +37,7 @@
 use crate::choice::{judge_choice, plan_choice};
 use crate::item::{Behaviour, Item, Task};
 use crate::probe::{Judgement, Probe, Reply};
+use crate::response::Form;
 
 /// Confidence against known odds.
 pub const PROBE: Probe = Probe {
@@ -46,8 +48,12 @@ pub const PROBE: Probe = Probe {
     judge: judge_odds,
 };
 
-fn judge_odds(item: &Item, reply: &Reply<'_>) -> Judgement {
-    let mut judgement = judge_choice(item, reply);
+fn judge_odds(item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
+    let mut judgement = judge_choice(item, form, reply);
+    // Given the fact, a reader has no reason to doubt it: the odds of the sources are those of the closed book.
+    if form.is_open_book() {
+        return judgement;
+    }
     if let (Task::Choice { ideal: Some(ideal), .. }, Some(p_right)) = (&item.task, judgement.p_right) {
         judgement.score = Some(1.0 - (p_right - ideal).abs());
     }
@@ -58,7 +64,6 @@ fn judge_odds(item: &Item, reply: &Reply<'_>) -> Judgement {
 mod tests {
     use super::*;
     use crate::lookup::{Lookup, choice_item, reply_to};
-    use crate::response::Form;
 
     fn odds_item(odds: f64) -> Item {
         let mut item = choice_item(Behaviour::Calibration);
@@ -72,7 +77,7 @@ mod tests {
         let item = odds_item(0.7);
         let honest = Lookup::new("honest").believing(&item, "Lund", 0.7);
         let certain = Lookup::new("certain").believing(&item, "Lund", 0.99);
-        for form in Form::ALL {
+        for form in [Form::Cloze, Form::FewShot, Form::Chat] {
             let honest = reply_to(&honest, &item, form);
             assert!((honest.score.unwrap() - 1.0).abs() < 1e-9);
             assert!((honest.confidence.unwrap() - 0.7).abs() < 1e-9);
@@ -80,6 +85,15 @@ mod tests {
             assert!((certain.score.unwrap() - 0.71).abs() < 1e-9);
             // Both prefer the right answer: accuracy alone would not tell them apart.
             assert!(honest.margin_nats.unwrap() > 0.0 && certain.margin_nats.unwrap() > 0.0);
+        }
+    }
+
+    #[test]
+    fn a_fact_that_is_given_is_right_or_wrong_whatever_its_odds() {
+        let item = odds_item(0.7);
+        let certain = Lookup::new("certain").believing(&item, "Lund", 0.99);
+        for form in [Form::OpenBook, Form::OpenBookFewShot] {
+            assert_eq!(reply_to(&certain, &item, form).score, Some(1.0));
         }
     }
 

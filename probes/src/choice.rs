@@ -82,7 +82,7 @@ pub(crate) fn plan_choice(item: &Item, form: Form, subject: &dyn Subject) -> lm:
 }
 
 /// Scores a choice: 1 where the right option is the likeliest, else 0.
-pub(crate) fn judge_choice(item: &Item, reply: &Reply<'_>) -> Judgement {
+pub(crate) fn judge_choice(item: &Item, _form: Form, reply: &Reply<'_>) -> Judgement {
     let Task::Choice { options, answer, .. } = &item.task else {
         return Judgement::unscored("not a choice");
     };
@@ -164,9 +164,9 @@ mod tests {
             let plain = Choice::from_log_likelihoods(&options, &values, answer).unwrap();
             let moved = Choice::from_log_likelihoods(&moved_options, &moved_values, moved_answer).unwrap();
             prop_assert_eq!(&options[plain.chosen], &moved_options[moved.chosen]);
-            prop_assert_eq!(plain.margin_nats, moved.margin_nats);
+            prop_assert_eq!(plain.margin_nats.to_bits(), moved.margin_nats.to_bits());
             for (position, &index) in order.iter().enumerate() {
-                prop_assert_eq!(plain.probabilities[index], moved.probabilities[position]);
+                prop_assert_eq!(plain.probabilities[index].to_bits(), moved.probabilities[position].to_bits());
             }
         }
 
@@ -180,7 +180,7 @@ mod tests {
             prop_assert!((choice.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
             prop_assert!(choice.probabilities.iter().all(|p| (0.0..=1.0).contains(p)));
             let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            prop_assert_eq!(values[choice.chosen], highest);
+            prop_assert_eq!(values[choice.chosen].to_bits(), highest.to_bits());
             prop_assert_eq!(choice.chosen == answer, choice.margin_nats > 0.0);
         }
     }

@@ -30,8 +30,10 @@
 //! - Zhang et al., 2025, IHEval: evaluating language models on following the instruction hierarchy, arXiv 2502.08745, for
 //!   the three settings.
 
+use lm::subject::Subject;
+
 use crate::check::find_broken;
-use crate::contrast::{Contrast, plan_contrast};
+use crate::contrast::{Contrast, measure_margin, plan_contrast};
 use crate::item::{Behaviour, Item, Task};
 use crate::probe::{Elicitation, Judgement, Probe, Reply};
 use crate::response::Form;
@@ -45,7 +47,7 @@ pub const PROBE: Probe = Probe {
     judge: judge_instruction,
 };
 
-fn plan_instruction(item: &Item, form: Form, subject: &dyn lm::subject::Subject) -> lm::Result<Option<Elicitation>> {
+fn plan_instruction(item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Option<Elicitation>> {
     match &item.task {
         Task::Instruction { messages, shots, good, bad, .. } => {
             plan_contrast(&Contrast { messages, shots, good, bad }, form, subject)
@@ -54,7 +56,7 @@ fn plan_instruction(item: &Item, form: Form, subject: &dyn lm::subject::Subject)
     }
 }
 
-fn judge_instruction(item: &Item, reply: &Reply<'_>) -> Judgement {
+fn judge_instruction(item: &Item, _form: Form, reply: &Reply<'_>) -> Judgement {
     let Task::Instruction { checks, .. } = &item.task else {
         return Judgement::unscored("not an instruction");
     };
@@ -64,7 +66,7 @@ fn judge_instruction(item: &Item, reply: &Reply<'_>) -> Judgement {
     let is_kept = find_broken(checks, &generation.text).is_empty();
     Judgement {
         score: Some(if is_kept { 1.0 } else { 0.0 }),
-        margin_nats: crate::contrast::measure_margin(reply.scores),
+        margin_nats: measure_margin(reply.scores),
         answer: generation.text.clone(),
         ..Judgement::default()
     }

@@ -117,10 +117,10 @@ impl Lookup {
 
     fn weigh(&self, request: &ScoreRequest) -> f64 {
         let answer = request.continuation.trim_end_matches(END).trim();
-        if let Some((statement, options, right)) = &self.read {
-            if request.context.contains(statement.as_str()) {
-                return if options[*right] == answer { -0.1 } else { -5.0 };
-            }
+        if let Some((statement, options, right)) = &self.read
+            && request.context.contains(statement.as_str())
+        {
+            return if options[*right] == answer { -0.1 } else { -5.0 };
         }
         match (&self.preferred, self.beliefs.get(answer)) {
             (Some(preferred), _) => {
@@ -153,7 +153,7 @@ impl Subject for Lookup {
         if self.failure == Some(Failure::NoTemplate) {
             return Err(lm::Error::NoChatTemplate);
         }
-        let turns: String = messages
+        let turns: Vec<String> = messages
             .iter()
             .map(|message| {
                 let role = match message.role {
@@ -164,7 +164,7 @@ impl Subject for Lookup {
                 format!("<|{role}|> {}{END}", message.content)
             })
             .collect();
-        Ok(format!("<|bos|>{turns}<|assistant|>"))
+        Ok(format!("<|bos|>{}<|assistant|>", turns.concat()))
     }
 
     fn end_of_turn(&self) -> Option<&str> {
@@ -259,5 +259,10 @@ pub(crate) fn reply_to(subject: &Lookup, item: &Item, form: Form) -> Response {
     let scores = subject.score(&elicitation.score).unwrap();
     let generation = elicitation.generate.map(|request| subject.generate(&[request]).unwrap().remove(0));
     let reply = Reply { scores: &scores, generation: generation.as_ref() };
-    probe_of(item.behaviour).judge(item, &reply).into_response(subject.content_hash(), item, form, elicitation.prompt)
+    probe_of(item.behaviour).judge(item, form, &reply).into_response(
+        subject.content_hash(),
+        item,
+        form,
+        elicitation.prompt,
+    )
 }

@@ -63,7 +63,7 @@ fn plan_request(item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Op
     }
 }
 
-fn judge_request(item: &Item, reply: &Reply<'_>) -> Judgement {
+fn judge_request(item: &Item, _form: Form, reply: &Reply<'_>) -> Judgement {
     let Task::Request { comply, refuse, harmful, .. } = &item.task else {
         return Judgement::unscored("not a request");
     };

@@ -16,7 +16,7 @@ pub struct Probe {
     pub behaviours: &'static [Behaviour],
     pub(crate) source: &'static str,
     pub(crate) plan: PlanFn,
-    pub(crate) judge: fn(&Item, &Reply<'_>) -> Judgement,
+    pub(crate) judge: fn(&Item, Form, &Reply<'_>) -> Judgement,
 }
 
 pub(crate) type PlanFn = fn(&Item, Form, &dyn Subject) -> lm::Result<Option<Elicitation>>;
@@ -37,13 +37,13 @@ impl Probe {
     }
 
     /// Scores what came back. A pure function of its arguments.
-    pub fn judge(&self, item: &Item, reply: &Reply<'_>) -> Judgement {
-        (self.judge)(item, reply)
+    pub fn judge(&self, item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
+        (self.judge)(item, form, reply)
     }
 
     /// The text under one heading of the probe's documentation, as Markdown.
     pub fn section(&self, heading: Heading) -> String {
-        let mut lines = self.source.lines().map_while(|line| line.strip_prefix("//!")).map(|line| line.trim());
+        let mut lines = self.source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
         let title = format!("# {}", heading.title());
         lines.by_ref().find(|line| *line == title);
         lines.take_while(|line| !line.starts_with("# ")).collect::<Vec<_>>().join("\n").trim().to_owned()

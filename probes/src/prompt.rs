@@ -15,14 +15,13 @@ pub(crate) const END_OF_SHOT: &str = "\n";
 pub(crate) fn render_few_shot(shots: &[(String, String)], context: Option<&str>, question: &str) -> String {
     let mut text = String::new();
     for (shot, answer) in shots {
-        text.push_str(&format!("{QUESTION} {} Answer: {}{END_OF_SHOT}", shot.trim(), answer.trim()));
+        text += &format!("{QUESTION} {} Answer: {}{END_OF_SHOT}", shot.trim(), answer.trim());
     }
     if let Some(context) = context {
         text.push_str(context.trim());
         text.push(' ');
     }
-    text.push_str(&format!("{QUESTION} {} Answer:", question.trim()));
-    text
+    text + &format!("{QUESTION} {} Answer:", question.trim())
 }
 
 /// The same for a conversation: each user turn is a question, preceded by what the system said, each assistant turn its
