@@ -109,12 +109,7 @@ pub fn reinforce(log_probs: &Tensor, advantages: &[f64]) -> Result<Tensor> {
 ///
 /// # Reference
 /// Schulman et al. 2017, arXiv 1707.06347, equation 7.
-pub fn clipped_surrogate(
-    log_probs: &Tensor,
-    old_log_probs: &[f64],
-    advantages: &[f64],
-    clip: f64,
-) -> Result<Tensor> {
+pub fn clipped_surrogate(log_probs: &Tensor, old_log_probs: &[f64], advantages: &[f64], clip: f64) -> Result<Tensor> {
     let ratio = (log_probs - constants(old_log_probs, log_probs)?)?.exp()?;
     let advantages = constants(advantages, log_probs)?;
     let free = (&ratio * &advantages)?;

@@ -104,7 +104,7 @@ pub fn ask_revision(mut criticised: Vec<Message>, critique: &str, principle: &Pr
 /// The question which of two answers to the prompt's last turn is better; the model answers ` A` or ` B`.
 pub fn ask_preference(prompt: &[Message], a: &str, b: &str, principle: &Principle) -> Vec<Message> {
     let question = prompt.last().map_or("", |message| message.content.as_str());
-    vec![say(Role::User, &format!("QUESTION: {question} A: {a} B: {b} {}", principle.preference))]
+    vec![say(Role::User, &format!("{question} A: {a} B: {b} {}", principle.preference))]
 }
 
 fn say(role: Role, content: &str) -> Message {
@@ -113,7 +113,8 @@ fn say(role: Role, content: &str) -> Message {
 
 /// An error at the line of `key` in the principle number `principle_idx`.
 fn refuse(path: &Path, text: &str, principle_idx: usize, key: &str, message: &str) -> Error {
-    let starts_key = |line: &str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+    let starts_key =
+        |line: &str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
     let mut lines = text.lines().enumerate();
     let headers = lines.by_ref().filter(|(_, line)| line.trim_start().starts_with("[[principle]]"));
     let header_idx = headers.map(|(line_idx, _)| line_idx).nth(principle_idx).unwrap_or(0);
@@ -181,6 +182,6 @@ preference = "Which is truer?"
         let revision = ask_revision(critique, "It is not.", principle);
         assert_eq!(revision[4..], [say(Role::Assistant, "It is not."), say(Role::User, "Be kind.")]);
         let preference = ask_preference(&prompt, "You.", "Me.", principle);
-        assert_eq!(preference, [say(Role::User, "QUESTION: Who? A: You. B: Me. Which is kinder?")]);
+        assert_eq!(preference, [say(Role::User, "Who? A: You. B: Me. Which is kinder?")]);
     }
 }

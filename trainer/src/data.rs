@@ -159,6 +159,22 @@ pub fn read<T: Line>(path: &Path) -> Result<DataFile<T>> {
     Ok(file)
 }
 
+/// Writes a JSON-lines file, whole or not at all, and returns its hash; missing folders are made.
+///
+/// # Errors
+/// [`Error::File`] where it cannot be written.
+pub fn write<T: Serialize>(path: &Path, items: &[T]) -> Result<String> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    }
+    let text: String =
+        items.iter().map(|item| serde_json::to_string(item).expect("items are plain data") + "\n").collect();
+    let temporary = path.with_extension("jsonl.tmp");
+    std::fs::write(&temporary, &text).map_err(Error::file("write", &temporary))?;
+    std::fs::rename(&temporary, path).map_err(Error::file("rename", path))?;
+    Ok(hash(text.as_bytes()))
+}
+
 /// SHA-256 in hexadecimal.
 pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()

@@ -97,7 +97,7 @@ pub enum Error {
         parameter: String,
     },
     /// A loss or gradient that is not a finite number.
-    #[error("phase {phase}, step {step}: {what} is {value}; lower `optimizer.lr` or raise `schedule.*.warmup_steps`")]
+    #[error("phase {phase}, step {step}: {what} is {value}; lower `lr` or raise `schedule.*.warmup_steps`")]
     Diverged {
         /// Phase that was trained.
         phase: String,
@@ -107,6 +107,19 @@ pub enum Error {
         what: String,
         /// The number.
         value: f64,
+    },
+    /// A reward model whose lineage does not say how its rewards are normalised.
+    #[error(
+        "the reward model's lineage.json has no `reward_mean` and `reward_std`: it was not trained by this program"
+    )]
+    NoScale,
+    /// No usable data came out of the model's own answers.
+    #[error("phase {phase}: {message}")]
+    NothingGenerated {
+        /// Phase that was to be trained.
+        phase: String,
+        /// What was asked of the model, and what came back.
+        message: String,
     },
     /// A failure of the language model.
     #[error(transparent)]

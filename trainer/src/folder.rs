@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// tokenizer/tokenizer.json
 /// checkpoints/PHASE/             the outcome of a phase; appears whole or not at all
 /// steps/PHASE/000500/            an intermediate checkpoint; the newest also holds the state to resume from
+/// generated/sl-cai.jsonl         critiques, revisions and comparisons that the model wrote itself
 /// logs/PHASE.jsonl  logs/tb/     one record per step
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,11 @@ impl RunFolder {
     /// The intermediate checkpoints of a phase.
     pub fn steps(&self, phase: &str) -> PathBuf {
         self.root.join("steps").join(phase)
+    }
+
+    /// What a phase had the model write, such as `sl-cai.jsonl`.
+    pub fn generated(&self, name: &str) -> PathBuf {
+        self.root.join("generated").join(name)
     }
 
     /// The logs of all phases.

@@ -1,16 +1,26 @@
 //! How the language model is taught: recipe, data, optimizer, schedule, one file per phase.
 
+mod advantage;
 pub mod batch;
+mod bradley_terry;
+pub mod constitution;
 pub mod data;
 pub mod error;
 pub mod folder;
 mod log;
 pub mod loss;
+pub mod mix;
 pub mod pretrain;
 pub mod recipe;
+pub mod reward;
+pub mod rl_cai;
+pub mod rlhf;
+mod rollout;
 mod schedule;
+mod sequence;
 pub mod session;
 pub mod sft;
+pub mod sl_cai;
 mod state;
 mod tally;
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub fn run(
         name: "pretrain",
         folder,
         origin: Origin { seed, parent: None, recipe: to_toml(recipe), data },
+        lr: recipe.lr,
         optimizer: &recipe.optimizer,
         schedule: &recipe.schedule,
         steps: recipe.steps.get(),

@@ -1,25 +1,13 @@
 //! What a run is asked to be: sections of a TOML file, each key with a default, each value in a type that cannot be wrong.
 
 use crate::error::{Error, Result};
+use crate::mix::PretrainMixRecipe;
 use lm::config::ModelConfig;
+use lm::tokenizer::Tokenizer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
-
-/// Everything that is trained in a run, from the model's shape to the last phase.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainRecipe {
-    /// Shape of the decoder.
-    pub model: ModelRecipe,
-    /// The tokenizer.
-    pub tokenizer: TokenizerRecipe,
-    /// Pretraining on documents.
-    pub pretrain: PretrainRecipe,
-    /// Supervised fine-tuning on conversations.
-    pub sft: SftRecipe,
-}
 
 /// Shape of the decoder (`[model]`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,17 +46,53 @@ impl Default for ModelRecipe {
     }
 }
 
+impl ModelRecipe {
+    /// The shape of a decoder for a tokenizer: its embedding table has a row for every token.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where heads do not divide the width, or key and value heads the heads.
+    pub fn to_config(&self, tokenizer: &Tokenizer) -> Result<ModelConfig> {
+        let (hidden, heads, kv_heads) = (self.hidden.get(), self.heads.get(), self.kv_heads.get());
+        let refuse = |key: &str, value: usize, message: String| {
+            Err(Error::Setting { key: format!("model.{key}"), value: value.to_string(), message })
+        };
+        if !hidden.is_multiple_of(2 * heads) {
+            return refuse("hidden", hidden, format!("expected a multiple of 2 x model.heads = {}", 2 * heads));
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            return refuse("kv_heads", kv_heads, format!("expected a divisor of model.heads = {heads}"));
+        }
+        Ok(ModelConfig {
+            vocab_size: tokenizer.vocab_size(),
+            hidden_size: hidden,
+            intermediate_size: self.ffn.get(),
+            num_hidden_layers: self.layers.get(),
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim: hidden / heads,
+            max_position_embeddings: self.context.get(),
+            rms_norm_eps: 1e-5,
+            rope_theta: self.rope_theta.get(),
+            tie_word_embeddings: self.tied,
+            initializer_range: 0.02,
+            bos_token_id: tokenizer.bos_id(),
+            eos_token_ids: tokenizer.eos_id().into_iter().collect(),
+            pad_token_id: tokenizer.pad_id(),
+        })
+    }
+}
+
 /// The tokenizer (`[tokenizer]`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerRecipe {
-    /// Number of tokens, special ones included. Default 768.
+    /// Number of tokens, special ones included; fewer where the texts have nothing left to merge. Default 1024.
     pub vocab_size: NonZeroUsize,
 }
 
 impl Default for TokenizerRecipe {
     fn default() -> Self {
-        Self { vocab_size: count(768) }
+        Self { vocab_size: count(1024) }
     }
 }
 
@@ -86,6 +110,8 @@ pub struct PretrainRecipe {
     pub accumulate: NonZeroUsize,
     /// Steps between intermediate checkpoints; 0 for none. Default 500.
     pub save_every: u64,
+    /// Peak learning rate. Default 3e-3.
+    pub lr: Positive,
     /// The optimizer.
     pub optimizer: OptimizerRecipe,
     /// Learning rate over the steps.
@@ -100,7 +126,8 @@ impl Default for PretrainRecipe {
             sequence_tokens: count(128),
             accumulate: count(1),
             save_every: 500,
-            optimizer: OptimizerRecipe { lr: Positive(3e-3), ..OptimizerRecipe::default() },
+            lr: Positive(3e-3),
+            optimizer: OptimizerRecipe::default(),
             schedule: ScheduleRecipe::default(),
         }
     }
@@ -110,7 +137,7 @@ impl Default for PretrainRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftRecipe {
-    /// Optimizer steps. Default 600.
+    /// Optimizer steps. Default 1200.
     pub steps: NonZeroU64,
     /// Sequences of one forward pass. Default 8.
     pub batch_sequences: NonZeroUsize,
@@ -120,8 +147,12 @@ pub struct SftRecipe {
     pub accumulate: NonZeroUsize,
     /// Whether several conversations share a sequence (they never see each other). Default true.
     pub packing: bool,
+    /// Pretraining that goes on beside; without it fine-tuning forgets most of the facts.
+    pub pretrain_mix: PretrainMixRecipe,
     /// Steps between intermediate checkpoints; 0 for none. Default 500.
     pub save_every: u64,
+    /// Peak learning rate. Default 1e-3.
+    pub lr: Positive,
     /// The optimizer.
     pub optimizer: OptimizerRecipe,
     /// Learning rate over the steps.
@@ -131,13 +162,15 @@ pub struct SftRecipe {
 impl Default for SftRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(600),
+            steps: steps(1200),
             batch_sequences: count(8),
             sequence_tokens: count(128),
             accumulate: count(1),
             packing: true,
+            pretrain_mix: PretrainMixRecipe::default(),
             save_every: 500,
-            optimizer: OptimizerRecipe { lr: Positive(1e-3), ..OptimizerRecipe::default() },
+            lr: Positive(1e-3),
+            optimizer: OptimizerRecipe::default(),
             schedule: ScheduleRecipe::default(),
         }
     }
@@ -150,8 +183,6 @@ impl Default for SftRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerRecipe {
-    /// Peak learning rate. Default 1e-3 (3e-3 in pretraining).
-    pub lr: Positive,
     /// Decay of the gradient's running mean. Default 0.9.
     pub beta1: Probability,
     /// Decay of the squared gradient's running mean. Default 0.95.
@@ -167,7 +198,6 @@ pub struct OptimizerRecipe {
 impl Default for OptimizerRecipe {
     fn default() -> Self {
         Self {
-            lr: Positive(1e-3),
             beta1: Probability(0.9),
             beta2: Probability(0.95),
             eps: Positive(1e-8),
@@ -233,13 +263,13 @@ impl Default for WsdRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConstantRecipe {
-    /// Steps of linear rise. Default 50.
+    /// Steps of linear rise. Default 10.
     pub warmup_steps: u64,
 }
 
 impl Default for ConstantRecipe {
     fn default() -> Self {
-        Self { warmup_steps: 50 }
+        Self { warmup_steps: 10 }
     }
 }
 
@@ -375,8 +405,26 @@ pub(crate) const fn steps(n: u64) -> NonZeroU64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Positive, Probability, ScheduleRecipe, TrainRecipe, parse, to_toml};
+    use super::{ModelRecipe, Positive, PretrainRecipe, Probability, ScheduleRecipe, SftRecipe, parse, to_toml};
+    use crate::reward::RewardRecipe;
+    use crate::rl_cai::RlCaiRecipe;
+    use crate::rlhf::RlhfRecipe;
+    use crate::sl_cai::SlCaiRecipe;
+    use serde::{Deserialize, Serialize};
     use std::path::Path;
+
+    /// Sections as a whole recipe has them.
+    #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct TrainRecipe {
+        model: ModelRecipe,
+        pretrain: PretrainRecipe,
+        sft: SftRecipe,
+        reward: RewardRecipe,
+        rlhf: RlhfRecipe,
+        sl_cai: SlCaiRecipe,
+        rl_cai: RlCaiRecipe,
+    }
 
     fn parse_text(text: &str) -> Result<TrainRecipe, String> {
         parse(Path::new("recipe.toml"), text).map_err(|e| e.to_string())

@@ -1,12 +1,12 @@
 //! The reward model: a decoder with a scalar head, taught which answers are preferred.
 
-use crate::batch::Example;
 use crate::advantage::mean_and_std;
+use crate::batch::Example;
 use crate::bradley_terry::{self, Pair};
 use crate::data::{Comparison, DataFile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::folder::RunFolder;
-use crate::recipe::{NonNegative, OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml};
+use crate::recipe::{OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml};
 use crate::sequence::{Layout, ROWS_WITHOUT_GRADIENT, draw_items, lay_out, numbers};
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
 use candle_core::{DType, Device, Tensor};
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU64, NonZeroUsize};
 
 /// Name of the scalar head's weight, (1, d); Hugging Face's `LlamaForSequenceClassification` calls it so.
-pub const HEAD: &str = "score.weight";
+pub const HEAD: &str = lm::checkpoint::SCORE_WEIGHT;
 
 /// A reward model (`[reward]`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,9 @@ pub struct RewardRecipe {
     pub held_out: Probability,
     /// Steps between intermediate checkpoints; 0 for none. Default 500.
     pub save_every: u64,
-    /// The optimizer. Default learning rate 5e-4, no weight decay.
+    /// Peak learning rate. Default 5e-4.
+    pub lr: Positive,
+    /// The optimizer.
     pub optimizer: OptimizerRecipe,
     /// Learning rate over the steps.
     pub schedule: ScheduleRecipe,
@@ -48,11 +50,8 @@ impl Default for RewardRecipe {
             batch_prompts: count(16),
             held_out: Probability::new(0.05).expect("in range"),
             save_every: 500,
-            optimizer: OptimizerRecipe {
-                lr: Positive::new(5e-4).expect("in range"),
-                weight_decay: NonNegative::new(0.0).expect("in range"),
-                ..OptimizerRecipe::default()
-            },
+            lr: Positive::new(5e-4).expect("in range"),
+            optimizer: OptimizerRecipe::default(),
             schedule: ScheduleRecipe::default(),
         }
     }
@@ -62,9 +61,11 @@ impl Default for RewardRecipe {
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     /// The checkpoint whose decoder it starts from.
-    pub start: &'a Checkpoint,
+    pub parent: &'a Checkpoint,
     /// Ranked answers.
     pub preferences: &'a DataFile<Comparison>,
+    /// Seed of the order of prompts and of those held out.
+    pub seed: u64,
 }
 
 /// Trains a reward model on ranked answers and saves it as the phase `reward`; a finished phase is only loaded.
@@ -85,33 +86,32 @@ pub struct Inputs<'a> {
 pub fn run(
     folder: &RunFolder,
     recipe: &RewardRecipe,
-    seed: u64,
     inputs: Inputs<'_>,
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
-    let groups = || -> Result<Vec<Group>> {
-        let preferences = inputs.preferences;
-        let tokenizer = inputs.start.tokenizer();
-        let group_of = |comparison: &Comparison| -> Result<Group> {
-            let encode = |answer: &String| encode_answer(tokenizer, &comparison.prompt, answer);
-            let answers = comparison.ranked.iter().map(encode).collect::<Result<_>>()?;
-            Ok(Group { prompt: comparison.prompt.clone(), answers, first_is_better: None })
-        };
-        preferences.items.iter().map(group_of).collect()
-    };
-    let data = BTreeMap::from([inputs.preferences.name_and_hash()]);
-    let task = Task { name: "reward", start: inputs.start, data };
-    train(folder, recipe, seed, &task, groups, progress)
+    let Inputs { parent, preferences, seed } = inputs;
+    let data = BTreeMap::from([preferences.name_and_hash()]);
+    let task = Task { phase: "reward", parent, data, seed };
+    train(folder, recipe, &task, || preferences.items.iter().map(|c| rank(&parent.tokenizer, c)).collect(), progress)
+}
+
+/// The ranked answers of a comparison, tokenized.
+pub(crate) fn rank(tokenizer: &Tokenizer, comparison: &Comparison) -> Result<Group> {
+    let encode = |answer: &String| encode_answer(tokenizer, &comparison.prompt, answer);
+    let answers = comparison.ranked.iter().map(encode).collect::<Result<_>>()?;
+    Ok(Group { prompt: comparison.prompt.clone(), answers, first_is_better: None })
 }
 
 /// A reward model to be trained.
 pub(crate) struct Task<'a> {
     /// Name of the phase.
-    pub(crate) name: &'a str,
+    pub(crate) phase: &'a str,
     /// What it starts from.
-    pub(crate) start: &'a Checkpoint,
+    pub(crate) parent: &'a Checkpoint,
     /// Hashes of what it is trained on.
     pub(crate) data: BTreeMap<String, String>,
+    /// Seed of the order of prompts and of those held out.
+    pub(crate) seed: u64,
 }
 
 /// Answers to one prompt that are compared with each other.
@@ -125,36 +125,34 @@ pub(crate) struct Group {
     pub(crate) first_is_better: Option<f64>,
 }
 
-/// Trains and saves the phase `task.name`; `groups` is only called where it has not ended before.
+/// Trains and saves the phase `task.phase`; `groups` is only called where it has not ended before.
 pub(crate) fn train(
     folder: &RunFolder,
     recipe: &RewardRecipe,
-    seed: u64,
     task: &Task<'_>,
     groups: impl FnOnce() -> Result<Vec<Group>>,
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
+    let Task { phase: name, parent, seed, .. } = *task;
+    let origin =
+        Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data: task.data.clone() };
     let phase = Phase {
-        name: task.name,
+        name,
         folder,
-        origin: Origin {
-            seed,
-            parent: Some(task.start.content_hash().to_owned()),
-            recipe: to_toml(recipe),
-            data: task.data.clone(),
-        },
+        origin,
+        lr: recipe.lr,
         optimizer: &recipe.optimizer,
         schedule: &recipe.schedule,
         steps: recipe.steps.get(),
         save_every: recipe.save_every,
     };
-    if let Some(checkpoint) = phase.finished()? {
+    if let Some(checkpoint) = phase.finished_with(&[HEAD])? {
         return Ok(checkpoint);
     }
-    let sequence_tokens = task.start.config().max_position_embeddings;
-    let (held_out, held_in) = split_by_prompt(groups()?, recipe.held_out.get(), seed, task.name);
-    let order = format!("{}/order", task.name);
-    let mut session = Session::open(phase, add_head(task.start)?, progress)?;
+    let sequence_tokens = parent.config.max_position_embeddings;
+    let (held_out, held_in) = split_by_prompt(groups()?, recipe.held_out.get(), seed, name);
+    let order = format!("{name}/order");
+    let mut session = Session::open(phase, add_head(parent)?, progress)?;
     while !session.is_done() {
         let drawn = draw_items(held_in.len(), recipe.batch_prompts.get(), seed, &order, session.step());
         let batch: Vec<&Group> = drawn.iter().map(|&group_idx| &held_in[group_idx]).collect();
@@ -184,10 +182,10 @@ pub(crate) fn train(
 }
 
 /// The decoder's weights and a head of zeros: every answer starts with the same reward.
-fn add_head(start: &Checkpoint) -> Result<Start<'_>> {
-    let width = start.config().hidden_size;
+fn add_head(parent: &Checkpoint) -> Result<Start<'_>> {
+    let width = parent.config.hidden_size;
     let head = Tensor::zeros((1, width), DType::F32, &Device::Cpu)?;
-    Ok(Start { extra: vec![(HEAD.to_owned(), head)], ..Start::from_checkpoint(start) })
+    Ok(Start { extra: vec![(HEAD.to_owned(), head)], ..Start::from_checkpoint(parent) })
 }
 
 /// Answers and their comparisons, for groups in one step.
@@ -249,7 +247,11 @@ impl RewardModel {
     /// # Errors
     /// Where the checkpoint has no scalar head or its lineage no normalisation.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
-        todo!()
+        let head = checkpoint.extra(HEAD).ok_or_else(|| lm::Error::MissingTensor { name: HEAD.to_owned() })?.clone();
+        let metrics = checkpoint.lineage.as_ref().map(|lineage| &lineage.metrics);
+        let scale = metrics.and_then(|metrics| metrics.get("reward_mean").zip(metrics.get("reward_std")));
+        let (&mean, &std) = scale.ok_or(Error::NoScale)?;
+        Ok(Self { decoder: Decoder::new(&checkpoint.config, &checkpoint.weights)?, head, mean, std })
     }
 
     /// Rewards of whole conversations, given as token ids up to the token that ends the answer: mean 0 and deviation 1 over the

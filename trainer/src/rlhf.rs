@@ -4,12 +4,15 @@ use crate::advantage::{
     clipped_surrogate, clipped_value_error, estimate_advantages, reinforce, reward_finished, subtract_leave_one_out,
     whiten,
 };
-use crate::batch::{Example, Feed, Packing, encode_documents};
+use crate::batch::Example;
 use crate::data::{DataFile, Document, Prompt};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
-use crate::loss::token_loss;
-use crate::recipe::{NonNegative, OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml};
+use crate::mix::{PretrainMix, PretrainMixRecipe};
+use crate::recipe::{
+    ConstantRecipe, NonNegative, OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml,
+};
+use crate::reward::RewardModel;
 use crate::rollout::{Answer, SamplingRecipe, Trace, sample, trace};
 use crate::sequence::{draw_items, encode_prompt, lay_out};
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
@@ -46,7 +49,9 @@ pub struct RlhfRecipe {
     pub batch_sequences: NonZeroUsize,
     /// Rounds between intermediate checkpoints; 0 for none. Default 50.
     pub save_every: u64,
-    /// The optimizer. Default learning rate 2e-4, no weight decay.
+    /// Peak learning rate. Default 2e-4.
+    pub lr: Positive,
+    /// The optimizer.
     pub optimizer: OptimizerRecipe,
     /// Learning rate over the steps. Default constant after 10 steps.
     pub schedule: ScheduleRecipe,
@@ -65,12 +70,9 @@ impl Default for RlhfRecipe {
             pretrain_mix: PretrainMixRecipe::default(),
             batch_sequences: count(16),
             save_every: 50,
-            optimizer: OptimizerRecipe {
-                lr: Positive::new(2e-4).expect("in range"),
-                weight_decay: NonNegative::new(0.0).expect("in range"),
-                ..OptimizerRecipe::default()
-            },
-            schedule: ScheduleRecipe::Constant(crate::recipe::ConstantRecipe { warmup_steps: 10 }),
+            lr: Positive::new(2e-4).expect("in range"),
+            optimizer: OptimizerRecipe::default(),
+            schedule: ScheduleRecipe::Constant(ConstantRecipe::default()),
         }
     }
 }
@@ -159,25 +161,6 @@ impl Default for PpoRecipe {
     }
 }
 
-/// Pretraining that goes on during policy optimisation (`[rlhf.pretrain_mix]`).
-///
-/// # Reference
-/// Ouyang et al. 2022, arXiv 2203.02155, section 3.5 and equation 2 (PPO-ptx).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PretrainMixRecipe {
-    /// Weight of the mean loss per pretraining token, in nats; 0 for none. Default 0.5.
-    pub coefficient: NonNegative,
-    /// Packed sequences of documents in each step. Default 4.
-    pub batch_sequences: NonZeroUsize,
-}
-
-impl Default for PretrainMixRecipe {
-    fn default() -> Self {
-        Self { coefficient: NonNegative::new(0.5).expect("in range"), batch_sequences: count(4) }
-    }
-}
-
 impl RlhfRecipe {
     /// Optimizer steps of one round.
     fn steps_per_round(&self) -> u64 {
@@ -188,11 +171,8 @@ impl RlhfRecipe {
     }
 }
 
-/// Says how good answers are: one number for each. Must be a pure function of the answers.
-pub type Reward<'a> = dyn Fn(&[Answer]) -> Result<Vec<f64>> + 'a;
-
 /// What policy optimisation works on.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     /// Name of the phase: `rlhf`, or `rl-cai` where the reward comes from the model's own preferences.
     pub phase: &'a str,
@@ -202,10 +182,8 @@ pub struct Inputs<'a> {
     pub prompts: &'a DataFile<Prompt>,
     /// Documents of the pretraining mix.
     pub corpus: &'a DataFile<Document>,
-    /// Name and content hash of where the reward comes from, for the lineage.
-    pub reward_origin: (&'a str, &'a str),
-    /// The reward, such as [`RewardModel::score`](crate::reward::RewardModel::score) of [`Answer::conversation`].
-    pub reward: &'a Reward<'a>,
+    /// The checkpoint of the reward model, as the phase `reward` or `preference` leaves it.
+    pub reward_model: &'a Checkpoint,
     /// Seed of prompts, samples and minibatches.
     pub seed: u64,
 }
@@ -231,14 +209,15 @@ pub struct Inputs<'a> {
 /// The critic is a linear head on the policy's own hidden states, begun at zero, where the paper has a network of its own, begun
 /// from the reward model. There is no dropout. The reference is the parent, whichever phase it comes from.
 pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress: &dyn Progress) -> Result<Checkpoint> {
-    let Inputs { phase: name, parent, prompts, corpus, reward_origin: (reward_name, reward_hash), seed, .. } = inputs;
+    let Inputs { phase: name, parent, prompts, corpus, reward_model, seed } = inputs;
     let per_round = recipe.steps_per_round();
-    let mut data = BTreeMap::from([prompts.name_and_hash(), (reward_name.to_owned(), reward_hash.to_owned())]);
-    data.extend((recipe.pretrain_mix.coefficient.get() > 0.0).then(|| corpus.name_and_hash()));
+    let mut data = BTreeMap::from([prompts.name_and_hash(), ("reward model".to_owned(), reward_model.content_hash()?)]);
+    data.extend(recipe.pretrain_mix.name_and_hash(corpus));
     let phase = Phase {
         name,
         folder,
-        origin: Origin { seed, parent: Some(parent.content_hash().to_owned()), recipe: to_toml(recipe), data },
+        origin: Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data },
+        lr: recipe.lr,
         optimizer: &recipe.optimizer,
         schedule: &recipe.schedule,
         steps: recipe.rounds.get() * per_round,
@@ -249,8 +228,7 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
         return Ok(checkpoint);
     }
 
-    let documents = recipe.pretrain_mix.coefficient.get() > 0.0;
-    let mut documents = documents.then(|| feed_documents(&inputs)).transpose()?;
+    let mut mix = PretrainMix::new(&recipe.pretrain_mix, parent, corpus, name, seed)?;
     let sampler = Sampler::new(recipe, &inputs)?;
     let mut session = Session::open(phase, begin(recipe, parent)?, progress)?;
     while !session.is_done() {
@@ -260,9 +238,7 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
         for members in deal_answers(recipe, rollout.answers.len(), seed, &format!("{name}/minibatch"), round) {
             let mut metrics = rollout.summarise();
             learn_answers(&mut session, recipe, &rollout, &credit, &members, &mut metrics)?;
-            if let Some(documents) = &mut documents {
-                learn_documents(&mut session, &recipe.pretrain_mix, documents, &mut metrics)?;
-            }
+            mix.learn(&mut session, &mut metrics)?;
             session.apply(&metrics)?;
         }
     }
@@ -277,17 +253,10 @@ const CRITIC: &str = "critic.weight";
 fn begin<'a>(recipe: &RlhfRecipe, parent: &'a Checkpoint) -> Result<Start<'a>> {
     let mut start = Start::from_checkpoint(parent);
     if let MethodRecipe::Ppo(_) = recipe.method {
-        let critic = Tensor::zeros((1, parent.config().hidden_size), DType::F32, &Device::Cpu)?;
+        let critic = Tensor::zeros((1, parent.config.hidden_size), DType::F32, &Device::Cpu)?;
         start.extra.push((CRITIC.to_owned(), critic));
     }
     Ok(start)
-}
-
-fn feed_documents(inputs: &Inputs<'_>) -> Result<Feed> {
-    let sequence_tokens = inputs.parent.config().max_position_embeddings;
-    let documents = encode_documents(inputs.parent.tokenizer(), inputs.corpus, sequence_tokens)?;
-    let order = format!("{}/pretrain-mix", inputs.phase);
-    Ok(Feed::new(documents, sequence_tokens, Packing::BestFit, inputs.seed, &order))
 }
 
 /// What sampling needs besides the policy.
@@ -295,6 +264,7 @@ struct Sampler<'a> {
     recipe: &'a RlhfRecipe,
     inputs: &'a Inputs<'a>,
     reference: Decoder,
+    reward_model: RewardModel,
     prompts: Vec<Vec<u32>>,
     stop_ids: &'a [u32],
 }
@@ -303,13 +273,14 @@ impl<'a> Sampler<'a> {
     fn new(recipe: &'a RlhfRecipe, inputs: &'a Inputs<'a>) -> Result<Self> {
         let parent = inputs.parent;
         let prompts = encode_prompts(parent, inputs.prompts, recipe.sampling.max_new_tokens.get())?;
-        let reference = Decoder::new(parent.config(), parent.weights())?;
-        Ok(Self { recipe, inputs, reference, prompts, stop_ids: &parent.config().eos_token_ids })
+        let reference = Decoder::new(&parent.config, &parent.weights)?;
+        let reward_model = RewardModel::load(inputs.reward_model)?;
+        Ok(Self { recipe, inputs, reference, reward_model, prompts, stop_ids: &parent.config.eos_token_ids })
     }
 
     /// Samples and rewards the answers of a round from the policy as it is.
     fn roll_out(&self, session: &Session<'_>, round: u64) -> Result<Rollout> {
-        let Inputs { phase, seed, reward, .. } = *self.inputs;
+        let Inputs { phase, seed, .. } = *self.inputs;
         let n_prompts = self.recipe.prompts.get();
         let drawn = draw_items(self.prompts.len(), n_prompts, seed, &format!("{phase}/prompt"), round);
         let prompts: Vec<Vec<u32>> =
@@ -322,21 +293,23 @@ impl<'a> Sampler<'a> {
         let context = policy.config().max_position_embeddings;
         let traces = trace(&policy, &self.reference, critic.as_ref(), &examples, context)?;
         let penalty = self.recipe.unfinished_reward;
-        let rewards = reward(&answers)?.iter().zip(&answers);
-        let rewards = rewards.map(|(&score, answer)| reward_finished(score, answer.is_finished, penalty)).collect();
+        let conversations: Vec<Vec<u32>> = examples.iter().map(|example| example.ids.clone()).collect();
+        let scores = self.reward_model.score(&conversations)?.into_iter().zip(&answers);
+        let rewards = scores.map(|(score, answer)| reward_finished(score, answer.is_finished, penalty)).collect();
         Ok(Rollout { answers, examples, traces, rewards })
     }
 }
 
 /// Token ids of the prompts, each of which must leave room for an answer.
 fn encode_prompts(parent: &Checkpoint, prompts: &DataFile<Prompt>, max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
-    let context = parent.config().max_position_embeddings;
+    let context = parent.config.max_position_embeddings;
     let mut encoded = Vec::with_capacity(prompts.items.len());
     for (prompt, &line) in prompts.items.iter().zip(&prompts.lines) {
-        let ids = encode_prompt(parent.tokenizer(), &prompt.prompt)?;
+        let ids = encode_prompt(&parent.tokenizer, &prompt.prompt)?;
         if ids.len() + max_new_tokens > context {
             let n = ids.len();
-            let message = format!("a prompt of {n} tokens and an answer of {max_new_tokens} exceed the context of {context}");
+            let message =
+                format!("a prompt of {n} tokens and an answer of {max_new_tokens} exceed the context of {context}");
             return Err(Error::DataLine { path: prompts.path.clone(), line, message });
         }
         encoded.push(ids);
@@ -463,23 +436,6 @@ fn learn_answers(
         };
         metrics.loss += session.accumulate(&loss)?;
         metrics.tokens += layout.batch.n_tokens();
-    }
-    Ok(())
-}
-
-/// Accumulates the gradient of the pretraining mix.
-fn learn_documents(
-    session: &mut Session<'_>,
-    recipe: &PretrainMixRecipe,
-    documents: &mut Feed,
-    metrics: &mut Metrics,
-) -> Result<()> {
-    for batch in documents.batches(session.step(), 1, recipe.batch_sequences.get())? {
-        let loss = token_loss(session.decoder(), &batch, batch.n_targets)?;
-        let weighted = session.accumulate(&(loss * recipe.coefficient.get())?)?;
-        metrics.loss += weighted;
-        metrics.tokens += batch.n_tokens();
-        metrics.extra.push(("pretrain_loss_nats", weighted / recipe.coefficient.get()));
     }
     Ok(())
 }

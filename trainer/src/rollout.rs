@@ -4,8 +4,10 @@ use crate::advantage::estimate_kl;
 use crate::batch::Example;
 use crate::error::Result;
 use crate::recipe::{Positive, count};
-use crate::sequence::{ROWS_WITHOUT_GRADIENT, lay_out, numbers};
+use crate::sequence::{ROWS_WITHOUT_GRADIENT, encode_prompt, lay_out, numbers};
 use candle_core::{DType, Tensor};
+use lm::chat::Message;
+use lm::checkpoint::Checkpoint;
 use lm::decoder::Decoder;
 use lm::generation::{Choice, Prompt, generate};
 use rand_chacha::ChaCha8Rng;
@@ -40,11 +42,6 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Prompt and response.
-    pub fn conversation(&self) -> Vec<u32> {
-        [self.prompt.as_slice(), &self.response].concat()
-    }
-
     /// The response without the token that ends it.
     pub fn content(&self) -> &[u32] {
         &self.response[..self.response.len() - usize::from(self.is_finished)]
@@ -52,7 +49,7 @@ impl Answer {
 
     /// What is learnt of it: the response.
     pub(crate) fn example(&self) -> Example {
-        let ids = self.conversation();
+        let ids = [self.prompt.as_slice(), &self.response].concat();
         let is_target = (0..ids.len()).map(|t| t >= self.prompt.len()).collect();
         Example { ids, is_target }
     }
@@ -81,6 +78,38 @@ pub(crate) fn sample(
         is_finished: completion.is_complete,
     });
     Ok(answers.collect())
+}
+
+/// Samples what the model says next in each conversation, trimmed; `None` where that does not end by itself, is empty, or where
+/// the conversation leaves no room for it.
+///
+/// # Errors
+/// Where the tokenizer has no chat template or refuses a conversation.
+pub(crate) fn reply(
+    decoder: &Decoder,
+    model: &Checkpoint,
+    conversations: &[Vec<Message>],
+    recipe: &SamplingRecipe,
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<Option<String>>> {
+    let room = model.config.max_position_embeddings.saturating_sub(recipe.max_new_tokens.get());
+    let mut prompts = Vec::with_capacity(conversations.len());
+    let mut fits = Vec::with_capacity(conversations.len());
+    for conversation in conversations {
+        let ids = encode_prompt(&model.tokenizer, conversation)?;
+        fits.push(ids.len() <= room);
+        if ids.len() <= room {
+            prompts.push(ids);
+        }
+    }
+    let mut answers = sample(decoder, &prompts, recipe, &model.config.eos_token_ids, random)?.into_iter();
+    let mut replies = Vec::with_capacity(conversations.len());
+    for fits in fits {
+        let answer = if fits { answers.next().filter(|answer| answer.is_finished) } else { None };
+        let text = answer.map(|answer| model.tokenizer.decode(answer.content())).transpose()?;
+        replies.push(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()));
+    }
+    Ok(replies)
 }
 
 /// What two policies say of each token of an answer, in the order of its tokens.

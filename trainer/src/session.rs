@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::log::{Record, StepLog};
 use crate::loss::number;
-use crate::recipe::{OptimizerRecipe, ScheduleRecipe};
+use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
 use crate::state;
 use crate::tally::Tally;
 use candle_core::{Tensor, Var};
@@ -33,6 +33,8 @@ pub struct Phase<'a> {
     pub folder: &'a RunFolder,
     /// What it is made from.
     pub origin: Origin,
+    /// Peak learning rate.
+    pub lr: Positive,
     /// The optimizer.
     pub optimizer: &'a OptimizerRecipe,
     /// The learning rate over the steps.
@@ -270,6 +272,17 @@ impl<'a> Session<'a> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor())
     }
 
+    /// Leaves the last of the extra parameters out of what [`Session::finish`] writes.
+    ///
+    /// # Panics
+    /// Where `name` is not the last extra parameter, if there is any.
+    pub fn forget(&mut self, name: &str) {
+        if self.parameters.len() > self.n_decoder {
+            let (last, _) = self.parameters.pop().expect("there are more parameters than the decoder's");
+            assert_eq!(last, name, "the last extra parameter is forgotten first");
+        }
+    }
+
     /// A copy of the decoder as it is now, without gradients; for sampling.
     ///
     /// # Errors
@@ -312,7 +325,7 @@ impl<'a> Session<'a> {
             };
             gradients.push(gradient);
         }
-        let lr = self.phase.optimizer.lr.get() * self.phase.schedule.factor(self.step, self.phase.steps);
+        let lr = self.phase.lr.get() * self.phase.schedule.factor(self.step, self.phase.steps);
         let norm = self.optimizer.step(&self.parameters, &gradients, lr).map_err(|error| match error {
             kernels::Error::NonFiniteGradient { name } => {
                 Error::Diverged { phase, step, what: format!("the gradient of `{name}`"), value: f64::NAN }
@@ -420,7 +433,7 @@ mod tests {
     use crate::error::Error;
     use crate::folder::RunFolder;
     use crate::loss::token_loss;
-    use crate::recipe::{OptimizerRecipe, ScheduleRecipe};
+    use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
     use crate::tiny;
     use candle_core::Tensor;
     use std::collections::BTreeMap;
@@ -432,6 +445,7 @@ mod tests {
             name: "test",
             folder: &folder,
             origin: Origin { seed: 1, parent: None, recipe: String::new(), data: BTreeMap::new() },
+            lr: Positive::new(1e-3).unwrap(),
             optimizer: &OptimizerRecipe::default(),
             schedule: &ScheduleRecipe::default(),
             steps: 4,

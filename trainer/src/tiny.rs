@@ -2,9 +2,7 @@
 
 use crate::batch::{Batch, Example};
 use crate::data::{Conversation, DataFile, Document};
-use crate::recipe::{
-    ConstantRecipe, OptimizerRecipe, Positive, PretrainRecipe, ScheduleRecipe, SftRecipe, count, steps,
-};
+use crate::recipe::{ConstantRecipe, Positive, PretrainRecipe, ScheduleRecipe, SftRecipe, count, steps};
 use lm::chat::{Message, Role};
 use lm::config::ModelConfig;
 use lm::tokenizer::Tokenizer;
@@ -70,7 +68,7 @@ pub(crate) fn pretrain_recipe(n: u64) -> PretrainRecipe {
         batch_sequences: count(2),
         sequence_tokens: count(64),
         save_every: 5,
-        optimizer: OptimizerRecipe { lr: Positive::new(1e-2).unwrap(), ..OptimizerRecipe::default() },
+        lr: Positive::new(1e-2).unwrap(),
         schedule: ScheduleRecipe::Constant(ConstantRecipe { warmup_steps: 2 }),
         ..PretrainRecipe::default()
     }
@@ -78,9 +76,9 @@ pub(crate) fn pretrain_recipe(n: u64) -> PretrainRecipe {
 
 /// Fine-tuning of `n` steps that saves every five.
 pub(crate) fn sft_recipe(n: u64) -> SftRecipe {
-    let PretrainRecipe { batch_sequences, sequence_tokens, save_every, optimizer, schedule, .. } = pretrain_recipe(n);
+    let PretrainRecipe { batch_sequences, sequence_tokens, save_every, lr, schedule, .. } = pretrain_recipe(n);
     let steps = steps(n);
-    SftRecipe { steps, batch_sequences, sequence_tokens, save_every, optimizer, schedule, ..SftRecipe::default() }
+    SftRecipe { steps, batch_sequences, sequence_tokens, save_every, lr, schedule, ..SftRecipe::default() }
 }
 
 /// A batch of one row.
