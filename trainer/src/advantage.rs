@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 ///
 /// # Reference
 /// Huang et al. 2024, arXiv 2403.17031, detail "EOS trick": answers that do not end are given a fixed low reward.
-pub fn reward_finished(score: f64, is_finished: bool, penalty: f64) -> f64 {
+pub(crate) fn reward_finished(score: f64, is_finished: bool, penalty: f64) -> f64 {
     if is_finished { score } else { penalty }
 }
 
@@ -15,7 +15,7 @@ pub fn reward_finished(score: f64, is_finished: bool, penalty: f64) -> f64 {
 ///
 /// # Reference
 /// Ahmadian et al. 2024, arXiv 2402.14740, section 3.3: REINFORCE leave-one-out.
-pub fn subtract_leave_one_out(rewards: &[f64], group: usize) -> Vec<f64> {
+pub(crate) fn subtract_leave_one_out(rewards: &[f64], group: usize) -> Vec<f64> {
     assert!(group >= 2 && rewards.len().is_multiple_of(group), "leave-one-out needs whole groups of two or more");
     let of_group = |group_rewards: &[f64]| -> Vec<f64> {
         let sum: f64 = group_rewards.iter().sum();
@@ -28,7 +28,7 @@ pub fn subtract_leave_one_out(rewards: &[f64], group: usize) -> Vec<f64> {
 ///
 /// # Reference
 /// Schulman et al.'s implementation of PPO; detail "advantage whitening" of Huang et al. 2024, arXiv 2403.17031.
-pub fn whiten(values: &mut [f64]) {
+pub(crate) fn whiten(values: &mut [f64]) {
     let (mean, std) = mean_and_std(values);
     for value in values {
         *value = (*value - mean) / (std + 1e-8);
@@ -36,7 +36,7 @@ pub fn whiten(values: &mut [f64]) {
 }
 
 /// Mean and standard deviation of the population; zeros where there are no values.
-pub fn mean_and_std(values: &[f64]) -> (f64, f64) {
+pub(crate) fn mean_and_std(values: &[f64]) -> (f64, f64) {
     if values.is_empty() {
         return (0.0, 0.0);
     }
@@ -52,7 +52,7 @@ pub fn mean_and_std(values: &[f64]) -> (f64, f64) {
 ///
 /// # Reference
 /// Schulman et al. 2016, arXiv 1506.02438, equation 16.
-pub fn estimate_advantages(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Vec<f64> {
+pub(crate) fn estimate_advantages(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Vec<f64> {
     assert_eq!(rewards.len(), values.len(), "one value for each reward");
     let mut advantages = vec![0.0; rewards.len()];
     let (mut next_advantage, mut next_value) = (0.0, 0.0);
@@ -65,24 +65,22 @@ pub fn estimate_advantages(rewards: &[f64], values: &[f64], gamma: f64, lambda: 
     advantages
 }
 
-/// Three estimates of `KL(policy || reference)` from one token sampled from the policy, in nats.
+/// Two estimates of `KL(policy || reference)` from one token sampled from the policy, in nats.
 ///
 /// # Reference
 /// Schulman 2020, "Approximating KL divergence"; with `u = ln policy - ln reference`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct KlEstimate {
+pub(crate) struct KlEstimate {
     /// `u`: unbiased, can be negative.
-    pub k1: f64,
-    /// `u^2 / 2`: biased, small variance.
-    pub k2: f64,
+    pub(crate) k1: f64,
     /// `exp(-u) - 1 + u`: unbiased, never negative.
-    pub k3: f64,
+    pub(crate) k3: f64,
 }
 
 /// Estimates the divergence from the log-probabilities of one sampled token.
-pub fn estimate_kl(policy_log_prob: f64, reference_log_prob: f64) -> KlEstimate {
+pub(crate) fn estimate_kl(policy_log_prob: f64, reference_log_prob: f64) -> KlEstimate {
     let u = policy_log_prob - reference_log_prob;
-    KlEstimate { k1: u, k2: u * u / 2.0, k3: (-u).exp_m1() + u }
+    KlEstimate { k1: u, k3: (-u).exp_m1() + u }
 }
 
 /// Loss of REINFORCE: `-sum_i a_i ln pi(token_i)`.
@@ -94,7 +92,7 @@ pub fn estimate_kl(policy_log_prob: f64, reference_log_prob: f64) -> KlEstimate 
 ///
 /// # Errors
 /// Where a tensor operation fails.
-pub fn reinforce(log_probs: &Tensor, advantages: &[f64]) -> Result<Tensor> {
+pub(crate) fn reinforce(log_probs: &Tensor, advantages: &[f64]) -> Result<Tensor> {
     let advantages = constants(advantages, log_probs)?;
     Ok((log_probs * advantages)?.sum_all()?.neg()?)
 }
@@ -109,7 +107,12 @@ pub fn reinforce(log_probs: &Tensor, advantages: &[f64]) -> Result<Tensor> {
 ///
 /// # Reference
 /// Schulman et al. 2017, arXiv 1707.06347, equation 7.
-pub fn clipped_surrogate(log_probs: &Tensor, old_log_probs: &[f64], advantages: &[f64], clip: f64) -> Result<Tensor> {
+pub(crate) fn clipped_surrogate(
+    log_probs: &Tensor,
+    old_log_probs: &[f64],
+    advantages: &[f64],
+    clip: f64,
+) -> Result<Tensor> {
     let ratio = (log_probs - constants(old_log_probs, log_probs)?)?.exp()?;
     let advantages = constants(advantages, log_probs)?;
     let free = (&ratio * &advantages)?;
@@ -127,7 +130,7 @@ pub fn clipped_surrogate(log_probs: &Tensor, old_log_probs: &[f64], advantages: 
 ///
 /// # Reference
 /// Detail "value function loss clipping" of Huang et al. 2024, arXiv 2403.17031.
-pub fn clipped_value_error(values: &Tensor, old_values: &[f64], returns: &[f64], clip: f64) -> Result<Tensor> {
+pub(crate) fn clipped_value_error(values: &Tensor, old_values: &[f64], returns: &[f64], clip: f64) -> Result<Tensor> {
     let returns = constants(returns, values)?;
     let old = constants(old_values, values)?;
     let held = (&old + (values - &old)?.clamp(-clip, clip)?)?;
@@ -208,11 +211,11 @@ mod tests {
     }
 
     #[test]
-    fn the_three_estimates_of_kl_are_those_of_their_formulas() {
+    fn the_estimates_of_kl_are_those_of_their_formulas() {
         let estimate = estimate_kl(-1.0, -1.5);
-        close(&[estimate.k1, estimate.k2, estimate.k3], &[0.5, 0.125, (-0.5_f64).exp() - 0.5]);
+        close(&[estimate.k1, estimate.k3], &[0.5, (-0.5_f64).exp() - 0.5]);
         assert!(estimate_kl(-2.0, -1.0).k3 > 0.0);
-        assert_eq!(estimate_kl(-1.0, -1.0), KlEstimate { k1: 0.0, k2: 0.0, k3: 0.0 });
+        assert_eq!(estimate_kl(-1.0, -1.0), KlEstimate { k1: 0.0, k3: 0.0 });
     }
 
     #[test]

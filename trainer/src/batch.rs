@@ -59,7 +59,8 @@ pub fn encode_documents(
     Ok(examples)
 }
 
-/// Tokenizes conversations; what the assistant says is learnt, up to and including the token that ends its turn.
+/// Tokenizes conversations; what the assistant says after the turns that are given is learnt, up to and including the token
+/// that ends its turn.
 ///
 /// # Errors
 /// [`Error::TooLong`] for a conversation of more than `sequence_tokens`; otherwise where the tokenizer or the template fails.
@@ -70,7 +71,11 @@ pub fn encode_conversations(
 ) -> Result<Vec<Example>> {
     let mut examples = Vec::with_capacity(conversations.items.len());
     for (conversation, &line) in conversations.items.iter().zip(&conversations.lines) {
-        let example = encode_conversation(tokenizer, &conversation.messages)?;
+        let mut example = encode_conversation(tokenizer, &conversation.messages)?;
+        if conversation.given > 0 {
+            let n_given = encode_conversation(tokenizer, &conversation.messages[..conversation.given])?.ids.len();
+            example.is_target[..n_given].fill(false);
+        }
         if example.ids.len() > sequence_tokens {
             let (path, tokens) = (conversations.path.clone(), example.ids.len());
             return Err(Error::TooLong { path, line, tokens, limit: sequence_tokens });

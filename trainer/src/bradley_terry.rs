@@ -4,16 +4,19 @@ use crate::error::Result;
 use candle_core::{DType, Tensor};
 
 /// Two answers that were compared.
+///
+/// # Reference
+/// Bai et al. 2022, arXiv 2212.08073, section 4.1, for soft labels: the feedback model's probabilities are the targets.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// Index of the first answer's score.
-    pub first: usize,
+    pub(crate) first: usize,
     /// Index of the second answer's score.
-    pub second: usize,
+    pub(crate) second: usize,
     /// Probability that the first is the better one: 1 for a ranking, between 0 and 1 for a soft label.
-    pub first_is_better: f64,
+    pub(crate) first_is_better: f64,
     /// Weight in the loss; the weights of a batch sum to 1.
-    pub weight: f64,
+    pub(crate) weight: f64,
 }
 
 /// All pairs of candidates that are ranked best first, for prompts of `group_sizes[i]` candidates that follow each other.
@@ -22,7 +25,7 @@ pub struct Pair {
 ///
 /// # Reference
 /// Ouyang et al. 2022, arXiv 2203.02155, equation 1: the factor `1 / C(K, 2)`, and all pairs of a prompt in one batch element.
-pub fn compare_ranked(group_sizes: &[usize]) -> Vec<Pair> {
+pub(crate) fn compare_ranked(group_sizes: &[usize]) -> Vec<Pair> {
     let n_groups = group_sizes.iter().filter(|&&k| k >= 2).count();
     let mut comparisons = Vec::new();
     let mut start = 0;
@@ -43,16 +46,6 @@ pub fn compare_ranked(group_sizes: &[usize]) -> Vec<Pair> {
     comparisons
 }
 
-/// Pairs `(0, 1), (2, 3), ...` with a soft label each; each pair weighs the same.
-///
-/// # Reference
-/// Bai et al. 2022, arXiv 2212.08073, section 4.1: the feedback model's probabilities are the targets.
-pub fn compare_labelled(first_is_better: &[f64]) -> Vec<Pair> {
-    let weight = 1.0 / first_is_better.len().max(1) as f64;
-    let comparison = |(i, &y)| Pair { first: 2 * i, second: 2 * i + 1, first_is_better: y, weight };
-    first_is_better.iter().enumerate().map(comparison).collect()
-}
-
 /// Cross-entropy of the comparisons: `sum_i w_i (-y_i ln s(d_i) - (1 - y_i) ln s(-d_i))` with `d = first - second`, in nats.
 ///
 /// `-ln s(d)` is taken as `max(-d, 0) + ln(1 + exp(-|d|))`, which neither overflows nor loses digits.
@@ -62,7 +55,7 @@ pub fn compare_labelled(first_is_better: &[f64]) -> Vec<Pair> {
 ///
 /// # Errors
 /// Where a comparison points beyond the scores or a tensor operation fails.
-pub fn cross_entropy(scores: &Tensor, comparisons: &[Pair]) -> Result<Tensor> {
+pub(crate) fn cross_entropy(scores: &Tensor, comparisons: &[Pair]) -> Result<Tensor> {
     let column = |take: fn(&Pair) -> u32| {
         let ids: Vec<u32> = comparisons.iter().map(take).collect();
         Tensor::new(ids, scores.device())
@@ -82,7 +75,7 @@ pub fn cross_entropy(scores: &Tensor, comparisons: &[Pair]) -> Result<Tensor> {
 /// Share of the comparisons in which the better answer has the higher score; a tie counts half.
 ///
 /// Comparisons with a label of exactly one half have no better answer and are left out. `None` where none remains.
-pub fn accuracy(scores: &[f64], comparisons: &[Pair]) -> Option<f64> {
+pub(crate) fn accuracy(scores: &[f64], comparisons: &[Pair]) -> Option<f64> {
     let mut n = 0;
     let mut right = 0.0;
     for comparison in comparisons {
@@ -111,10 +104,17 @@ fn softplus(x: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::{accuracy, compare_labelled, compare_ranked, cross_entropy, softplus};
+    use super::{Pair, accuracy, compare_ranked, cross_entropy, softplus};
     use candle_core::{Device, Tensor, Var};
 
-    fn loss(scores: &[f64], comparisons: &[super::Pair]) -> f64 {
+    /// Pairs `(0, 1), (2, 3), ...` with a soft label each, as a feedback model gives them; each weighs the same.
+    fn compare_labelled(labels: &[f64]) -> Vec<Pair> {
+        let weight = 1.0 / labels.len() as f64;
+        let pair = |(i, &y)| Pair { first: 2 * i, second: 2 * i + 1, first_is_better: y, weight };
+        labels.iter().enumerate().map(pair).collect()
+    }
+
+    fn loss(scores: &[f64], comparisons: &[Pair]) -> f64 {
         let scores = Tensor::new(scores, &Device::Cpu).unwrap();
         cross_entropy(&scores, comparisons).unwrap().to_scalar().unwrap()
     }

@@ -24,6 +24,9 @@ pub struct Document {
 pub struct Conversation {
     /// The turns; every assistant turn is learnt.
     pub messages: Vec<Message>,
+    /// Number of turns at the beginning that are given and not learnt, whoever speaks. Default 0.
+    #[serde(default)]
+    pub given: usize,
     /// What it teaches; free, used for counting.
     #[serde(default)]
     pub kind: String,
@@ -77,10 +80,13 @@ impl Line for Conversation {
     const WHAT: &'static str = "conversations";
 
     fn check(&self) -> Result<(), String> {
-        if self.messages.iter().any(|m| m.role == Role::Assistant) {
+        if self.messages.iter().skip(self.given).any(|m| m.role == Role::Assistant) {
             Ok(())
         } else {
-            Err("key `messages` has no turn of the assistant, so nothing to learn".to_owned())
+            Err(format!(
+                "key `messages` has no turn of the assistant after `given` = {}, so nothing to learn",
+                self.given
+            ))
         }
     }
 }

@@ -15,7 +15,7 @@ pub mod recipe;
 pub mod reward;
 pub mod rl_cai;
 pub mod rlhf;
-mod rollout;
+pub mod rollout;
 mod schedule;
 mod sequence;
 pub mod session;

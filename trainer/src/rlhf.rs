@@ -37,7 +37,7 @@ pub struct RlhfRecipe {
     pub answers: AnswerCount,
     /// How they are sampled.
     pub sampling: SamplingRecipe,
-    /// Reward lost per nat of divergence from the reference, over the tokens of an answer. Default 0.05.
+    /// Reward lost per nat of divergence from the reference, over the tokens of an answer. Default 0.1.
     pub kl: NonNegative,
     /// Reward of an answer that does not end within `sampling.max_new_tokens` tokens (the EOS trick). Default -2.
     pub unfinished_reward: f64,
@@ -64,7 +64,7 @@ impl Default for RlhfRecipe {
             prompts: count(16),
             answers: AnswerCount(4),
             sampling: SamplingRecipe::default(),
-            kl: NonNegative::new(0.05).expect("in range"),
+            kl: NonNegative::new(0.1).expect("in range"),
             unfinished_reward: -2.0,
             method: MethodRecipe::default(),
             pretrain_mix: PretrainMixRecipe::default(),

@@ -32,18 +32,18 @@ impl Default for SamplingRecipe {
 
 /// An answer sampled from a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Token ids of the prompt, up to and including the opening of the assistant's turn.
-    pub prompt: Vec<u32>,
+    pub(crate) prompt: Vec<u32>,
     /// Token ids of the answer; a finished one ends with the token that ends a turn.
-    pub response: Vec<u32>,
+    pub(crate) response: Vec<u32>,
     /// Whether it ended by itself.
-    pub is_finished: bool,
+    pub(crate) is_finished: bool,
 }
 
 impl Answer {
     /// The response without the token that ends it.
-    pub fn content(&self) -> &[u32] {
+    pub(crate) fn content(&self) -> &[u32] {
         &self.response[..self.response.len() - usize::from(self.is_finished)]
     }
 

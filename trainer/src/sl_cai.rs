@@ -259,7 +259,7 @@ fn collect(recipe: &SlCaiRecipe, inputs: &Inputs<'_>, revised: &[Revised]) -> Re
         .filter_map(|row| {
             let mut messages = row.prompt.clone();
             messages.push(Message { role: Role::Assistant, content: row.rounds.last()?.revision.clone() });
-            Some(Conversation { messages, kind: row.kind.clone() })
+            Some(Conversation { messages, given: 0, kind: row.kind.clone() })
         })
         .collect();
     let mut replayed: Vec<&Conversation> =

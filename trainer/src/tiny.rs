@@ -29,6 +29,7 @@ pub(crate) fn conversations() -> DataFile<Conversation> {
             turn(Role::User, format!("Where does {name} live?")),
             turn(Role::Assistant, (*town).to_owned()),
         ],
+        given: 0,
         kind: "qa".to_owned(),
     };
     data_file("sft.jsonl", PEOPLE.iter().map(conversation).collect())
