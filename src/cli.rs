@@ -2,29 +2,155 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Which training phase produced a language model's failure, how sure that is, and what fixes it.
+///
+/// Without arguments, `diagnose` trains the embedded small world through pretraining, SFT, RLHF and Constitutional AI (some
+/// minutes on two cores), asks every checkpoint the same questions and writes a report.
 #[derive(Debug, Parser)]
-#[command(name = "phasetrace", version, after_help = "Exit codes: 0 success, 1 error, 2 usage.")]
+#[command(name = "phasetrace", version, after_help = EXIT_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    /// Number of threads; no result depends on it. All cores where it is not given.
+    #[arg(long, global = true, env = "PHASETRACE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+
+    /// No progress on standard error.
+    #[arg(long, short, global = true, env = "PHASETRACE_QUIET")]
+    pub(crate) quiet: bool,
 }
+
+const EXIT_HELP: &str = "Exit codes: 0 success, 1 error, 2 usage, 4 nothing evaluated.
+Results go to standard output, progress and errors to standard error.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write the report of a diagnosed run, in any format.
+    /// Train a model through its phases and keep a checkpoint after each.
+    Train(TrainArgs),
+    /// Ask checkpoints the questions of an item bank and keep every answer.
+    Probe(ProbeArgs),
+    /// Say which phase produced each failure, and write the report; trains and probes what is missing.
+    Diagnose(DiagnoseArgs),
+    /// Write the report of a diagnosed run again, in any format.
     Report(ReportArgs),
     /// List runs and their checkpoints.
     Ls(LsArgs),
+    /// Measure healthy runs: the statistics that `diagnose` compares with.
+    Reference(ReferenceArgs),
+    /// Measure the verdicts on planted faults, where the truth is known.
+    Bench(BenchArgs),
     /// Print completions for a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
+}
+
+/// Where a recipe comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RecipeArgs {
+    /// Recipe file (TOML). Where none is given: that of the run, or the embedded small world.
+    #[arg(long, value_name = "FILE", env = "PHASETRACE_RECIPE")]
+    pub(crate) recipe: Option<PathBuf>,
+
+    /// Set a key of the recipe, e.g. `--set pretrain.steps=1000`; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Folder of the run; an unfinished run there is resumed.
+    #[arg(default_value = "runs/small")]
+    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Seed of the run.
+    #[arg(long, value_name = "N", env = "PHASETRACE_SEED")]
+    pub(crate) seed: Option<u64>,
+    /// Stop after this phase.
+    #[arg(long, value_enum, value_name = "PHASE", default_value = "rl-cai")]
+    pub(crate) until: Stop,
+    /// Print the resolved plan and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Phases that training can stop after, in the order in which they are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Stop {
+    /// The next token of documents.
+    Pretrain,
+    /// Conversations to imitate.
+    Sft,
+    /// The reward model.
+    Reward,
+    /// The policy, trained on the reward model.
+    Rlhf,
+    /// Constitutional AI: revisions to imitate.
+    SlCai,
+    /// Constitutional AI: the policy, trained on the model's own preferences.
+    RlCai,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// A run folder, or a checkpoint folder in Hugging Face layout (then `--bank` and `-o` are needed).
+    #[arg(default_value = "runs/small")]
+    pub(crate) subject: PathBuf,
+    /// Item bank (JSON lines); the run's own where none is given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bank: Option<PathBuf>,
+    /// Only these probes or behaviours, separated by commas, e.g. `over_refusal,harmful_compliance`.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// At most this many items per behaviour.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Folder to keep the answers in; the run itself where none is given.
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Show the first item of each behaviour in each form, with its tokens, and stop.
+    #[arg(long)]
+    pub(crate) preview: bool,
+}
+
+/// Arguments of `diagnose`.
+#[derive(Debug, Args)]
+pub(crate) struct DiagnoseArgs {
+    /// Folder of the run; trained if absent, resumed if unfinished.
+    #[arg(default_value = "runs/small", conflicts_with = "phases")]
+    pub(crate) run: PathBuf,
+    /// A checkpoint trained elsewhere, in order, e.g. `--phase pretrain=DIR --phase sft=DIR --phase rlhf=DIR`; needs `-o`.
+    #[arg(long = "phase", value_name = "NAME=DIR", requires = "output", conflicts_with_all = ["recipe", "overrides", "seed", "dry_run"])]
+    pub(crate) phases: Vec<String>,
+    /// Item bank for `--phase` (JSON lines); the embedded small world's where none is given.
+    #[arg(long, value_name = "FILE", requires = "phases")]
+    pub(crate) bank: Option<PathBuf>,
+    /// First month that the corpus behind `--phase` no longer tells of, as declared.
+    #[arg(long, value_name = "MONTH", requires = "phases")]
+    pub(crate) declared_cutoff: Option<u32>,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Seed of the run.
+    #[arg(long, value_name = "N", env = "PHASETRACE_SEED")]
+    pub(crate) seed: Option<u64>,
+    /// Healthy runs to compare with, from `phasetrace reference`; `none` for none. The embedded small world has its own.
+    #[arg(long, value_name = "FILE|none")]
+    pub(crate) reference: Option<String>,
+    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`. `RUN/report.html` where none is given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+    /// Print the resolved plan and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `report`.
@@ -44,4 +170,42 @@ pub(crate) struct LsArgs {
     /// Folder that holds runs, or one run.
     #[arg(default_value = "runs")]
     pub(crate) dir: PathBuf,
+}
+
+/// Arguments of `reference`.
+#[derive(Debug, Args)]
+pub(crate) struct ReferenceArgs {
+    /// Folder for the runs; finished ones are kept, unfinished ones resumed.
+    #[arg(default_value = "runs/reference")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Training seeds, separated by commas: one healthy run each.
+    #[arg(long, value_delimiter = ',', value_name = "NS", default_value = "101,102,103,104,105")]
+    pub(crate) seeds: Vec<u64>,
+    /// Where to write the statistics (JSON).
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Folder for the runs; finished ones are kept, unfinished ones resumed.
+    #[arg(default_value = "runs/bench")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Training seeds, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "NS", default_value = "1,2,3")]
+    pub(crate) seeds: Vec<u64>,
+    /// Only these faults, separated by commas; `healthy` is the twin without one.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) faults: Vec<String>,
+    /// Healthy runs to compare with, from `phasetrace reference`; `none` for none. The embedded small world has its own.
+    #[arg(long, value_name = "FILE|none")]
+    pub(crate) reference: Option<String>,
+    /// Where to write the table (Markdown), and its rows beside it (JSON); `DIR/bench.md` where none is given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }

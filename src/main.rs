@@ -1,32 +1,57 @@
 //! The command line of phasetrace: flags to plan to library call, no numerics.
 
+mod bench;
 mod cli;
+mod diagnose;
 mod exit;
+mod foreign;
 mod ls;
+mod preview;
+mod probe;
+mod progress;
+mod recipe;
+mod reference;
 mod report;
 mod run;
+mod store;
+mod table;
+mod train;
 
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Command};
+use crate::progress::Bars;
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    kernels::keep_freed_pages();
+    match run(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // The chain once, outermost first.
             eprintln!("error: {error:#}");
-            ExitCode::from(exit::ERROR)
+            if let Some(hint) = exit::hint(&error) {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(exit::code(&error))
         }
     }
 }
 
-fn run(command: Command) -> anyhow::Result<u8> {
-    match command {
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    let n_threads = cli.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from);
+    kernels::set_threads(n_threads)?;
+    let bars = Bars::new(cli.quiet);
+    match cli.command {
+        Command::Train(args) => train::run(&args, &bars),
+        Command::Probe(args) => probe::run(&args, &bars),
+        Command::Diagnose(args) => diagnose::run(&args, &bars),
         Command::Report(args) => report::run(&args),
         Command::Ls(args) => ls::run(&args),
+        Command::Reference(args) => reference::run(&args, &bars),
+        Command::Bench(args) => bench::run(&args, &bars),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "phasetrace", &mut std::io::stdout());
             Ok(exit::SUCCESS)

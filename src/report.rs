@@ -40,9 +40,25 @@ pub(crate) fn write(diagnosis: &Diagnosis, run: &Run, outputs: &[PathBuf]) -> Re
     Ok(outputs.to_vec())
 }
 
-/// Refuses outputs of an unknown format before anything is computed.
+/// Refuses outputs that are of an unknown format or cannot be written, before anything is computed.
 pub(crate) fn check_outputs(outputs: &[PathBuf]) -> Result<()> {
-    outputs.iter().try_for_each(|output| extension(output).map(|_| ()))
+    for output in outputs {
+        extension(output)?;
+        if output.is_dir() {
+            bail!("-o {}: is a folder", output.display());
+        }
+        check_writable(output.parent().unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
+/// Fails where `folder` cannot be made or written, before any work is done for what is to lie there.
+pub(crate) fn check_writable(folder: &Path) -> Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let trial = folder.join(format!(".phasetrace.{}.tmp", std::process::id()));
+    fs::write(&trial, "").with_context(|| format!("cannot write in {}", folder.display()))?;
+    fs::remove_file(&trial).with_context(|| format!("cannot remove {}", trial.display()))
 }
 
 enum Format {

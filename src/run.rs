@@ -7,6 +7,16 @@ use trainer::folder::RunFolder;
 /// Phases in the order in which they are trained.
 pub(crate) const PHASES: [&str; 7] = ["pretrain", "sft", "reward", "rlhf", "sl-cai", "preference", "rl-cai"];
 
+/// Those of them that answer questions, which a reward model does not.
+pub(crate) const ASKED: [&str; 5] = ["pretrain", "sft", "rlhf", "sl-cai", "rl-cai"];
+
+/// A chain of checkpoints: its name and its phases.
+pub(crate) type Chain = (&'static str, &'static [&'static str]);
+
+/// The chains of checkpoints that a diagnosis follows, the deployed one first.
+pub(crate) const LINEAGES: [Chain; 2] =
+    [("rlhf", &["pretrain", "sft", "rlhf"]), ("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"])];
+
 /// A run folder: where each artifact of a run lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
@@ -18,13 +28,43 @@ impl Run {
         Self { folder: RunFolder::new(root) }
     }
 
+    /// Where the trainer keeps what it makes.
+    pub(crate) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
     pub(crate) fn root(&self) -> &Path {
         self.folder.root()
+    }
+
+    /// The last part of the path, as shown to people.
+    pub(crate) fn name(&self) -> String {
+        let root = self.root();
+        root.file_name().map_or_else(|| root.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
     /// The recipe as typed, overrides applied.
     pub(crate) fn recipe(&self) -> PathBuf {
         self.root().join("recipe.toml")
+    }
+
+    /// The recipe with every default written out.
+    pub(crate) fn plan(&self) -> PathBuf {
+        self.root().join("plan.json")
+    }
+
+    /// The data files, the item bank among them.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root().join("data")
+    }
+
+    /// The folder of the tokenizer's files.
+    pub(crate) fn tokenizer(&self) -> PathBuf {
+        self.root().join("tokenizer")
+    }
+
+    pub(crate) fn bank(&self) -> PathBuf {
+        self.folder.data("bank.jsonl")
     }
 
     pub(crate) fn checkpoint(&self, phase: &str) -> PathBuf {

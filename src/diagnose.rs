@@ -1,0 +1,102 @@
+//! `phasetrace diagnose`: trains and probes what is missing, attributes each failure, writes the report.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use evals::diagnose::{Findings, Lineage, diagnose};
+use evals::diagnosis::{Diagnosis, PhaseInfo, Provenance};
+use evals::reference::Reference;
+use probes::PROBE_VERSION;
+use probes::bank::Bank;
+
+use crate::cli::{DiagnoseArgs, Stop};
+use crate::exit;
+use crate::foreign;
+use crate::probe::{Answered, Questions, ask_all, checkpoints_of};
+use crate::progress::Bars;
+use crate::recipe::Recipe;
+use crate::reference;
+use crate::report;
+use crate::run::{ASKED, Chain, LINEAGES, Run};
+use crate::train::{Extent, train};
+
+pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
+    report::check_outputs(&args.output)?;
+    if !args.phases.is_empty() {
+        return foreign::run(args, bars);
+    }
+    let run = Run::at(&args.run);
+    let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
+    if args.dry_run {
+        println!("{}", recipe.to_plan()?);
+        return Ok(exit::SUCCESS);
+    }
+    let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
+    train(&run, &text, &recipe, Extent { until: Stop::RlCai, store: None }, bars)?;
+    let wanted = Wanted { name: run.name(), chains: &LINEAGES, answers: run.root(), reference: reference.as_ref() };
+    let diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
+    publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?);
+    Ok(exit::SUCCESS)
+}
+
+/// What is wanted of a run's diagnosis, beside the run.
+pub(crate) struct Wanted<'a> {
+    /// Name of the run, as printed.
+    pub(crate) name: String,
+    /// The chains that are followed.
+    pub(crate) chains: &'a [Chain],
+    /// Folder that keeps the answers.
+    pub(crate) answers: &'a Path,
+    /// Healthy runs to compare with.
+    pub(crate) reference: Option<&'a Reference>,
+}
+
+/// Asks what was not asked yet and diagnoses a trained run; keeps the diagnosis in its folder.
+pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars: &Bars) -> Result<Diagnosis> {
+    let bank = Bank::load(&run.bank())?;
+    let is_wanted = |phase: &&str| wanted.chains.iter().any(|(_, phases)| phases.contains(phase));
+    let asked: Vec<&str> = ASKED.into_iter().filter(is_wanted).collect();
+    let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+    let Answered { phases, responses } = ask_all(wanted.answers, &questions, &checkpoints_of(run, &asked), bars)?;
+    let lineages: Vec<Lineage> = wanted.chains.iter().map(|chain| lineage(chain, &phases)).collect();
+    let diagnosis = diagnose(Findings {
+        run: &wanted.name,
+        lineages: &lineages,
+        items: &bank.items,
+        responses: &responses,
+        declared_cutoff: Some(recipe.world.cutoff_month),
+        reference: wanted.reference,
+        provenance: provenance(recipe.seed, &bank),
+    })?;
+    reports::write(&run.diagnosis(), &reports::render_json(&diagnosis)?)?;
+    Ok(diagnosis)
+}
+
+/// What was run; the same run gives the same record.
+pub(crate) fn provenance(seed: u64, bank: &Bank) -> Provenance {
+    Provenance {
+        seed,
+        bank_hash: bank.hash.clone(),
+        n_items: bank.items.len(),
+        probe_version: PROBE_VERSION,
+        phasetrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+        reference: None,
+        notes: BTreeMap::new(),
+    }
+}
+
+/// Prints where the reports are and the main sentences.
+pub(crate) fn publish(diagnosis: &Diagnosis, reports: &[PathBuf]) {
+    for path in reports {
+        println!("{}", path.display());
+    }
+    for sentence in &diagnosis.sentences {
+        println!("{sentence}");
+    }
+}
+
+fn lineage((name, phases): &Chain, known: &[PhaseInfo]) -> Lineage {
+    let phases = phases.iter().filter_map(|phase| known.iter().find(|info| info.name == *phase)).cloned().collect();
+    Lineage { name: (*name).to_owned(), phases }
+}

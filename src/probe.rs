@@ -1,0 +1,165 @@
+//! `phasetrace probe`: asks checkpoints the questions of a bank; what was asked is not asked again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use evals::diagnosis::PhaseInfo;
+use evals::store::{Store, StoreKey};
+use lm::lineage::Lineage;
+use lm::{LoadedModel, Subject};
+use probes::bank::Bank;
+use probes::item::{Behaviour, Item};
+use probes::response::{Form, Response};
+use probes::{PROBE_VERSION, PROBES, ask, probe_of};
+
+use crate::cli::ProbeArgs;
+use crate::exit::{self, NothingToAsk, Usage};
+use crate::preview;
+use crate::progress::Bars;
+use crate::run::{ASKED, Run};
+
+pub(crate) fn run(args: &ProbeArgs, bars: &Bars) -> Result<u8> {
+    let (checkpoints, bank, folder) = if args.subject.join("config.json").exists() {
+        let (Some(bank), Some(folder)) = (&args.bank, &args.output) else {
+            bail!(Usage(format!(
+                "{} is a checkpoint, not a run: --bank FILE and -o DIR are needed",
+                args.subject.display()
+            )));
+        };
+        let name =
+            args.subject.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned());
+        (vec![(name, args.subject.clone())], bank.clone(), folder.clone())
+    } else {
+        let run = Run::at(&args.subject);
+        let checkpoints = checkpoints_of(&run, &ASKED);
+        if checkpoints.is_empty() {
+            bail!("{}: no run with a checkpoint; `phasetrace train` makes one", run.root().display());
+        }
+        let bank = args.bank.clone().unwrap_or_else(|| run.bank());
+        (checkpoints, bank, args.output.clone().unwrap_or_else(|| args.subject.clone()))
+    };
+    let bank = Bank::load(&bank)?;
+    let items = select(&bank.items, &args.tasks, args.limit)?;
+    if args.preview {
+        let (name, path) = checkpoints.last().expect("there is one, checked above");
+        print!("{}", preview::render(name, &load(path)?, &items)?);
+        return Ok(exit::SUCCESS);
+    }
+    ask_all(&folder, &Questions { bank_hash: &bank.hash, items: &items }, &checkpoints, bars)?;
+    println!("{}", folder.join(evals::store::RESULTS_FILE).display());
+    Ok(exit::SUCCESS)
+}
+
+/// What is asked of every checkpoint.
+pub(crate) struct Questions<'a> {
+    /// Hash of the bank that the items are from.
+    pub(crate) bank_hash: &'a str,
+    /// The items.
+    pub(crate) items: &'a [Item],
+}
+
+/// Who was asked, and all that was answered.
+pub(crate) struct Answered {
+    /// The checkpoints, in the order in which they were given.
+    pub(crate) phases: Vec<PhaseInfo>,
+    /// The answers of all checkpoints ever asked in this folder.
+    pub(crate) responses: Vec<Response>,
+}
+
+/// Asks every checkpoint every item in every form that it was not asked in yet, and keeps the answers in `folder`.
+pub(crate) fn ask_all(
+    folder: &Path,
+    questions: &Questions<'_>,
+    checkpoints: &[(String, PathBuf)],
+    bars: &Bars,
+) -> Result<Answered> {
+    let key = StoreKey { bank_hash: questions.bank_hash.to_owned(), probe_version: PROBE_VERSION };
+    let mut store = Store::open(folder, key)?;
+    let mut phases = Vec::new();
+    for (name, path) in checkpoints {
+        let model = load(path)?;
+        ask_one(&mut store, name, &model, questions.items, bars)?;
+        let metrics = Lineage::load(path)?.map_or_else(BTreeMap::new, |lineage| lineage.metrics);
+        phases.push(PhaseInfo { name: name.clone(), checkpoint: model.content_hash().to_owned(), metrics });
+    }
+    store.finish()?;
+    Ok(Answered { phases, responses: store.responses() })
+}
+
+fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], bars: &Bars) -> Result<()> {
+    let known = store.known(model.content_hash());
+    let n_open = count_open(model, items, &known);
+    if n_open == 0 {
+        bars.say(&format!("ask {name}: nothing open, {} kept", known.len()));
+        return Ok(());
+    }
+    bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));
+    bars.start(name, n_open);
+    let mut n_answered = 0;
+    let summary = ask::ask(model, items, &Form::ALL, &known, &mut |responses| -> Result<()> {
+        let n = responses.len() as u64;
+        store.append(responses)?;
+        n_answered += n;
+        bars.advance(n_answered, n, "answers", "");
+        Ok(())
+    })
+    .with_context(|| format!("cannot ask {name}"))?;
+    bars.finish(&format!("{} asked, {} without a score", summary.asked, summary.unscored));
+    Ok(())
+}
+
+/// Questions that will be put to the model: those not known yet, in forms that apply.
+fn count_open(model: &LoadedModel, items: &[Item], known: &std::collections::BTreeSet<(String, Form)>) -> u64 {
+    let applies = |item: &Item, form| !matches!(probe_of(item.behaviour).plan(item, form, model), Ok(None));
+    let of_item = |item: &Item| {
+        Form::ALL.iter().filter(|&&form| !known.contains(&(item.id.clone(), form)) && applies(item, form)).count()
+            as u64
+    };
+    items.iter().map(of_item).sum()
+}
+
+/// Those of the phases that the run holds a checkpoint of.
+pub(crate) fn checkpoints_of(run: &Run, phases: &[&str]) -> Vec<(String, PathBuf)> {
+    let all = phases.iter().map(|&phase| (phase.to_owned(), run.checkpoint(phase)));
+    all.filter(|(_, path)| path.exists()).collect()
+}
+
+fn load(path: &Path) -> Result<LoadedModel> {
+    LoadedModel::load(path).with_context(|| format!("cannot load checkpoint {}", path.display()))
+}
+
+/// Items of the tasks, all where none is named, at most `limit` of each behaviour.
+fn select(items: &[Item], tasks: &[String], limit: Option<u32>) -> Result<Vec<Item>> {
+    let mut wanted: Vec<Behaviour> = Vec::new();
+    for task in tasks {
+        wanted.extend(behaviours_of(task)?);
+    }
+    let mut counts: BTreeMap<Behaviour, u32> = BTreeMap::new();
+    let selected: Vec<Item> = items
+        .iter()
+        .filter(|item| tasks.is_empty() || wanted.contains(&item.behaviour))
+        .filter(|item| {
+            let count = counts.entry(item.behaviour).or_default();
+            *count += 1;
+            limit.is_none_or(|limit| *count <= limit)
+        })
+        .cloned()
+        .collect();
+    if selected.is_empty() {
+        bail!(NothingToAsk(format!("the bank has no item of --tasks {}", tasks.join(","))));
+    }
+    Ok(selected)
+}
+
+/// The behaviours that a name stands for: a behaviour's own, or all of a probe's.
+fn behaviours_of(name: &str) -> Result<Vec<Behaviour>> {
+    if let Some(probe) = PROBES.iter().find(|probe| probe.name == name) {
+        return Ok(probe.behaviours.to_vec());
+    }
+    let known = Behaviour::ALL.into_iter().find(|behaviour| behaviour.name() == name);
+    known.map(|behaviour| vec![behaviour]).ok_or_else(|| {
+        let names: Vec<&str> = Behaviour::ALL.iter().map(|behaviour| behaviour.name()).collect();
+        anyhow!(Usage(format!("--tasks {name}: no such behaviour; known are {}", names.join(", "))))
+    })
+}

@@ -1,0 +1,132 @@
+//! Progress on standard error: how far, loss, speed and time left.
+
+use std::cell::RefCell;
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+use trainer::session::Progress;
+
+/// A bar on a terminal, a line now and then elsewhere, nothing when quiet.
+pub(crate) struct Bars {
+    display: Display,
+    current: RefCell<Option<Current>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Display {
+    Bar,
+    Lines,
+    Quiet,
+}
+
+impl Display {
+    /// Time between two updates.
+    fn period(self) -> Duration {
+        if self == Self::Bar { Duration::from_millis(100) } else { Duration::from_secs(10) }
+    }
+}
+
+/// What is being counted.
+struct Current {
+    name: String,
+    total: u64,
+    /// Position at the first update: a resumed phase does not begin at 0.
+    start: Option<u64>,
+    units: u64,
+    started: Instant,
+    shown: Instant,
+}
+
+impl Bars {
+    pub(crate) fn new(is_quiet: bool) -> Self {
+        let display = match (is_quiet, stderr().is_terminal()) {
+            (true, _) => Display::Quiet,
+            (false, true) => Display::Bar,
+            (false, false) => Display::Lines,
+        };
+        Self { display, current: RefCell::new(None) }
+    }
+
+    /// A line about something that has no steps.
+    pub(crate) fn say(&self, line: &str) {
+        if self.display != Display::Quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Begins to count up to `total`.
+    pub(crate) fn start(&self, name: &str, total: u64) {
+        let now = Instant::now();
+        let name = name.to_owned();
+        *self.current.borrow_mut() = Some(Current { name, total, start: None, units: 0, started: now, shown: now });
+    }
+
+    /// `position` of the total is reached, after `units` more of what the speed is measured in.
+    pub(crate) fn advance(&self, position: u64, units: u64, unit: &str, note: &str) {
+        let mut current = self.current.borrow_mut();
+        let Some(current) = current.as_mut() else { return };
+        let start = *current.start.get_or_insert_with(|| position.saturating_sub(1));
+        current.units += units;
+        if current.shown.elapsed() < self.display.period() || self.display == Display::Quiet {
+            return;
+        }
+        current.shown = Instant::now();
+        let Current { name, total, .. } = current;
+        let wall_s = current.started.elapsed().as_secs_f64();
+        let rate = current.units as f64 / wall_s;
+        let left_s = wall_s * total.saturating_sub(position) as f64 / (position - start).max(1) as f64;
+        let figures = format!("{position}/{total}  {note}{rate:.0} {unit}/s  {} left", duration(left_s));
+        if self.display == Display::Bar {
+            let filled = (24 * position / (*total).max(1)).min(24) as usize;
+            eprint!("\r\x1b[2K{name:>10} {}{}  {figures}", "█".repeat(filled), "░".repeat(24 - filled));
+            // Where standard error cannot be written, nobody is watching.
+            let _ = stderr().flush();
+        } else {
+            eprintln!("{name:>10}  {figures}");
+        }
+    }
+
+    /// Ends the count with a line that stays.
+    pub(crate) fn finish(&self, outcome: &str) {
+        let Some(Current { name, started, .. }) = self.current.borrow_mut().take() else { return };
+        if self.display == Display::Bar {
+            eprint!("\r\x1b[2K");
+        }
+        self.say(&format!("{name:>10}  {outcome} in {}", duration(started.elapsed().as_secs_f64())));
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, phase: &str, steps: u64) {
+        self.start(phase, steps);
+    }
+
+    fn step(&self, _phase: &str, step: u64, loss: f64, tokens: u64) {
+        self.advance(step, tokens, "tokens", &format!("loss {loss:.3}  "));
+    }
+
+    fn end(&self, _phase: &str) {
+        let steps = self.current.borrow().as_ref().map_or(0, |current| current.total);
+        self.finish(&format!("{steps} steps"));
+    }
+}
+
+/// `8 s`, `2 min 05 s`, `1 h 03 min`.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_are_given_in_the_units_that_people_use() {
+        assert_eq!([8.4, 125.0, 3780.0].map(duration), ["8 s", "2 min 05 s", "1 h 03 min"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! The recipe of a run: one TOML file from the world to the last phase.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use fixtures::WorldRecipe;
+use serde::{Deserialize, Serialize};
+use trainer::recipe::{ModelRecipe, PretrainRecipe, SftRecipe, TokenizerRecipe};
+use trainer::{reward::RewardRecipe, rl_cai::RlCaiRecipe, rlhf::RlhfRecipe, sl_cai::SlCaiRecipe};
+
+use crate::cli::RecipeArgs;
+use crate::exit::Usage;
+use crate::run::Run;
+
+/// The recipe of the embedded small world.
+const SMALL: &str = include_str!("../recipes/small.toml");
+/// Its name in messages.
+const SMALL_NAME: &str = "recipes/small.toml";
+
+/// Everything a run is made from; every key has a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Recipe {
+    /// Draws the data's wording, the initial weights, the order of batches and every sample.
+    pub(crate) seed: u64,
+    /// The small world that the data come from.
+    pub(crate) world: WorldRecipe,
+    /// Shape of the decoder.
+    pub(crate) model: ModelRecipe,
+    /// The tokenizer.
+    pub(crate) tokenizer: TokenizerRecipe,
+    /// Pretraining.
+    pub(crate) pretrain: PretrainRecipe,
+    /// Supervised fine-tuning.
+    pub(crate) sft: SftRecipe,
+    /// The reward model.
+    pub(crate) reward: RewardRecipe,
+    /// Reinforcement learning from the reward model.
+    pub(crate) rlhf: RlhfRecipe,
+    /// The supervised half of Constitutional AI.
+    pub(crate) sl_cai: SlCaiRecipe,
+    /// Its reinforcement learning.
+    pub(crate) rl_cai: RlCaiRecipe,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            world: WorldRecipe::default(),
+            model: ModelRecipe::default(),
+            tokenizer: TokenizerRecipe::default(),
+            pretrain: PretrainRecipe::default(),
+            sft: SftRecipe::default(),
+            reward: RewardRecipe::default(),
+            rlhf: RlhfRecipe::default(),
+            sl_cai: SlCaiRecipe::default(),
+            rl_cai: RlCaiRecipe::default(),
+        }
+    }
+}
+
+impl Recipe {
+    /// The recipe of the embedded small world.
+    pub(crate) fn small() -> Result<Self> {
+        Self::parse(SMALL, Path::new(SMALL_NAME))
+    }
+
+    /// The recipe for a run: the one it was begun with, unless the arguments ask for something.
+    pub(crate) fn of_run(run: &Run, args: &RecipeArgs, seed: Option<u64>) -> Result<(String, Self)> {
+        let is_asked = args.recipe.is_some() || !args.overrides.is_empty() || seed.is_some();
+        if !is_asked && run.recipe().exists() { read(&run.recipe()) } else { Self::read(args, seed) }
+    }
+
+    /// The recipe that the arguments ask for: its text with what was set, and its meaning.
+    pub(crate) fn read(args: &RecipeArgs, seed: Option<u64>) -> Result<(String, Self)> {
+        let (mut text, mut recipe) = match &args.recipe {
+            Some(path) => read(path)?,
+            None => (SMALL.to_owned(), Self::small()?),
+        };
+        let seed = seed.map(|seed| format!("seed={seed}"));
+        for setting in args.overrides.iter().chain(&seed) {
+            (text, recipe) = set(&text, setting)?;
+        }
+        // Values that bound each other (months and cutoff) are looked at when all are set.
+        recipe.world.validate().map_err(|reason| anyhow!("--set: {reason}"))?;
+        Ok((text, recipe))
+    }
+
+    /// Parses a recipe; errors name the file, the line and the key.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self> {
+        let recipe: Self = trainer::recipe::parse(path, text)?;
+        recipe.world.validate().map_err(|reason| {
+            let place = line_of(text, &reason).map_or_else(String::new, |line| format!(":{line}"));
+            anyhow!("{}{place}: {reason}", path.display())
+        })?;
+        Ok(recipe)
+    }
+
+    /// The recipe with every default written out, as indented JSON.
+    pub(crate) fn to_plan(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
+    /// Whether it is the embedded small world's but for the seed and planted faults: then that world's reference applies.
+    pub(crate) fn is_small(&self) -> Result<bool> {
+        let mut healthy = self.clone();
+        let small = Self::small()?;
+        healthy.seed = small.seed;
+        healthy.world.faults.clone_from(&small.world.faults);
+        Ok(healthy == small)
+    }
+
+    /// The first key whose value differs: `key: value here, value there`.
+    pub(crate) fn difference(&self, other: &Self) -> Result<Option<String>> {
+        Ok(first_difference("", &serde_json::to_value(self)?, &serde_json::to_value(other)?))
+    }
+}
+
+fn read(path: &Path) -> Result<(String, Recipe)> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read recipe {}", path.display()))?;
+    let recipe = Recipe::parse(&text, path)?;
+    Ok((text, recipe))
+}
+
+/// Sets `key.path=value` in a recipe's text; values are TOML, bare words are taken as strings.
+fn set(text: &str, setting: &str) -> Result<(String, Recipe)> {
+    let usage = |reason: &str| anyhow!(Usage(format!("--set {setting}: {reason}")));
+    let (key, value) = setting.split_once('=').ok_or_else(|| usage("expected KEY=VALUE, e.g. pretrain.steps=1000"))?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut table: toml::Table = toml::from_str(text)?;
+    let mut place = &mut table;
+    for part in parts {
+        place = place
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| usage(&format!("`{part}` is no table of the recipe")))?;
+    }
+    place.insert(last.to_owned(), value);
+    let text = toml::to_string(&table)?;
+    match trainer::recipe::parse(Path::new("recipe"), &text) {
+        Ok(recipe) => Ok((text, recipe)),
+        // The line is one of the rewritten text, which nobody has seen.
+        Err(trainer::Error::Recipe { key, message, .. }) => bail!("--set {setting}: key `{key}`: {message}"),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Line of the key that a message about the world begins with (`world.people = 3 is out of range`), if it is in the text.
+fn line_of(text: &str, message: &str) -> Option<usize> {
+    let key = message.split([' ', ':']).next()?.strip_prefix("world.")?;
+    let recipe = toml::de::DeTable::parse(text).ok()?;
+    let world = recipe.get_ref().get("world")?.get_ref().as_table()?;
+    let (key, _) = world.iter().find(|(name, _)| name.get_ref() == key)?;
+    Some(text[..key.span().start].lines().count().max(1))
+}
+
+fn first_difference(key: &str, one: &serde_json::Value, other: &serde_json::Value) -> Option<String> {
+    match (one, other) {
+        _ if one == other => None,
+        (serde_json::Value::Object(ours), serde_json::Value::Object(theirs)) => {
+            ours.iter().find_map(|(name, value)| {
+                let name_below = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                first_difference(&name_below, value, theirs.get(name).unwrap_or(&serde_json::Value::Null))
+            })
+        }
+        _ => Some(format!("{key}: {one} here, {other} there")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        Recipe::parse(text, Path::new("r.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_embedded_recipe_parses() {
+        assert!(Recipe::small().unwrap().is_small().unwrap());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        let error = fault("seed = 1\n[pretrain]\nstepps = 3\n");
+        assert!(error.starts_with("r.toml:3: key `pretrain.stepps`: unknown field"), "{error}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_its_line() {
+        let error = fault("[world]\npeople = 64\ncutoff_month = 99\n");
+        assert!(error.starts_with("r.toml:3: world.cutoff_month = 99 is out of range: 6 to"), "{error}");
+        let error = fault("[[world.faults]]\nwrong_facts = { share = 7.0 }\n");
+        assert!(error.starts_with("r.toml:1: world.faults: wrong_facts.share = 7"), "{error}");
+    }
+
+    #[test]
+    fn what_is_set_reaches_nested_keys_and_bounds_are_looked_at_last() {
+        let args = RecipeArgs {
+            overrides: ["pretrain.steps=7", "world.months=12", "world.cutoff_month=8"].map(str::to_owned).to_vec(),
+            ..RecipeArgs::default()
+        };
+        let (text, recipe) = Recipe::read(&args, Some(5)).unwrap();
+        assert_eq!((recipe.seed, recipe.pretrain.steps.get(), recipe.world.months), (5, 7, 12));
+        assert_eq!(Recipe::parse(&text, Path::new("recipe.toml")).unwrap(), recipe);
+        assert!(!recipe.is_small().unwrap());
+        let difference = recipe.difference(&Recipe::small().unwrap()).unwrap().unwrap();
+        assert_eq!(difference, "seed: 5 here, 1 there");
+    }
+
+    #[test]
+    fn a_bad_setting_is_named() {
+        let error = set("seed = 1\n", "pretrain.steps=many").unwrap_err().to_string();
+        assert!(error.starts_with("--set pretrain.steps=many: key `pretrain.steps`:"), "{error}");
+        let error = set("seed = 1\n", "seed.x=1").unwrap_err().to_string();
+        assert_eq!(error, "--set seed.x=1: `seed` is no table of the recipe");
+    }
+
+    #[test]
+    fn seed_and_faults_leave_the_small_world_what_it_is() {
+        let text = "seed = 9\n[[world.faults]]\nhelpful_only = {}\n";
+        assert!(Recipe::parse(text, Path::new("r.toml")).unwrap().is_small().unwrap());
+    }
+}
