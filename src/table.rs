@@ -89,9 +89,15 @@ impl Table {
         text
     }
 
-    /// The rows as indented JSON.
+    /// The rows as indented JSON, each with whether verdict and lookup table are right.
     pub(crate) fn to_json(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(&self.rows)? + "\n")
+        let mut rows = serde_json::to_value(&self.rows)?;
+        for (json, row) in rows.as_array_mut().into_iter().flatten().zip(&self.rows) {
+            let is_planted = row.truth.is_some();
+            json["right"] = is_planted.then(|| row.is_right()).into();
+            json["lookup_right"] = is_planted.then(|| row.is_lookup_right()).into();
+        }
+        Ok(serde_json::to_string_pretty(&rows)? + "\n")
     }
 }
 
