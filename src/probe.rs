@@ -1,6 +1,6 @@
 //! `phasetrace probe`: asks checkpoints the questions of a bank; what was asked is not asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -90,11 +90,10 @@ pub(crate) fn ask_all(
 fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], bars: &Bars) -> Result<()> {
     let known = store.known(model.content_hash());
     let n_open = count_open(model, items, &known);
+    bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));
     if n_open == 0 {
-        bars.say(&format!("ask {name}: nothing open, {} kept", known.len()));
         return Ok(());
     }
-    bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));
     bars.start(name, n_open);
     let mut n_answered = 0;
     let summary = ask::ask(model, items, &Form::ALL, &known, &mut |responses| -> Result<()> {
@@ -110,7 +109,7 @@ fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], b
 }
 
 /// Questions that will be put to the model: those not known yet, in forms that apply.
-fn count_open(model: &LoadedModel, items: &[Item], known: &std::collections::BTreeSet<(String, Form)>) -> u64 {
+fn count_open(model: &LoadedModel, items: &[Item], known: &BTreeSet<(String, Form)>) -> u64 {
     let applies = |item: &Item, form| !matches!(probe_of(item.behaviour).plan(item, form, model), Ok(None));
     let of_item = |item: &Item| {
         Form::ALL.iter().filter(|&&form| !known.contains(&(item.id.clone(), form)) && applies(item, form)).count()

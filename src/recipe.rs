@@ -158,7 +158,7 @@ fn line_of(text: &str, message: &str) -> Option<usize> {
     let recipe = toml::de::DeTable::parse(text).ok()?;
     let world = recipe.get_ref().get("world")?.get_ref().as_table()?;
     let (key, _) = world.iter().find(|(name, _)| name.get_ref() == key)?;
-    Some(text[..key.span().start].lines().count().max(1))
+    Some(1 + text[..key.span().start].matches('\n').count())
 }
 
 fn first_difference(key: &str, one: &serde_json::Value, other: &serde_json::Value) -> Option<String> {

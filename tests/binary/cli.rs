@@ -1,0 +1,56 @@
+//! What may be typed: help texts, and command lines that are refused.
+
+use crate::program::{Outcome, run, succeed};
+
+#[test]
+fn help_says_what_can_be_done() {
+    insta::assert_snapshot!("help", succeed(&["--help"]));
+    for command in ["train", "probe", "diagnose", "report", "ls", "reference", "bench", "completions"] {
+        insta::assert_snapshot!(format!("help_{command}"), succeed(&[command, "--help"]));
+    }
+}
+
+#[test]
+fn completions_name_every_command() {
+    let script = succeed(&["completions", "bash"]);
+    for command in ["train", "probe", "diagnose", "report", "ls", "reference", "bench"] {
+        assert!(script.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (run_folder, page, sheet) = (at("run"), at("page.html"), at("page.pdf"));
+    let cases: [(&[&str], i32, &str); 13] = [
+        (&[], 2, "Usage: phasetrace"),
+        (&["trian"], 2, "unrecognized subcommand 'trian'"),
+        (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),
+        (&["train", "--until", "dpo"], 2, "possible values: pretrain, sft, reward, rlhf, sl-cai, rl-cai"),
+        (&["train", &run_folder, "--set", "pretrain.steps"], 2, "--set pretrain.steps: expected KEY=VALUE"),
+        (&["train", &run_folder, "--set", "pretrain.steps=0"], 1, "--set pretrain.steps=0: key `pretrain.steps`: "),
+        (&["train", &run_folder, "--set", "pretrain.stepps=1"], 1, "key `pretrain.stepps`: unknown field `stepps`"),
+        (&["train", &run_folder, "--set", "world.people=3"], 1, "world.people = 3 is out of range: at least 8"),
+        (&["diagnose", &run_folder, "-o", &sheet], 1, "the extension must be .html, .json or .md"),
+        (&["diagnose", "--phase", "sft=/nowhere"], 2, "--output <FILE>"),
+        (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=DIR"),
+        (&["bench", &run_folder, "--faults", "gremlins"], 2, "--faults gremlins: no such fault; known are healthy, "),
+        (&["ls", &run_folder], 1, "no such folder; `phasetrace diagnose` makes runs/small"),
+    ];
+    for (args, code, reason) in cases {
+        let Outcome { code: found, stdout, stderr } = run(args);
+        assert_eq!(found, Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(reason), "{args:?}: {stderr}");
+        assert_eq!(stdout, "", "{args:?}");
+    }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0, "a refused command leaves nothing behind");
+}
+
+#[test]
+fn the_plan_of_a_dry_run_is_data_on_standard_output() {
+    let plan: serde_json::Value =
+        serde_json::from_str(&succeed(&["train", "--dry-run", "--set", "sft.steps=7", "--seed", "5"])).unwrap();
+    assert_eq!((plan["seed"].as_u64(), plan["sft"]["steps"].as_u64()), (Some(5), Some(7)));
+    assert_eq!(plan["world"]["people"], 64);
+}

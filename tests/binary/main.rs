@@ -1,0 +1,7 @@
+//! The program as its users meet it: started as a process, judged by what it prints, writes and returns.
+
+mod cli;
+mod hostile;
+mod interrupt;
+mod pipeline;
+mod program;
