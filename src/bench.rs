@@ -11,6 +11,7 @@ use fixtures::{Fault, FaultPhase};
 use crate::cli::{BenchArgs, Stop};
 use crate::diagnose::{Wanted, diagnose_run};
 use crate::exit::{self, Usage};
+use crate::output;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::reference;
@@ -35,8 +36,8 @@ const HEALTHY: &str = "healthy";
 
 pub(crate) fn run(args: &BenchArgs, bars: &Bars) -> Result<u8> {
     let planted = choose_faults(&args.faults)?;
-    let output = args.output.clone().unwrap_or_else(|| args.dir.join("bench.md"));
-    check_writable(output.parent().unwrap_or(Path::new(".")))?;
+    let place = args.output.clone().unwrap_or_else(|| args.dir.join("bench.md"));
+    check_writable(place.parent().unwrap_or(Path::new(".")))?;
     let (_, recipe) = Recipe::read(&args.recipe, None)?;
     if !recipe.world.faults.is_empty() {
         bail!("bench plants the faults itself: the recipe has `world.faults`");
@@ -54,9 +55,9 @@ pub(crate) fn run(args: &BenchArgs, bars: &Bars) -> Result<u8> {
     }
     let table = Table { rows };
     let text = table.to_markdown();
-    reports::write(&output, &text)?;
-    reports::write(&output.with_extension("json"), &table.to_json()?)?;
-    print!("{text}");
+    reports::write(&place, &text)?;
+    reports::write(&place.with_extension("json"), &table.to_json()?)?;
+    output::print(&text)?;
     Ok(exit::SUCCESS)
 }
 

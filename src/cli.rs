@@ -196,7 +196,7 @@ pub(crate) struct BenchArgs {
     pub(crate) dir: PathBuf,
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// Training seeds, separated by commas.
+    /// Training seeds, separated by commas. Several processes may share DIR, each with seeds of its own.
     #[arg(long, value_delimiter = ',', value_name = "NS", default_value = "1,2,3")]
     pub(crate) seeds: Vec<u64>,
     /// Only these faults, separated by commas; `healthy` is the twin without one.

@@ -13,6 +13,7 @@ use probes::bank::Bank;
 use crate::cli::{DiagnoseArgs, Stop};
 use crate::exit;
 use crate::foreign;
+use crate::output;
 use crate::probe::{Answered, Questions, ask_all, checkpoints_of};
 use crate::progress::Bars;
 use crate::recipe::Recipe;
@@ -29,14 +30,14 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     let run = Run::at(&args.run);
     let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
     if args.dry_run {
-        println!("{}", recipe.to_plan()?);
+        output::print_line(&recipe.to_plan()?)?;
         return Ok(exit::SUCCESS);
     }
     let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
     train(&run, &text, &recipe, Extent { until: Stop::RlCai, store: None }, bars)?;
     let wanted = Wanted { name: run.name(), chains: &LINEAGES, answers: run.root(), reference: reference.as_ref() };
     let diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
-    publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?);
+    publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?)?;
     Ok(exit::SUCCESS)
 }
 
@@ -87,13 +88,14 @@ pub(crate) fn provenance(seed: u64, bank: &Bank) -> Provenance {
 }
 
 /// Prints where the reports are and the main sentences.
-pub(crate) fn publish(diagnosis: &Diagnosis, reports: &[PathBuf]) {
+pub(crate) fn publish(diagnosis: &Diagnosis, reports: &[PathBuf]) -> Result<()> {
     for path in reports {
-        println!("{}", path.display());
+        output::print_line(&path.display().to_string())?;
     }
     for sentence in &diagnosis.sentences {
-        println!("{sentence}");
+        output::print_line(sentence)?;
     }
+    Ok(())
 }
 
 fn lineage((name, phases): &Chain, known: &[PhaseInfo]) -> Lineage {

@@ -22,13 +22,12 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     let output = args.output.first().context("-o FILE is needed with --phase")?;
     // Beside the report, so that a second diagnosis asks nothing again.
     let folder = output.with_extension("answers");
-    let (bank, declared_cutoff) = match &args.bank {
-        Some(path) => (Bank::load(path)?, args.declared_cutoff),
-        None => {
-            let small = Recipe::small()?;
-            let declared = args.declared_cutoff.unwrap_or(small.world.cutoff_month);
-            (Bank::load(&write_small_world(&folder, &small)?)?, Some(declared))
-        }
+    let (bank, declared_cutoff) = if let Some(path) = &args.bank {
+        (Bank::load(path)?, args.declared_cutoff)
+    } else {
+        let small = Recipe::small()?;
+        let declared = args.declared_cutoff.unwrap_or(small.world.cutoff_month);
+        (Bank::load(&write_small_world(&folder, &small)?)?, Some(declared))
     };
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
     let Answered { phases, responses } = ask_all(&folder, &questions, &checkpoints, bars)?;
@@ -42,7 +41,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         reference: reference.as_ref(),
         provenance: provenance(0, &bank),
     })?;
-    publish(&diagnosis, &report::write(&diagnosis, &Run::at(&folder), &args.output)?);
+    publish(&diagnosis, &report::write(&diagnosis, &Run::at(&folder), &args.output)?)?;
     Ok(exit::SUCCESS)
 }
 

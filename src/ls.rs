@@ -8,6 +8,7 @@ use lm::lineage::Lineage;
 
 use crate::cli::LsArgs;
 use crate::exit;
+use crate::output;
 use crate::run::{PHASES, Run};
 
 pub(crate) fn run(args: &LsArgs) -> Result<u8> {
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &LsArgs) -> Result<u8> {
         runs.sort();
     }
     if runs.is_empty() {
-        println!("no runs in {}", args.dir.display());
+        output::print_line(&format!("no runs in {}", args.dir.display()))?;
     }
     for path in runs {
         list(&Run::at(&path))?;
@@ -38,7 +39,7 @@ fn is_run(path: &Path) -> bool {
 }
 
 fn list(run: &Run) -> Result<()> {
-    println!("{}", run.root().display());
+    output::print_line(&run.root().display().to_string())?;
     for phase in PHASES {
         let path = run.checkpoint(phase).join("lineage.json");
         if !path.exists() {
@@ -49,11 +50,12 @@ fn list(run: &Run) -> Result<()> {
             serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
         let metrics: Vec<String> =
             lineage.metrics.iter().take(4).map(|(name, value)| format!("{name} {value:.3}")).collect();
-        println!("  {phase:<12} {:>6} steps  seed {:<4} {}", lineage.steps, lineage.seed, metrics.join("  "));
+        let Lineage { steps, seed, .. } = lineage;
+        output::print_line(&format!("  {phase:<12} {steps:>6} steps  seed {seed:<4} {}", metrics.join("  ")))?;
     }
     for (name, path) in [("diagnosis", run.diagnosis()), ("report", run.report())] {
         if path.exists() {
-            println!("  {name:<12} {}", path.display());
+            output::print_line(&format!("  {name:<12} {}", path.display()))?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ mod diagnose;
 mod exit;
 mod foreign;
 mod ls;
+mod output;
 mod preview;
 mod probe;
 mod progress;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     kernels::keep_freed_pages();
     match run(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
+        Err(error) if output::is_closed(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => {
             // The chain once, outermost first.
             eprintln!("error: {error:#}");
@@ -53,7 +55,9 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Reference(args) => reference::run(&args, &bars),
         Command::Bench(args) => bench::run(&args, &bars),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "phasetrace", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "phasetrace", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
             Ok(exit::SUCCESS)
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use evals::diagnosis::PhaseInfo;
-use evals::store::{Store, StoreKey};
+use evals::store::{RESULTS_FILE, Store, StoreKey};
 use lm::lineage::Lineage;
 use lm::{LoadedModel, Subject};
 use probes::bank::Bank;
@@ -15,6 +15,7 @@ use probes::{PROBE_VERSION, PROBES, ask, probe_of};
 
 use crate::cli::ProbeArgs;
 use crate::exit::{self, NothingToAsk, Usage};
+use crate::output;
 use crate::preview;
 use crate::progress::Bars;
 use crate::run::{ASKED, Run};
@@ -43,11 +44,11 @@ pub(crate) fn run(args: &ProbeArgs, bars: &Bars) -> Result<u8> {
     let items = select(&bank.items, &args.tasks, args.limit)?;
     if args.preview {
         let (name, path) = checkpoints.last().expect("there is one, checked above");
-        print!("{}", preview::render(name, &load(path)?, &items)?);
+        output::print(&preview::render(name, &load(path)?, &items)?)?;
         return Ok(exit::SUCCESS);
     }
     ask_all(&folder, &Questions { bank_hash: &bank.hash, items: &items }, &checkpoints, bars)?;
-    println!("{}", folder.join(evals::store::RESULTS_FILE).display());
+    output::print_line(&folder.join(RESULTS_FILE).display().to_string())?;
     Ok(exit::SUCCESS)
 }
 

@@ -8,6 +8,7 @@ use evals::reference::Reference;
 use crate::cli::{ReferenceArgs, Stop};
 use crate::diagnose::{Wanted, diagnose_run};
 use crate::exit;
+use crate::output;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::report::check_writable;
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
         diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);
     }
     Reference::from_diagnoses(&diagnoses)?.save(&args.output)?;
-    println!("{}", args.output.display());
+    output::print_line(&args.output.display().to_string())?;
     Ok(exit::SUCCESS)
 }
 

@@ -8,6 +8,7 @@ use evals::diagnosis::Diagnosis;
 
 use crate::cli::ReportArgs;
 use crate::exit;
+use crate::output;
 use crate::run::Run;
 
 pub(crate) fn run(args: &ReportArgs) -> Result<u8> {
@@ -20,7 +21,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<u8> {
     let diagnosis: Diagnosis =
         serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     for path in write(&diagnosis, &run, &args.output)? {
-        println!("{}", path.display());
+        output::print_line(&path.display().to_string())?;
     }
     Ok(exit::SUCCESS)
 }

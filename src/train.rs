@@ -11,6 +11,7 @@ use trainer::{pretrain, reward, rl_cai, rlhf, sft, sl_cai};
 
 use crate::cli::{Stop, TrainArgs};
 use crate::exit;
+use crate::output;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::run::Run;
@@ -20,11 +21,11 @@ pub(crate) fn run(args: &TrainArgs, bars: &Bars) -> Result<u8> {
     let run = Run::at(&args.run);
     let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
     if args.dry_run {
-        println!("{}", recipe.to_plan()?);
+        output::print_line(&recipe.to_plan()?)?;
         return Ok(exit::SUCCESS);
     }
     train(&run, &text, &recipe, Extent { until: args.until, store: None }, bars)?;
-    println!("{}", run.root().display());
+    output::print_line(&run.root().display().to_string())?;
     Ok(exit::SUCCESS)
 }
 

@@ -1,6 +1,6 @@
 //! What may be typed: help texts, and command lines that are refused.
 
-use crate::program::{Outcome, run, succeed};
+use crate::program::{Outcome, phasetrace, run, succeed};
 
 #[test]
 fn help_says_what_can_be_done() {
@@ -45,6 +45,14 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         assert_eq!(stdout, "", "{args:?}");
     }
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "a refused command leaves nothing behind");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = phasetrace(&["train", "--dry-run"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]

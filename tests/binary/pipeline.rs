@@ -10,7 +10,9 @@ fn diagnose_writes_the_report_and_a_second_time_the_same() {
     let run_folder = folder.path().join("run");
     let outputs: Vec<_> = ["report.html", "report.json", "report.md"].map(|name| folder.path().join(name)).to_vec();
     let mut args = vec!["diagnose", arg(&run_folder), "--recipe", RECIPE];
-    outputs.iter().for_each(|path| args.extend(["-o", arg(path)]));
+    for path in &outputs {
+        args.extend(["-o", arg(path)]);
+    }
     let first = succeed(&args);
     let lines: Vec<&str> = first.lines().collect();
     assert_eq!(lines.len(), 6, "three places and three sentences: {first}");
@@ -41,7 +43,9 @@ fn checkpoints_from_elsewhere_are_diagnosed_without_their_run() {
         .to_vec();
     let (bank, page) = (trained().join("data/bank.jsonl"), folder.path().join("out/page.json"));
     let mut args = vec!["diagnose", "--bank", arg(&bank), "--declared-cutoff", "8", "-o", arg(&page)];
-    phases.iter().for_each(|phase| args.extend(["--phase", phase.as_str()]));
+    for phase in &phases {
+        args.extend(["--phase", phase.as_str()]);
+    }
     let printed = succeed(&args);
     assert_eq!(printed.lines().next(), Some(arg(&page)));
     let diagnosis: serde_json::Value = serde_json::from_str(&fs::read_to_string(&page).unwrap()).unwrap();
