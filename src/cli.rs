@@ -129,7 +129,7 @@ pub(crate) struct DiagnoseArgs {
     #[arg(default_value = "runs/small", conflicts_with = "phases")]
     pub(crate) run: PathBuf,
     /// A checkpoint trained elsewhere, in order, e.g. `--phase pretrain=DIR --phase sft=DIR --phase rlhf=DIR`; needs `-o`.
-    #[arg(long = "phase", value_name = "NAME=DIR", requires = "output", conflicts_with_all = ["recipe", "overrides", "seed", "dry_run"])]
+    #[arg(long = "phase", value_name = "NAME=DIR", requires = "output", conflicts_with_all = ["overrides", "dry_run"])]
     pub(crate) phases: Vec<String>,
     /// Item bank for `--phase` (JSON lines); the embedded small world's where none is given.
     #[arg(long, value_name = "FILE", requires = "phases")]

@@ -39,6 +39,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         responses: &responses,
         declared_cutoff,
         reference: reference.as_ref(),
+        // Nobody has said with which seed they were trained.
         provenance: provenance(0, &bank),
     })?;
     publish(&diagnosis, &report::write(&diagnosis, &Run::at(&folder), &args.output)?)?;
