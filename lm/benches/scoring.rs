@@ -19,7 +19,7 @@ fn scoring(criterion: &mut Criterion) {
     };
     let requests: Vec<TokenRequest> = (0..N_ITEMS * N_ANSWERS).map(request).collect();
     let mut group = criterion.benchmark_group("cpu/scoring/3x128");
-    group.throughput(Throughput::Elements(N_ITEMS as u64));
+    group.sample_size(30).throughput(Throughput::Elements(N_ITEMS as u64));
     group.bench_function(format!("{N_ITEMS}_items_of_{N_ANSWERS}"), |bencher| {
         bencher.iter(|| score(&decoder, black_box(&requests)).unwrap());
     });

@@ -39,7 +39,7 @@ fn train_step(criterion: &mut Criterion) {
     let batch = Batch::assemble(&rows, SEQUENCE_TOKENS).unwrap();
 
     let mut group = criterion.benchmark_group("cpu/train_step/3x128");
-    group.throughput(Throughput::Elements(batch.n_tokens()));
+    group.sample_size(30).throughput(Throughput::Elements(batch.n_tokens()));
     group.bench_function(format!("{N_SEQUENCES}x{SEQUENCE_TOKENS}"), |bencher| {
         bencher.iter(|| {
             let loss = token_loss(session.decoder(), black_box(&batch), batch.n_targets).unwrap();
