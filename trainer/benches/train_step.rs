@@ -9,7 +9,7 @@ use std::hint::black_box;
 use trainer::batch::{Batch, Example};
 use trainer::folder::RunFolder;
 use trainer::loss::token_loss;
-use trainer::recipe::{OptimizerRecipe, ScheduleRecipe};
+use trainer::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
 use trainer::session::{Metrics, Origin, Phase, Session, Silent, Start};
 
 #[path = "../../lm/benches/model/mod.rs"]
@@ -26,6 +26,7 @@ fn train_step(criterion: &mut Criterion) {
         name: "bench",
         folder: &folder,
         origin: Origin { seed: 1, parent: None, recipe: String::new(), data: BTreeMap::new() },
+        lr: Positive::new(1e-3).unwrap(),
         optimizer: &OptimizerRecipe::default(),
         schedule: &ScheduleRecipe::default(),
         steps: 1_000_000,

@@ -38,7 +38,6 @@ fn model(shape: &Value) -> ModelConfig {
 fn optimizer(fixture: &Value) -> OptimizerRecipe {
     let setting = |name: &str| fixture["settings"][name].as_f64().unwrap();
     OptimizerRecipe {
-        lr: Positive::new(fixture["lr"].as_f64().unwrap()).unwrap(),
         beta1: Probability::new(setting("beta1")).unwrap(),
         beta2: Probability::new(setting("beta2")).unwrap(),
         eps: Positive::new(setting("eps")).unwrap(),
@@ -67,6 +66,7 @@ fn three_steps_of_training_a_tiny_llama_equal_pytorchs() {
         name: "torch",
         folder: &folder,
         origin: Origin { seed: 1, parent: None, recipe: String::new(), data: BTreeMap::new() },
+        lr: Positive::new(fixture["lr"].as_f64().unwrap()).unwrap(),
         optimizer: &optimizer(&fixture),
         schedule: &ScheduleRecipe::Constant(ConstantRecipe { warmup_steps: 0 }),
         steps: steps.len() as u64,
