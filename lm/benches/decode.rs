@@ -9,7 +9,7 @@ mod model;
 const N_CACHED: usize = 64;
 
 fn decode_step(criterion: &mut Criterion) {
-    kernels::keep_freed_pages();
+    model::prepare();
     let decoder = Decoder::new(&model::config(), &model::weights()).unwrap();
     let mut group = criterion.benchmark_group("cpu/decode_step/3x128");
     for n_rows in [1, 64] {

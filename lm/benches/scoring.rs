@@ -11,7 +11,7 @@ const N_ITEMS: usize = 64;
 const N_ANSWERS: usize = 4;
 
 fn scoring(criterion: &mut Criterion) {
-    kernels::keep_freed_pages();
+    model::prepare();
     let decoder = Decoder::new(&model::config(), &model::weights()).unwrap();
     let request = |idx: usize| TokenRequest {
         context: model::ids(48, idx / N_ANSWERS),

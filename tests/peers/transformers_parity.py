@@ -55,6 +55,8 @@ def main() -> int:
         parser.error("no checkpoint found")
     build = ["cargo", "build", "--release", "--workspace", "--example", "dump_logits"]
     subprocess.run(build, cwd=ROOT, check=True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     print(f"transformers {transformers.__version__}, torch {torch.__version__}, tolerance {TOLERANCE:g}")
     results = [compare(folder) for folder in folders]
     return 0 if all(results) else 1
@@ -100,7 +102,7 @@ def compare(folder: Path) -> bool:
     verdict = "equal" if is_equal else "DIFFERENT"
     print(
         f"{folder}: {verdict}; {type(model).__name__}, {n} prompts ({n_chats} chats), {wrong_texts} texts and "
-        f"{wrong_ids} id lists differ, logits differ by at most {worst:.2e} (largest logit {largest:.1f})",
+        f"{wrong_ids} id lists differ, logits differ by at most {worst:.2e} (largest logit {largest:.3g})",
         *not_loaded,
         sep="\n  ",
     )

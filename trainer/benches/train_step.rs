@@ -1,6 +1,4 @@
 //! Time of one training step: forward, backward, clipping, AdamW and log of 8 packed sequences of 128 tokens.
-//!
-//! `RAYON_NUM_THREADS` says how many threads work on it.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lm::Tokenizer;
@@ -19,7 +17,7 @@ const N_SEQUENCES: usize = 8;
 const SEQUENCE_TOKENS: usize = 128;
 
 fn train_step(criterion: &mut Criterion) {
-    kernels::keep_freed_pages();
+    model::prepare();
     let root = tempfile::tempdir().unwrap();
     let folder = RunFolder::new(root.path());
     let phase = Phase {

@@ -2,6 +2,14 @@
 
 use lm::{ModelConfig, Weights};
 
+/// What the program does at its start. `RAYON_NUM_THREADS` says how many threads work; without it one per core.
+pub(crate) fn prepare() {
+    kernels::keep_freed_pages();
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
+    let n_cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    kernels::set_threads(asked.unwrap_or_else(n_cores)).unwrap();
+}
+
 /// Three layers of width 128 over 768 tokens and a context of 128.
 pub(crate) fn config() -> ModelConfig {
     ModelConfig {
