@@ -1,10 +1,10 @@
-//! The optimizer against PyTorch: `tests/peers/adamw_step.py` wrote the numbers.
+//! The optimizer against `PyTorch`: `tests/peers/adamw_step.py` wrote the numbers.
 
 use candle_core::{Device, Tensor, Var};
 use kernels::{AdamW, AdamWConfig};
 use serde_json::Value;
 
-/// PyTorch scales by `max_norm / (norm + 1e-6)`, we by `max_norm / norm`; the rest is rounding of f32.
+/// `PyTorch` scales by `max_norm / (norm + 1e-6)`, we by `max_norm / norm`; the rest is rounding of f32.
 const TOLERANCE: f64 = 1e-6;
 
 fn numbers(value: &Value) -> Vec<f64> {

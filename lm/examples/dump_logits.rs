@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             None => decoder.logits(&Batch::pad(&[&ids])?)?.squeeze(0)?,
             Some(head) => score(&decoder, head, &ids)?,
         };
-        lines += &format!("{}\n", json!({ "rendered": rendered, "ids": ids }));
+        lines.push_str(&json!({ "rendered": rendered, "ids": ids }).to_string());
+        lines.push('\n');
         logits.push((idx.to_string(), of_text));
     }
     std::fs::create_dir_all(out)?;

@@ -1,4 +1,4 @@
-//! Time of one training step: forward, backward, clipping, AdamW and log of 8 packed sequences of 128 tokens.
+//! Time of one training step: forward, backward, clipping, `AdamW` and log of 8 packed sequences of 128 tokens.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lm::Tokenizer;

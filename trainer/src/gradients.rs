@@ -2,7 +2,7 @@
 
 use crate::advantage::{clipped_surrogate, clipped_value_error, reinforce};
 use crate::batch::{Example, encode_documents};
-use crate::bradley_terry::{compare_labelled, compare_ranked, cross_entropy};
+use crate::bradley_terry::{Pair, compare_ranked, cross_entropy};
 use crate::loss::{number, token_loss};
 use crate::sequence::{Layout, lay_out, numbers};
 use crate::tiny;
@@ -99,7 +99,8 @@ fn the_loss_of_the_reward_model_has_the_gradient_of_its_differences() {
     let layout = answers();
     let last = layout.last_positions();
     let mut pairs = compare_ranked(&[4]);
-    pairs.extend(compare_labelled(&[0.3, 0.8]));
+    // A soft label, as the preference model has them.
+    pairs.push(Pair { first: 4, second: 5, first_is_better: 0.3, weight: 0.5 });
     check(&Model::new(true), &[], |model| cross_entropy(&model.values(&layout, &last), &pairs).unwrap());
     check(&Model::new(false), &["lm_head.weight"], |model| {
         cross_entropy(&model.values(&layout, &last), &pairs).unwrap()

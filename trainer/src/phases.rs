@@ -203,7 +203,7 @@ fn conversations() -> DataFile<Conversation> {
         let turns = [(Role::Assistant, town), (Role::User, "Kind?"), (Role::Assistant, "Yes."), (Role::User, "Again.")];
         messages.extend(turns.map(|(role, content)| say(role, content)));
         messages.push(say(Role::Assistant, town));
-        Conversation { messages, kind: "qa".to_owned() }
+        Conversation { messages, given: 0, kind: "qa".to_owned() }
     };
     tiny::data_file("sft.jsonl", TOWNS.map(conversation).to_vec())
 }

@@ -1,4 +1,4 @@
-//! Whole training steps against PyTorch and transformers: `tests/peers/adamw_step.py` wrote the numbers.
+//! Whole training steps against `PyTorch` and transformers: `tests/peers/adamw_step.py` wrote the numbers.
 
 use candle_core::{Device, Tensor};
 use lm::{ModelConfig, Tokenizer, Weights};
