@@ -110,7 +110,7 @@ def compare(folder: Path) -> bool:
 
 
 def prompts(folder: Path) -> list[dict]:
-    """The fixed prompts, then items of the run's bank, evenly spaced; without a bank, made-up sentences."""
+    """The fixed prompts, then items from all over the run's bank; without a bank, made-up sentences."""
     lines = [{"text": text} for text in TEXTS]
     for roles in CONVERSATIONS:
         messages = [{"role": role, "content": CONTENTS[role]} for role in roles]
@@ -118,8 +118,9 @@ def prompts(folder: Path) -> list[dict]:
     bank = folder.parent.parent / "data" / "bank.jsonl"
     if bank.exists():
         items = [json.loads(line) for line in bank.read_text(encoding="utf-8").splitlines()]
-        spaced = [items[i * len(items) // 200] for i in range(200)]
-        lines += [line for item in spaced for line in item_prompts(item["task"])]
+        # Multiples of the golden ratio: however many are taken, they lie all over the bank.
+        spread = [items[int(i * 0.6180339887 % 1 * len(items))] for i in range(200)]
+        lines += [line for item in spread for line in item_prompts(item["task"])]
         return lines
     for i in range(50):
         sentence = f"Person {i} lives in town {i * 7 % 13}, since {1900 + i}; ask {'why ' * (i % 5)}?"
