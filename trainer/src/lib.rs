@@ -7,9 +7,13 @@ pub mod constitution;
 pub mod data;
 pub mod error;
 pub mod folder;
+#[cfg(test)]
+mod gradients;
 mod log;
 pub mod loss;
 pub mod mix;
+#[cfg(test)]
+mod phases;
 pub mod pretrain;
 pub mod recipe;
 pub mod reward;

@@ -12,9 +12,11 @@ use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
 use candle_core::{DType, Device, Tensor};
 use lm::chat::{Message, Role};
 use lm::checkpoint::Checkpoint;
+use lm::config::ModelConfig;
 use lm::decoder::Decoder;
 use lm::random::stream;
 use lm::tokenizer::Tokenizer;
+use lm::weights::Weights;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,7 +154,8 @@ pub(crate) fn train(
     let sequence_tokens = parent.config.max_position_embeddings;
     let (held_out, held_in) = split_by_prompt(groups()?, recipe.held_out.get(), seed, name);
     let order = format!("{name}/order");
-    let mut session = Session::open(phase, add_head(parent)?, progress)?;
+    let config = headless(&parent.config);
+    let mut session = Session::open(phase, add_head(parent, &config)?, progress)?;
     while !session.is_done() {
         let drawn = draw_items(held_in.len(), recipe.batch_prompts.get(), seed, &order, session.step());
         let batch: Vec<&Group> = drawn.iter().map(|&group_idx| &held_in[group_idx]).collect();
@@ -181,11 +184,18 @@ pub(crate) fn train(
     session.finish_with(&outcome)
 }
 
+/// The shape without an output layer of its own: a reward model predicts no tokens, so nothing would teach that layer.
+fn headless(config: &ModelConfig) -> ModelConfig {
+    ModelConfig { tie_word_embeddings: true, ..config.clone() }
+}
+
 /// The decoder's weights and a head of zeros: every answer starts with the same reward.
-fn add_head(parent: &Checkpoint) -> Result<Start<'_>> {
-    let width = parent.config.hidden_size;
-    let head = Tensor::zeros((1, width), DType::F32, &Device::Cpu)?;
-    Ok(Start { extra: vec![(HEAD.to_owned(), head)], ..Start::from_checkpoint(parent) })
+fn add_head<'a>(parent: &'a Checkpoint, config: &'a ModelConfig) -> Result<Start<'a>> {
+    let known = parent.weights.iter().filter(|&(name, _)| name != "lm_head.weight");
+    let tensors = known.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+    let head = Tensor::zeros((1, config.hidden_size), DType::F32, &Device::Cpu)?;
+    let (weights, extra) = (Weights::from_tensors(config, tensors)?, vec![(HEAD.to_owned(), head)]);
+    Ok(Start { config, weights, extra, tokenizer: &parent.tokenizer })
 }
 
 /// Answers and their comparisons, for groups in one step.

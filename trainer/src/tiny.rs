@@ -87,6 +87,7 @@ pub(crate) fn one_row(examples: &[&Example], sequence_tokens: usize) -> Batch {
     Batch::assemble(&[examples.to_vec()], sequence_tokens).unwrap()
 }
 
-fn data_file<T>(name: &str, items: Vec<T>) -> DataFile<T> {
+/// A file of these items, as if read from disk.
+pub(crate) fn data_file<T>(name: &str, items: Vec<T>) -> DataFile<T> {
     DataFile { path: PathBuf::from(name), hash: format!("hash of {name}"), lines: (1..=items.len()).collect(), items }
 }
