@@ -101,7 +101,7 @@ pub fn ask_revision(mut criticised: Vec<Message>, critique: &str, principle: &Pr
     criticised
 }
 
-/// The question which of two answers to the prompt's last turn is better; the model answers ` A` or ` B`.
+/// The question which of two answers to the prompt's last turn is better; the model repeats the better one.
 pub fn ask_preference(prompt: &[Message], a: &str, b: &str, principle: &Principle) -> Vec<Message> {
     let question = prompt.last().map_or("", |message| message.content.as_str());
     vec![say(Role::User, &format!("{question} A: {a} B: {b} {}", principle.preference))]

@@ -100,7 +100,7 @@ impl Default for TokenizerRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainRecipe {
-    /// Optimizer steps. Default 1500.
+    /// Optimizer steps. Default 1100.
     pub steps: NonZeroU64,
     /// Packed sequences of one forward pass. Default 8.
     pub batch_sequences: NonZeroUsize,
@@ -121,7 +121,7 @@ pub struct PretrainRecipe {
 impl Default for PretrainRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(1500),
+            steps: steps(1100),
             batch_sequences: count(8),
             sequence_tokens: count(128),
             accumulate: count(1),
@@ -137,7 +137,7 @@ impl Default for PretrainRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftRecipe {
-    /// Optimizer steps. Default 1200.
+    /// Optimizer steps. Default 800.
     pub steps: NonZeroU64,
     /// Sequences of one forward pass. Default 8.
     pub batch_sequences: NonZeroUsize,
@@ -162,7 +162,7 @@ pub struct SftRecipe {
 impl Default for SftRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(1200),
+            steps: steps(800),
             batch_sequences: count(8),
             sequence_tokens: count(128),
             accumulate: count(1),

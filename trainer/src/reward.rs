@@ -29,9 +29,9 @@ pub const HEAD: &str = lm::checkpoint::SCORE_WEIGHT;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardRecipe {
-    /// Optimizer steps. Default 300.
+    /// Optimizer steps. Default 200.
     pub steps: NonZeroU64,
-    /// Prompts of one step, each with all of its ranked answers. Default 16.
+    /// Prompts of one step, each with all of its ranked answers. Default 12.
     pub batch_prompts: NonZeroUsize,
     /// Share of the prompts that is kept from training, to measure accuracy on. Default 0.05.
     pub held_out: Probability,
@@ -48,8 +48,8 @@ pub struct RewardRecipe {
 impl Default for RewardRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(300),
-            batch_prompts: count(16),
+            steps: steps(200),
+            batch_prompts: count(12),
             held_out: Probability::new(0.05).expect("in range"),
             save_every: 500,
             lr: Positive::new(5e-4).expect("in range"),

@@ -77,7 +77,8 @@ pub struct Inputs<'a> {
 
 /// Compares, trains the phases `preference` and `rl-cai`, and saves both; finished ones are only loaded.
 ///
-/// The label of a pair is `p(A) / (p(A) + p(B))`, mean over both orders of the answers. What was compared is kept in
+/// The label of a pair is `p(a) / (p(a) + p(b))`, where the model is asked to repeat the better answer, mean over both orders
+/// in which the answers are shown. What was compared is kept in
 /// `generated/rl-cai.jsonl`. It follows from the inputs alone, so a resumed phase writes it anew.
 ///
 /// # Errors
@@ -87,7 +88,8 @@ pub struct Inputs<'a> {
 /// Bai et al. 2022, arXiv 2212.08073, sections 4.1 and 4.2.
 ///
 /// # Deviations
-/// Both orders of a pair are asked, which cancels a preference for a letter. One principle is drawn for a pair.
+/// The model repeats the better answer, where the paper's names its letter: to tie a letter to an answer is more than small models
+/// learn. Both orders of a pair are asked, which cancels a preference for a place. One principle is drawn for a pair.
 pub fn run(
     folder: &RunFolder,
     recipe: &RlCaiRecipe,
@@ -190,12 +192,11 @@ fn label_pairs(decoder: &Decoder, parent: &Checkpoint, pairs: &[Pair<'_>]) -> Re
     let mut examples = Vec::new();
     let mut is_asked = Vec::with_capacity(pairs.len());
     for (prompt, principle, a, b) in pairs {
-        // Both orders, each answered by A and by B.
         let mut of_pair = Vec::with_capacity(4);
         for (first, second) in [(a, b), (b, a)] {
             let question = ask_preference(&prompt.prompt, first, second, principle);
-            for letter in ["A", "B"] {
-                of_pair.push(answer_example(parent, &question, letter)?);
+            for answer in [a, b] {
+                of_pair.push(answer_example(parent, &question, answer)?);
             }
         }
         let fits = of_pair.iter().all(|example| example.ids.len() <= context);
@@ -211,7 +212,7 @@ fn label_pairs(decoder: &Decoder, parent: &Checkpoint, pairs: &[Pair<'_>]) -> Re
         .map(|asked| {
             let log_probs = if asked { of_pairs.next() } else { None }?;
             let prefer_first = |a: f64, b: f64| 1.0 / (1.0 + (b - a).exp());
-            Some(0.5 * (prefer_first(log_probs[0], log_probs[1]) + prefer_first(log_probs[3], log_probs[2])))
+            Some(0.5 * (prefer_first(log_probs[0], log_probs[1]) + prefer_first(log_probs[2], log_probs[3])))
         })
         .collect())
 }

@@ -41,7 +41,7 @@ pub struct SlCaiRecipe {
     pub replay_kinds: Vec<String>,
     /// How answers, critiques and revisions are sampled.
     pub sampling: SamplingRecipe,
-    /// Optimizer steps. Default 250.
+    /// Optimizer steps. Default 150.
     pub steps: NonZeroU64,
     /// Sequences of one forward pass. Default 8.
     pub batch_sequences: NonZeroUsize,
@@ -69,7 +69,7 @@ impl Default for SlCaiRecipe {
             replay: NonNegative::new(2.0).expect("in range"),
             replay_kinds: names(&["qa", "unknown", "open_book", "instruction", "system", "preference"]),
             sampling: SamplingRecipe::default(),
-            steps: steps(250),
+            steps: steps(150),
             batch_sequences: count(8),
             sequence_tokens: count(128),
             save_every: 500,
