@@ -82,14 +82,14 @@ pub(crate) fn ask_all(
         let model = load(path)?;
         ask_one(&mut store, name, &model, questions.items, bars)?;
         let metrics = Lineage::load(path)?.map_or_else(BTreeMap::new, |lineage| lineage.metrics);
-        phases.push(PhaseInfo { name: name.clone(), checkpoint: model.content_hash().to_owned(), metrics });
+        phases.push(PhaseInfo { name: name.clone(), checkpoint: model.fingerprint().to_owned(), metrics });
     }
     store.finish()?;
     Ok(Answered { phases, responses: store.responses() })
 }
 
 fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], bars: &Bars) -> Result<()> {
-    let known = store.known(model.content_hash());
+    let known = store.known(model.fingerprint());
     let n_open = count_open(model, items, &known);
     bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));
     if n_open == 0 {

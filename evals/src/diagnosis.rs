@@ -83,7 +83,7 @@ pub struct LineageDiagnosis {
 pub struct PhaseInfo {
     /// Phase name: `pretrain`, `sft`, `rlhf`, `sl-cai`, `rl-cai`.
     pub name: String,
-    /// Content hash of the weights.
+    /// Fingerprint of the checkpoint: SHA-256 over weights, config, tokenizer and chat template.
     pub checkpoint: String,
     /// Final training metrics (loss_nats, reward, kl_nats, tokens ...).
     pub metrics: BTreeMap<String, f64>,

@@ -29,7 +29,7 @@ pub const RESULTS_FILE: &str = "results.parquet";
 /// Folder of what was appended since.
 pub const PARTS_DIR: &str = "results";
 
-/// What makes two answers comparable, beside the weights: the items and the way they are asked and scored.
+/// What makes two answers comparable, beside the checkpoint: the items and the way they are asked and scored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoreKey {
     /// SHA-256 of the item bank.

@@ -22,7 +22,6 @@ pub struct LoadedModel {
     tokenizer: Tokenizer,
     stop_ids: Vec<u32>,
     end_of_turn: Option<String>,
-    content_hash: String,
     fingerprint: String,
 }
 
@@ -45,16 +44,14 @@ impl LoadedModel {
         if n_tokens > n_embeddings {
             return Err(Error::TokenizerMismatch { n_tokens, n_embeddings });
         }
-        let content_hash = checkpoint.content_hash()?;
         let mut stop_ids = config.eos_token_ids.clone();
         stop_ids.extend(tokenizer.eos_id().filter(|id| !stop_ids.contains(id)));
         Ok(Self {
             decoder: Decoder::new(config, &weights.snapshot()?)?,
-            fingerprint: fingerprint(&content_hash, config, tokenizer),
+            fingerprint: fingerprint(&checkpoint.content_hash()?, config, tokenizer),
             end_of_turn: tokenizer.eos_id().map(|id| tokenizer.decode_all(&[id])).transpose()?,
             tokenizer: tokenizer.clone(),
             stop_ids,
-            content_hash,
         })
     }
 
@@ -66,11 +63,6 @@ impl LoadedModel {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
-    }
-
-    /// SHA-256 over everything that an answer depends on, in hexadecimal: weights, config, tokenizer and chat template.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
     }
 
     /// Token ids of a context, with something before the first token to predict it from: the beginning-of-sequence token where
@@ -85,8 +77,8 @@ impl LoadedModel {
 }
 
 impl Subject for LoadedModel {
-    fn content_hash(&self) -> &str {
-        &self.content_hash
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String> {

@@ -6,8 +6,9 @@ use crate::chat::Message;
 ///
 /// Probes know subjects only through this trait, never how they were trained.
 pub trait Subject {
-    /// SHA-256 over the weights' content, in hexadecimal: the key under which answers are kept.
-    fn content_hash(&self) -> &str;
+    /// SHA-256 over everything that an answer depends on (weights, config, tokenizer, chat template), in hexadecimal: the key
+    /// under which answers are kept.
+    fn fingerprint(&self) -> &str;
 
     /// Renders a conversation up to and including the assistant's opening.
     ///

@@ -129,7 +129,7 @@ fn answer_chunk(subject: &dyn Subject, chunk: &[Question<'_>]) -> lm::Result<Vec
                     (plan.prompt.clone(), judgement)
                 }
             };
-            judgement.into_response(subject.content_hash(), item, *form, prompt)
+            judgement.into_response(subject.fingerprint(), item, *form, prompt)
         })
         .collect())
 }
@@ -200,7 +200,7 @@ fn describe(error: &lm::Error) -> String {
 }
 
 fn blame(subject: &dyn Subject, source: lm::Error) -> Error {
-    Error::Subject { subject: subject.content_hash().to_owned(), source }
+    Error::Subject { subject: subject.fingerprint().to_owned(), source }
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl Lookup {
 }
 
 impl Subject for Lookup {
-    fn content_hash(&self) -> &str {
+    fn fingerprint(&self) -> &str {
         self.name
     }
 
@@ -260,7 +260,7 @@ pub(crate) fn reply_to(subject: &Lookup, item: &Item, form: Form) -> Response {
     let generation = elicitation.generate.map(|request| subject.generate(&[request]).unwrap().remove(0));
     let reply = Reply { scores: &scores, generation: generation.as_ref() };
     probe_of(item.behaviour).judge(item, form, &reply).into_response(
-        subject.content_hash(),
+        subject.fingerprint(),
         item,
         form,
         elicitation.prompt,

@@ -74,7 +74,7 @@ pub enum Label {
 /// One answer and its score: a row of `results.parquet`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Response {
-    /// Content hash of the subject's weights.
+    /// Fingerprint of the subject.
     pub subject: String,
     /// Item name.
     pub item: String,

@@ -59,7 +59,7 @@ fn count_answers(run: &Path) -> BTreeMap<&'static str, usize> {
     let store = Store::open(run, StoreKey { bank_hash: bank.hash, probe_version: PROBE_VERSION }).unwrap();
     let count = |phase: &&'static str| {
         let model = LoadedModel::load(&run.join("checkpoints").join(phase)).unwrap();
-        (*phase, store.known(model.content_hash()).len())
+        (*phase, store.known(model.fingerprint()).len())
     };
     ASKED.iter().map(count).collect()
 }

@@ -100,7 +100,7 @@ impl Default for TokenizerRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainRecipe {
-    /// Optimizer steps. Default 1100.
+    /// Optimizer steps. Default 1200.
     pub steps: NonZeroU64,
     /// Packed sequences of one forward pass. Default 8.
     pub batch_sequences: NonZeroUsize,
@@ -121,7 +121,7 @@ pub struct PretrainRecipe {
 impl Default for PretrainRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(1100),
+            steps: steps(1200),
             batch_sequences: count(8),
             sequence_tokens: count(128),
             accumulate: count(1),

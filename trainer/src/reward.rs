@@ -29,7 +29,7 @@ pub const HEAD: &str = lm::checkpoint::SCORE_WEIGHT;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardRecipe {
-    /// Optimizer steps. Default 200.
+    /// Optimizer steps. Default 150.
     pub steps: NonZeroU64,
     /// Prompts of one step, each with all of its ranked answers. Default 12.
     pub batch_prompts: NonZeroUsize,
@@ -48,7 +48,7 @@ pub struct RewardRecipe {
 impl Default for RewardRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(200),
+            steps: steps(150),
             batch_prompts: count(12),
             held_out: Probability::new(0.05).expect("in range"),
             save_every: 500,

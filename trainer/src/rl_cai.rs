@@ -35,7 +35,7 @@ pub struct RlCaiRecipe {
     /// Kinds of prompt whose answers the model compares; empty for all. Of the ranked data the other kinds are used.
     /// Default `harmful` and `benign`.
     pub kinds: Vec<String>,
-    /// Answers sampled for each prompt, of which the first two different ones are compared. Default 4.
+    /// Answers sampled for each prompt, of which the first two different ones are compared. Default 8.
     pub answers: AnswerCount,
     /// How they are sampled.
     pub sampling: SamplingRecipe,
@@ -50,7 +50,7 @@ impl Default for RlCaiRecipe {
         Self {
             prompts: count(1000),
             kinds: vec!["harmful".to_owned(), "benign".to_owned()],
-            answers: AnswerCount::try_from(4).expect("in range"),
+            answers: AnswerCount::try_from(8).expect("in range"),
             sampling: SamplingRecipe::default(),
             preference: RewardRecipe::default(),
             rl: RlhfRecipe::default(),
@@ -223,4 +223,52 @@ fn answer_example(parent: &Checkpoint, question: &[Message], answer: &str) -> Re
     let ids = encode_answer(&parent.tokenizer, question, answer)?;
     let is_target = (0..ids.len()).map(|t| t >= n_prompt).collect();
     Ok(Example { ids, is_target })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pair, label_pairs};
+    use crate::constitution::Constitution;
+    use crate::data::Prompt;
+    use crate::tiny;
+    use lm::chat::{Message, Role};
+    use lm::{Checkpoint, Decoder, ModelConfig, Weights};
+    use std::path::Path;
+
+    const CONSTITUTION: &str = "[[principle]]\nname = \"kind\"\ncritique = \"Kind?\"\nrevision = \"Be kind.\"\npreference = \"Which is kinder?\"\n";
+
+    fn labels(context: usize, pairs: &[(&str, &str)]) -> Vec<Option<f64>> {
+        let config = ModelConfig { max_position_embeddings: context, ..tiny::config() };
+        let weights = Weights::random(&config, 5).unwrap();
+        let parent = Checkpoint { config, weights, extra: Vec::new(), tokenizer: tiny::tokenizer(), lineage: None };
+        let constitution = Constitution::parse(Path::new("constitution.toml"), CONSTITUTION).unwrap();
+        let prompt = vec![Message { role: Role::User, content: "Who?".to_owned() }];
+        let prompt = Prompt { prompt, kind: String::new() };
+        let pairs: Vec<Pair<'_>> = pairs
+            .iter()
+            .map(|(a, b)| (&prompt, &constitution.principles[0], (*a).to_owned(), (*b).to_owned()))
+            .collect();
+        let decoder = Decoder::new(&parent.config, &parent.weights).unwrap();
+        label_pairs(&decoder, &parent, &pairs).unwrap()
+    }
+
+    #[test]
+    fn a_label_does_not_depend_on_which_answer_comes_first() {
+        let found = labels(128, &[("Ada.", "Bo did."), ("Bo did.", "Ada."), ("Ada.", "Ada.")]);
+        let found: Vec<f64> = found.into_iter().flatten().collect();
+        assert_eq!(found.len(), 3);
+        assert!((found[0] + found[1] - 1.0).abs() < 1e-5, "{found:?}");
+        assert!((found[2] - 0.5).abs() < 1e-6, "{found:?}");
+        assert!((found[0] - 0.5).abs() > 1e-3, "{found:?}");
+    }
+
+    #[test]
+    fn a_question_that_does_not_fit_the_context_has_no_label() {
+        let long = "Ada ".repeat(40);
+        assert_eq!(labels(128, &[(&long, "Bo.")]), [None]);
+        // The pairs around it keep their own.
+        let found = labels(128, &[("Ada.", "Bo."), (&long, "Bo."), ("Ada.", "Bo.")]);
+        assert!(found[0].is_some() && found[1].is_none());
+        assert!((found[0].unwrap() - found[2].unwrap()).abs() < 1e-6, "{found:?}");
+    }
 }

@@ -29,7 +29,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RlhfRecipe {
-    /// Rounds of sampling and learning. Default 100.
+    /// Rounds of sampling and learning. Default 80.
     pub rounds: NonZeroU64,
     /// Prompts of a round. Default 16.
     pub prompts: NonZeroUsize,
@@ -60,7 +60,7 @@ pub struct RlhfRecipe {
 impl Default for RlhfRecipe {
     fn default() -> Self {
         Self {
-            rounds: steps(100),
+            rounds: steps(80),
             prompts: count(16),
             answers: AnswerCount(4),
             sampling: SamplingRecipe::default(),
