@@ -70,8 +70,10 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
         reference: wanted.reference,
         provenance: provenance(recipe.seed, &bank),
     })?;
-    reports::write(&run.diagnosis(), &reports::render_json(&diagnosis)?)?;
-    Ok(diagnosis)
+    let text = reports::render_json(&diagnosis)?;
+    reports::write(&run.diagnosis(), &text)?;
+    // As it reads back, so that `phasetrace report` gives the same bytes: JSON moves some numbers by their last bit.
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// What was run; the same run gives the same record.

@@ -150,11 +150,11 @@ impl Case<'_> {
         let shortfall = &part.contribution.shortfall;
         verdict.evidence.push(change_line(&name, path, part));
         verdict.evidence.push(format!(
-            "{} of the {} lost arise there (95 % interval {} to {}).",
-            capital(&points(shortfall.value)),
+            "{} of the {} lost arise there (95% interval {} to {}).",
+            whole(shortfall.value),
             points(total),
-            signed(shortfall.low),
-            signed(shortfall.high)
+            whole(shortfall.low),
+            whole(shortfall.high)
         ));
         if let Some((_, moves)) = &part.moves {
             let test = part.p_value.map_or_else(String::new, |p| format!(" (paired test {})", p_text(p)));
@@ -268,11 +268,11 @@ impl Case<'_> {
         let Some(curve) = self.cutoffs.iter().find(|curve| curve.phase == self.names[phase]) else { return };
         match (&curve.estimate, curve.declared) {
             (Some(estimate), Some(declared)) if estimate.high < declared => verdict.evidence.push(format!(
-                "Its knowledge stops before month {} (95 % set {} to {}), not before month {declared} as declared.",
+                "Its knowledge stops before month {} (95% set {} to {}), not before month {declared} as declared.",
                 estimate.month, estimate.low, estimate.high
             )),
             (Some(estimate), Some(declared)) => verdict.dissent.push(format!(
-                "Its knowledge stops before month {} (95 % set {} to {}), which agrees with the declared {declared}: the failing \
+                "Its knowledge stops before month {} (95% set {} to {}), which agrees with the declared {declared}: the failing \
                  items are spread over earlier months.",
                 estimate.month, estimate.low, estimate.high
             )),
@@ -285,7 +285,7 @@ impl Case<'_> {
         let last = self.names.len() - 1;
         let Some(value) = &self.chat.values[last] else { return String::new() };
         let asked = format!(
-            "Asked as deployed (in chat), {} (95 % interval {} to {})",
+            "Asked as deployed (in chat), {} (95% interval {} to {})",
             share_right(self.behaviour, value.value, value.n),
             percent(value.low),
             percent(value.high)
@@ -413,8 +413,8 @@ fn change_line(name: &str, path: &Path, part: &Part) -> String {
     };
     let usual = match part.gain_expected {
         gain if gain.abs() < 0.005 => "nothing changes".to_owned(),
-        gain if gain > 0.0 => format!("{} are gained", points(gain)),
-        gain => format!("{} are lost", points(gain)),
+        gain if gain > 0.0 => format!("the gain is {}", points(gain)),
+        gain => format!("the loss is {}", points(gain)),
     };
     if !path.is_referenced() {
         return format!("{name}: {did}.");
@@ -422,9 +422,15 @@ fn change_line(name: &str, path: &Path, part: &Part) -> String {
     format!("{name}: {did}, where in healthy runs {usual}.")
 }
 
-/// `-3 points`, `12 points`.
+/// Points without their unit: `−3`, `12`.
+fn whole(difference: f64) -> String {
+    let rounded = (difference * 100.0).round();
+    format!("{}{:.0}", if rounded < 0.0 { "−" } else { "" }, rounded.abs())
+}
+
+/// `−3 points`, `12 points`.
 fn signed(difference: f64) -> String {
-    let sign = if (difference * 100.0).round() < 0.0 { "-" } else { "" };
+    let sign = if (difference * 100.0).round() < 0.0 { "−" } else { "" };
     format!("{sign}{}", points(difference))
 }
 

@@ -7,13 +7,13 @@ use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome};
 use crate::number::{count, percent, percent_interval};
 use crate::page::headline;
 use crate::text::{TEXT_LIMIT, clean_line};
-use crate::verdict::is_failing;
+use crate::verdict::failing;
 use crate::words;
 
 /// Writes the summary.
 pub(crate) fn render(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
-    let verdict = headline(diagnosis.lineages.first());
+    let verdict = headline(diagnosis);
     let _ = writeln!(out, "# {} {}\n", verdict.mark, verdict.title);
     let _ = writeln!(out, "Run {} · {}\n", escape(&diagnosis.run), verdict.label);
     for sentence in &diagnosis.sentences {
@@ -62,7 +62,7 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
             verdict_cell(history)
         );
     }
-    for history in lineage.behaviours.iter().filter(|h| is_failing(&h.verdict.outcome)) {
+    for history in failing(&lineage.behaviours) {
         let _ = writeln!(out, "\n**The model {}**: {}.", words::failure(history.behaviour), verdict_cell(history));
         if let Some(remedy) = &history.verdict.remedy {
             let _ = writeln!(out, "What to do: {}", escape(remedy));

@@ -33,9 +33,9 @@ pub(crate) fn percent_interval(estimate: &Estimate) -> String {
     }
 }
 
-/// A share with everything that belongs to it: `62% (95% interval 55–69%, n = 200)`.
-pub(crate) fn full_percent(estimate: &Estimate) -> String {
-    format!("{} (95% interval {}, n = {})", percent(estimate.value), percent_interval(estimate), count(estimate.n))
+/// A share with everything that belongs to it: `62% [55–69%], n = 200`.
+pub(crate) fn short_percent(estimate: &Estimate) -> String {
+    format!("{} [{}], n = {}", percent(estimate.value), percent_interval(estimate), count(estimate.n))
 }
 
 /// A signed change of a share in percentage points: `+12 points`, `−1 point`.
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_share_is_printed_with_interval_and_count() {
-        assert_eq!(full_percent(&estimate(0.62, 0.55, 0.69)), "62% (95% interval 55–69%, n = 1,200)");
+        assert_eq!(short_percent(&estimate(0.62, 0.55, 0.69)), "62% [55–69%], n = 1,200");
     }
 
     #[test]
