@@ -68,7 +68,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
         responses: &responses,
         declared_cutoff: Some(recipe.world.cutoff_month),
         reference: wanted.reference,
-        provenance: provenance(recipe.seed, &bank),
+        provenance: provenance(Some(recipe.seed), &bank),
     })?;
     let text = reports::render_json(&diagnosis)?;
     reports::write(&run.diagnosis(), &text)?;
@@ -77,7 +77,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
 }
 
 /// What was run; the same run gives the same record.
-pub(crate) fn provenance(seed: u64, bank: &Bank) -> Provenance {
+pub(crate) fn provenance(seed: Option<u64>, bank: &Bank) -> Provenance {
     Provenance {
         seed,
         bank_hash: bank.hash.clone(),

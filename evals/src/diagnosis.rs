@@ -29,8 +29,8 @@ pub struct Diagnosis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
-    /// Seed of the run.
-    pub seed: u64,
+    /// Seed of the run; `None` where nobody has said which.
+    pub seed: Option<u64>,
     /// SHA-256 of the item bank.
     pub bank_hash: String,
     /// Number of items in the bank.

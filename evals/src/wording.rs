@@ -41,6 +41,7 @@ pub(crate) fn lineage_name(name: &str) -> String {
     match name {
         "rlhf" => "RLHF".to_owned(),
         "constitutional" => "Constitutional AI".to_owned(),
+        "given" => "given".to_owned(),
         other => format!("`{other}`"),
     }
 }

@@ -79,7 +79,7 @@ mod tests {
             sentences: Vec::new(),
             lineages: Vec::new(),
             provenance: evals::diagnosis::Provenance {
-                seed: 1,
+                seed: None,
                 bank_hash: String::new(),
                 n_items: 0,
                 probe_version: 1,

@@ -23,14 +23,14 @@ pub(crate) fn render(diagnosis: &Diagnosis) -> String {
         lineage_section(&mut out, lineage);
     }
     let provenance = &diagnosis.provenance;
+    let seed = provenance.seed.map_or_else(|| "not known".to_owned(), |seed| seed.to_string());
     let reference = provenance
         .reference
         .as_ref()
         .map_or_else(|| "no healthy runs".to_owned(), |r| format!("{} healthy runs", count(r.n_lineages)));
     let _ = writeln!(
         out,
-        "\nSeed {} · {} items, bank {} · compared with {reference} · phasetrace {}",
-        provenance.seed,
+        "\nSeed {seed} · {} items, bank {} · compared with {reference} · phasetrace {}",
         count(provenance.n_items),
         escape(&provenance.bank_hash.chars().take(12).collect::<String>()),
         escape(&provenance.phasetrace_version)

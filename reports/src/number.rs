@@ -57,7 +57,10 @@ pub(crate) fn points(difference: f64) -> String {
 /// The 95 % interval of a change in percentage points: `[+4, +19]`.
 pub(crate) fn points_interval(estimate: &Estimate) -> String {
     if estimate.low.is_finite() && estimate.high.is_finite() {
-        let end = |v: f64| minus(format!("{:+.0}", (100.0 * v).round() + 0.0));
+        let end = |v: f64| match (100.0 * v).round() {
+            0.0 => "0".to_owned(),
+            rounded => minus(format!("{rounded:+.0}")),
+        };
         format!("[{}, {}]", end(estimate.low), end(estimate.high))
     } else {
         "no interval".to_owned()
@@ -136,6 +139,7 @@ mod tests {
     fn changes_carry_sign_and_unit() {
         assert_eq!([0.12, -0.01, 0.0, -0.001].map(signed_points), ["+12 points", "−1 point", "0 points", "0 points"]);
         assert_eq!(points_interval(&estimate(0.1, -0.04, 0.19)), "[−4, +19]");
+        assert_eq!(points_interval(&estimate(0.1, -0.001, 0.19)), "[0, +19]");
     }
 
     #[test]

@@ -233,7 +233,7 @@ fn provenance(diagnosis: &Diagnosis) -> Vec<(String, String)> {
     };
     let fixed = [
         ("Run", clean_name(&diagnosis.run)),
-        ("Seed", provenance.seed.to_string()),
+        ("Seed", provenance.seed.map_or_else(|| "not known".to_owned(), |seed| seed.to_string())),
         ("Item bank", format!("{} items, SHA-256 {}", count(provenance.n_items), provenance.bank_hash)),
         ("Healthy reference", reference),
         ("Probe version", provenance.probe_version.to_string()),

@@ -70,7 +70,7 @@ fn diagnosis(run: &str, lineages: Vec<LineageDiagnosis>, sentences: &[&str]) -> 
         sentences: sentences.iter().map(|&s| s.to_owned()).collect(),
         lineages,
         provenance: Provenance {
-            seed: 7,
+            seed: Some(7),
             bank_hash: hash("bank"),
             n_items: 1960,
             probe_version: 1,
