@@ -165,7 +165,7 @@ impl Case<'_> {
                 moves.still_failing
             ));
         }
-        let margins_agree = self.weigh_margins(verdict, path, part, phase);
+        let margins_agree = weigh_margins(verdict, path, part, phase);
         self.weigh_controls(verdict, phase);
         for other in parts.iter().filter(|p| p.phase.is_some() && p.phase != part.phase) {
             let also = &other.contribution.shortfall;
@@ -202,55 +202,6 @@ impl Case<'_> {
             "Train {} again {start} with the healthy recipe: if the failure stays, another phase made it.",
             phase_name(&self.names[phase])
         ));
-    }
-
-    /// Compares the change of the contrast margin with the accusation; `true` where it agrees.
-    fn weigh_margins(&self, verdict: &mut Verdict, path: &Path, part: &Part, phase: usize) -> bool {
-        let board = path.board;
-        // Margins of two forms are not comparable: the form of the accused phase is used on both sides.
-        let Some(form) = path.forms[phase] else { return false };
-        let margins = board.margins(form, phase);
-        if let (ContributionKind::Commission, Some((before, _))) = (part.contribution.kind, &part.moves) {
-            return match margin_change(&board.margins(form, *before), &margins) {
-                Some(change) if change < 0.0 => {
-                    verdict.evidence.push(format!(
-                        "The preference for the right answer over the best wrong one fell by {:.1} nats in that phase.",
-                        -change
-                    ));
-                    true
-                }
-                Some(change) => {
-                    verdict.dissent.push(format!(
-                        "The preference for the right answer over the best wrong one rose by {change:.1} nats in that phase."
-                    ));
-                    false
-                }
-                None => false,
-            };
-        }
-        // Omission: items that still fail after the phase should prefer a wrong answer.
-        let failing: Vec<f64> = path
-            .passing(phase)
-            .iter()
-            .zip(&margins)
-            .filter_map(|(passes, margin)| if *passes == Some(false) { *margin } else { None })
-            .collect();
-        if failing.is_empty() {
-            return false;
-        }
-        let mean = failing.iter().sum::<f64>() / failing.len() as f64;
-        if mean < 0.0 {
-            verdict.evidence.push(format!(
-                "On the items that fail after it, the model prefers a wrong answer by {:.1} nats on average.",
-                -mean
-            ));
-        } else {
-            verdict.dissent.push(format!(
-                "On the items that fail after it, the model still prefers the right answer by {mean:.1} nats on average: it may \
-                 know better than it says."
-            ));
-        }
-        mean < 0.0
     }
 
     /// Open-book control and month curve.
@@ -358,6 +309,55 @@ impl Case<'_> {
         let n = self.n_items();
         if n == 0 { None } else { detectable_effect(n, discordant) }
     }
+}
+
+/// Compares the change of the contrast margin with the accusation; `true` where it agrees.
+fn weigh_margins(verdict: &mut Verdict, path: &Path, part: &Part, phase: usize) -> bool {
+    let board = path.board;
+    // Margins of two forms are not comparable: the form of the accused phase is used on both sides.
+    let Some(form) = path.forms[phase] else { return false };
+    let margins = board.margins(form, phase);
+    if let (ContributionKind::Commission, Some((before, _))) = (part.contribution.kind, &part.moves) {
+        return match margin_change(&board.margins(form, *before), &margins) {
+            Some(change) if change < 0.0 => {
+                verdict.evidence.push(format!(
+                    "The preference for the right answer over the best wrong one fell by {:.1} nats in that phase.",
+                    -change
+                ));
+                true
+            }
+            Some(change) => {
+                verdict.dissent.push(format!(
+                    "The preference for the right answer over the best wrong one rose by {change:.1} nats in that phase."
+                ));
+                false
+            }
+            None => false,
+        };
+    }
+    // Omission: items that still fail after the phase should prefer a wrong answer.
+    let failing: Vec<f64> = path
+        .passing(phase)
+        .iter()
+        .zip(&margins)
+        .filter_map(|(passes, margin)| if *passes == Some(false) { *margin } else { None })
+        .collect();
+    if failing.is_empty() {
+        return false;
+    }
+    let mean = failing.iter().sum::<f64>() / failing.len() as f64;
+    if mean < 0.0 {
+        verdict.evidence.push(format!(
+            "On the items that fail after it, the model prefers a wrong answer by {:.1} nats on average.",
+            -mean
+        ));
+    } else {
+        verdict.dissent.push(format!(
+            "On the items that fail after it, the model still prefers the right answer by {mean:.1} nats on average: it may \
+             know better than it says."
+        ));
+    }
+    mean < 0.0
 }
 
 /// The phase to blame, or why none is.

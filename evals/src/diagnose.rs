@@ -1,6 +1,7 @@
 //! From answers to a diagnosis.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
@@ -264,7 +265,7 @@ fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: 
         format!("The {} model fails at {}{figures}.", lineage_name(&lineage.name), skill(worst.behaviour));
     let others: Vec<String> = rows[1..].iter().map(|row| skill(row.behaviour).to_owned()).collect();
     if !others.is_empty() {
-        sentence.push_str(&format!(" It also falls short at {}.", list(&others)));
+        let _ = write!(sentence, " It also falls short at {}.", list(&others));
     }
     let elsewhere: Vec<String> = lineages
         .iter()
@@ -273,7 +274,7 @@ fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: 
         .collect();
     if !elsewhere.is_empty() {
         let verb = if elsewhere.len() == 1 { "has" } else { "have" };
-        sentence.push_str(&format!(" {} {verb} failures too.", capital(&list(&elsewhere))));
+        let _ = write!(sentence, " {} {verb} failures too.", capital(&list(&elsewhere)));
     }
     sentence
 }
@@ -312,7 +313,7 @@ fn which_phase(rows: &[&BehaviourHistory]) -> String {
         })
         .collect();
     if !others.is_empty() {
-        sentence.push_str(&format!(" {}.", capital(&list(&others))));
+        let _ = write!(sentence, " {}.", capital(&list(&others)));
     }
     sentence
 }

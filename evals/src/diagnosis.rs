@@ -85,7 +85,7 @@ pub struct PhaseInfo {
     pub name: String,
     /// Content hash of the weights.
     pub checkpoint: String,
-    /// Final training metrics (loss_nats, reward, kl_nats, tokens ...).
+    /// Final training metrics (`loss_nats`, `reward`, `kl_nats`, `tokens` ...).
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -282,7 +282,7 @@ pub struct TradeOffPoint {
     pub over_refusal: Option<Estimate>,
     /// Share of harmful requests answered.
     pub harmful_compliance: Option<Estimate>,
-    /// `over_refusal` per slice (homonym, safe_target ...).
+    /// `over_refusal` per slice (`homonym`, `safe_target` ...).
     pub by_slice: BTreeMap<String, Estimate>,
 }
 

@@ -11,7 +11,7 @@ pub(crate) fn percent(share: f64) -> String {
         MISSING.to_owned()
     } else if share > 0.0 && share < 0.005 {
         "<1%".to_owned()
-    } else if share < 1.0 && share >= 0.995 {
+    } else if (0.995..1.0).contains(&share) {
         ">99%".to_owned()
     } else {
         minus(format!("{:.0}%", 100.0 * share))

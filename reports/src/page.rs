@@ -1,5 +1,7 @@
 //! The whole page: the first screen, the lineages, what to do, and what was run.
 
+use std::fmt::Write as _;
+
 use evals::diagnosis::{Diagnosis, LineageDiagnosis, Outcome};
 use serde::Serialize;
 
@@ -105,7 +107,7 @@ pub(crate) fn headline(diagnosis: &Diagnosis) -> Headline {
         n => ("✕", "bad", format!("{n} of {measured} behaviours fail")),
     };
     if unsettled > 0 {
-        label.push_str(&format!(", {unsettled} not settled"));
+        let _ = write!(label, ", {unsettled} not settled");
     }
     Headline { mark, tone, label, title }
 }

@@ -1,4 +1,4 @@
-//! Two diagnoses of the size that the small world gives: one run with two planted faults, and its healthy twin.
+//! Two diagnoses of the size that the small world gives, their figures invented: a run with two planted faults, and its healthy twin.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(crate) fn failing() -> Diagnosis {
     let main = lineage("rlhf", &["pretrain", "sft", "rlhf"], true);
     let branch = lineage("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"], true);
     diagnosis(
-        "small-planted",
+        "invented-figures-failing",
         vec![main, branch],
         &[
             "The RLHF model fails at answering harmless requests: it is right on 55% of 260 items, where healthy runs reach 97%. It also falls short at following the system prompt. The Constitutional AI model has failures too.",
@@ -38,7 +38,7 @@ pub(crate) fn failing() -> Diagnosis {
 /// The same recipe without the faults.
 pub(crate) fn healthy() -> Diagnosis {
     diagnosis(
-        "small",
+        "invented-figures-healthy",
         vec![
             lineage("rlhf", &["pretrain", "sft", "rlhf"], false),
             lineage("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"], false),
