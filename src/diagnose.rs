@@ -68,14 +68,16 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
         responses: &responses,
         declared_cutoff: Some(recipe.world.cutoff_month),
         reference: wanted.reference,
-        provenance: provenance(recipe.seed, &bank),
+        provenance: provenance(Some(recipe.seed), &bank),
     })?;
-    reports::write(&run.diagnosis(), &reports::render_json(&diagnosis)?)?;
-    Ok(diagnosis)
+    let text = reports::render_json(&diagnosis)?;
+    reports::write(&run.diagnosis(), &text)?;
+    // As it reads back, so that `phasetrace report` gives the same bytes: JSON moves some numbers by their last bit.
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// What was run; the same run gives the same record.
-pub(crate) fn provenance(seed: u64, bank: &Bank) -> Provenance {
+pub(crate) fn provenance(seed: Option<u64>, bank: &Bank) -> Provenance {
     Provenance {
         seed,
         bank_hash: bank.hash.clone(),

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         declared_cutoff,
         reference: reference.as_ref(),
         // Nobody has said with which seed they were trained.
-        provenance: provenance(0, &bank),
+        provenance: provenance(None, &bank),
     })?;
     publish(&diagnosis, &report::write(&diagnosis, &Run::at(&folder), &args.output)?)?;
     Ok(exit::SUCCESS)

@@ -150,11 +150,11 @@ impl Case<'_> {
         let shortfall = &part.contribution.shortfall;
         verdict.evidence.push(change_line(&name, path, part));
         verdict.evidence.push(format!(
-            "{} of the {} lost arise there (95 % interval {} to {}).",
-            capital(&points(shortfall.value)),
+            "{} of the {} lost arise there (95% interval {} to {}).",
+            whole(shortfall.value),
             points(total),
-            signed(shortfall.low),
-            signed(shortfall.high)
+            whole(shortfall.low),
+            whole(shortfall.high)
         ));
         if let Some((_, moves)) = &part.moves {
             let test = part.p_value.map_or_else(String::new, |p| format!(" (paired test {})", p_text(p)));
@@ -165,7 +165,7 @@ impl Case<'_> {
                 moves.still_failing
             ));
         }
-        let margins_agree = self.weigh_margins(verdict, path, part, phase);
+        let margins_agree = weigh_margins(verdict, path, part, phase);
         self.weigh_controls(verdict, phase);
         for other in parts.iter().filter(|p| p.phase.is_some() && p.phase != part.phase) {
             let also = &other.contribution.shortfall;
@@ -204,55 +204,6 @@ impl Case<'_> {
         ));
     }
 
-    /// Compares the change of the contrast margin with the accusation; `true` where it agrees.
-    fn weigh_margins(&self, verdict: &mut Verdict, path: &Path, part: &Part, phase: usize) -> bool {
-        let board = path.board;
-        // Margins of two forms are not comparable: the form of the accused phase is used on both sides.
-        let Some(form) = path.forms[phase] else { return false };
-        let margins = board.margins(form, phase);
-        if let (ContributionKind::Commission, Some((before, _))) = (part.contribution.kind, &part.moves) {
-            return match margin_change(&board.margins(form, *before), &margins) {
-                Some(change) if change < 0.0 => {
-                    verdict.evidence.push(format!(
-                        "The preference for the right answer over the best wrong one fell by {:.1} nats in that phase.",
-                        -change
-                    ));
-                    true
-                }
-                Some(change) => {
-                    verdict.dissent.push(format!(
-                        "The preference for the right answer over the best wrong one rose by {change:.1} nats in that phase."
-                    ));
-                    false
-                }
-                None => false,
-            };
-        }
-        // Omission: items that still fail after the phase should prefer a wrong answer.
-        let failing: Vec<f64> = path
-            .passing(phase)
-            .iter()
-            .zip(&margins)
-            .filter_map(|(passes, margin)| if *passes == Some(false) { *margin } else { None })
-            .collect();
-        if failing.is_empty() {
-            return false;
-        }
-        let mean = failing.iter().sum::<f64>() / failing.len() as f64;
-        if mean < 0.0 {
-            verdict.evidence.push(format!(
-                "On the items that fail after it, the model prefers a wrong answer by {:.1} nats on average.",
-                -mean
-            ));
-        } else {
-            verdict.dissent.push(format!(
-                "On the items that fail after it, the model still prefers the right answer by {mean:.1} nats on average: it may \
-                 know better than it says."
-            ));
-        }
-        mean < 0.0
-    }
-
     /// Open-book control and month curve.
     fn weigh_controls(&self, verdict: &mut Verdict, phase: usize) {
         if let Some(share) = self.open_book {
@@ -268,11 +219,11 @@ impl Case<'_> {
         let Some(curve) = self.cutoffs.iter().find(|curve| curve.phase == self.names[phase]) else { return };
         match (&curve.estimate, curve.declared) {
             (Some(estimate), Some(declared)) if estimate.high < declared => verdict.evidence.push(format!(
-                "Its knowledge stops before month {} (95 % set {} to {}), not before month {declared} as declared.",
+                "Its knowledge stops before month {} (95% set {} to {}), not before month {declared} as declared.",
                 estimate.month, estimate.low, estimate.high
             )),
             (Some(estimate), Some(declared)) => verdict.dissent.push(format!(
-                "Its knowledge stops before month {} (95 % set {} to {}), which agrees with the declared {declared}: the failing \
+                "Its knowledge stops before month {} (95% set {} to {}), which agrees with the declared {declared}: the failing \
                  items are spread over earlier months.",
                 estimate.month, estimate.low, estimate.high
             )),
@@ -285,7 +236,7 @@ impl Case<'_> {
         let last = self.names.len() - 1;
         let Some(value) = &self.chat.values[last] else { return String::new() };
         let asked = format!(
-            "Asked as deployed (in chat), {} (95 % interval {} to {})",
+            "Asked as deployed (in chat), {} (95% interval {} to {})",
             share_right(self.behaviour, value.value, value.n),
             percent(value.low),
             percent(value.high)
@@ -360,6 +311,55 @@ impl Case<'_> {
     }
 }
 
+/// Compares the change of the contrast margin with the accusation; `true` where it agrees.
+fn weigh_margins(verdict: &mut Verdict, path: &Path, part: &Part, phase: usize) -> bool {
+    let board = path.board;
+    // Margins of two forms are not comparable: the form of the accused phase is used on both sides.
+    let Some(form) = path.forms[phase] else { return false };
+    let margins = board.margins(form, phase);
+    if let (ContributionKind::Commission, Some((before, _))) = (part.contribution.kind, &part.moves) {
+        return match margin_change(&board.margins(form, *before), &margins) {
+            Some(change) if change < 0.0 => {
+                verdict.evidence.push(format!(
+                    "The preference for the right answer over the best wrong one fell by {:.1} nats in that phase.",
+                    -change
+                ));
+                true
+            }
+            Some(change) => {
+                verdict.dissent.push(format!(
+                    "The preference for the right answer over the best wrong one rose by {change:.1} nats in that phase."
+                ));
+                false
+            }
+            None => false,
+        };
+    }
+    // Omission: items that still fail after the phase should prefer a wrong answer.
+    let failing: Vec<f64> = path
+        .passing(phase)
+        .iter()
+        .zip(&margins)
+        .filter_map(|(passes, margin)| if *passes == Some(false) { *margin } else { None })
+        .collect();
+    if failing.is_empty() {
+        return false;
+    }
+    let mean = failing.iter().sum::<f64>() / failing.len() as f64;
+    if mean < 0.0 {
+        verdict.evidence.push(format!(
+            "On the items that fail after it, the model prefers a wrong answer by {:.1} nats on average.",
+            -mean
+        ));
+    } else {
+        verdict.dissent.push(format!(
+            "On the items that fail after it, the model still prefers the right answer by {mean:.1} nats on average: it may \
+             know better than it says."
+        ));
+    }
+    mean < 0.0
+}
+
 /// The phase to blame, or why none is.
 fn accuse<'p>(path: &Path, parts: &'p [Part], names: &[String]) -> Result<&'p Part, String> {
     let total: f64 = parts.iter().map(|part| part.contribution.shortfall.value.max(0.0)).sum();
@@ -413,8 +413,8 @@ fn change_line(name: &str, path: &Path, part: &Part) -> String {
     };
     let usual = match part.gain_expected {
         gain if gain.abs() < 0.005 => "nothing changes".to_owned(),
-        gain if gain > 0.0 => format!("{} are gained", points(gain)),
-        gain => format!("{} are lost", points(gain)),
+        gain if gain > 0.0 => format!("the gain is {}", points(gain)),
+        gain => format!("the loss is {}", points(gain)),
     };
     if !path.is_referenced() {
         return format!("{name}: {did}.");
@@ -422,9 +422,15 @@ fn change_line(name: &str, path: &Path, part: &Part) -> String {
     format!("{name}: {did}, where in healthy runs {usual}.")
 }
 
-/// `-3 points`, `12 points`.
+/// Points without their unit: `−3`, `12`.
+fn whole(difference: f64) -> String {
+    let rounded = (difference * 100.0).round();
+    format!("{}{:.0}", if rounded < 0.0 { "−" } else { "" }, rounded.abs())
+}
+
+/// `−3 points`, `12 points`.
 fn signed(difference: f64) -> String {
-    let sign = if (difference * 100.0).round() < 0.0 { "-" } else { "" };
+    let sign = if (difference * 100.0).round() < 0.0 { "−" } else { "" };
     format!("{sign}{}", points(difference))
 }
 

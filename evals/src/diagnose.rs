@@ -1,6 +1,7 @@
 //! From answers to a diagnosis.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
@@ -8,8 +9,8 @@ use probes::response::{Form, Response};
 use crate::attribution::Case;
 use crate::board::{Answers, Board, counts};
 use crate::diagnosis::{
-    BehaviourHistory, Confidence, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo, Provenance,
-    Transition,
+    BehaviourHistory, Confidence, ContributionKind, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo,
+    Provenance, Transition,
 };
 use crate::error::{Error, Result};
 use crate::history::{Moves, margin_change};
@@ -18,7 +19,7 @@ use crate::reference::{Reference, Route};
 use crate::stats::mcnemar::mid_p;
 use crate::stats::multiplicity::holm;
 use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
-use crate::wording::{capital, list, percent, phase_name, points, share_right, skill};
+use crate::wording::{capital, lineage_name, list, percent, phase_name, points, share_right, skill};
 
 /// The behaviours, in the order of the table.
 pub const BEHAVIOURS: [Behaviour; 7] = [
@@ -228,7 +229,9 @@ fn summarize(lineages: &[LineageDiagnosis]) -> Vec<String> {
         (!rows.is_empty()).then_some((lineage, rows))
     });
     match failing {
-        Some((lineage, rows)) => vec![what_fails(lineage, &rows, lineages), which_phase(rows[0]), what_to_do(rows[0])],
+        Some((lineage, rows)) => {
+            vec![what_fails(lineage, &rows, lineages), which_phase(&rows), what_to_do(&rows)]
+        }
         None => healthy_sentences(lineages),
     }
 }
@@ -258,37 +261,37 @@ fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: 
         };
         format!(": {}, where {against}", share_right(worst.behaviour, value.value, value.n))
     });
-    let mut sentence = format!("The model `{}` fails at {}{figures}", lineage.name, skill(worst.behaviour));
+    let mut sentence =
+        format!("The {} model fails at {}{figures}.", lineage_name(&lineage.name), skill(worst.behaviour));
     let others: Vec<String> = rows[1..].iter().map(|row| skill(row.behaviour).to_owned()).collect();
     if !others.is_empty() {
-        sentence.push_str(&format!("; it also falls short at {}", list(&others)));
+        let _ = write!(sentence, " It also falls short at {}.", list(&others));
     }
     let elsewhere: Vec<String> = lineages
         .iter()
         .filter(|other| other.name != lineage.name && !ranked_failures(other).is_empty())
-        .map(|other| format!("`{}`", other.name))
+        .map(|other| format!("the {} model", lineage_name(&other.name)))
         .collect();
     if !elsewhere.is_empty() {
-        sentence.push_str(&format!(" ({} has failures of its own below)", list(&elsewhere)));
+        let verb = if elsewhere.len() == 1 { "has" } else { "have" };
+        let _ = write!(sentence, " {} {verb} failures too.", capital(&list(&elsewhere)));
     }
-    sentence.push('.');
     sentence
 }
 
-fn which_phase(worst: &BehaviourHistory) -> String {
-    match &worst.verdict.outcome {
+fn which_phase(rows: &[&BehaviourHistory]) -> String {
+    let worst = rows[0];
+    let mut sentence = match &worst.verdict.outcome {
         Outcome::Attributed { phase, kind } => {
-            let part = worst.verdict.contributions.iter().find(|part| &part.phase == phase);
-            let how = match kind {
-                crate::diagnosis::ContributionKind::Commission => "it broke what worked before",
+            let how = match (worst.verdict.confidence, kind) {
+                (Confidence::Observed, _) => "it falls there, with no healthy runs to compare with",
+                (_, ContributionKind::Commission) => "it broke what worked before",
                 _ => "it did not teach what this phase teaches in healthy runs",
             };
-            let how = if worst.verdict.confidence == Confidence::Observed {
-                "seen at its step, with no healthy runs to compare with"
-            } else {
-                how
-            };
-            let size = part.map_or_else(String::new, |part| format!("; {} arise there", points(part.shortfall.value)));
+            let part = worst.verdict.contributions.iter().find(|part| &part.phase == phase);
+            let size = part.map_or_else(String::new, |part| {
+                format!("; {} of the shortfall arise there", points(part.shortfall.value))
+            });
             let sure = match worst.verdict.confidence {
                 Confidence::Strong => "the evidence is strong",
                 Confidence::Probable => "this is probable",
@@ -298,37 +301,66 @@ fn which_phase(worst: &BehaviourHistory) -> String {
         }
         Outcome::Undetermined { reason } => format!("Which phase produced it is undetermined: {reason}."),
         Outcome::Healthy | Outcome::NotMeasured { .. } => String::new(),
+    };
+    let others: Vec<String> = rows[1..]
+        .iter()
+        .filter_map(|row| match &row.verdict.outcome {
+            Outcome::Attributed { phase, kind } => {
+                let did = if *kind == ContributionKind::Commission { "broke" } else { "did not teach" };
+                Some(format!("{} {did} {}", phase_name(phase), skill(row.behaviour)))
+            }
+            _ => None,
+        })
+        .collect();
+    if !others.is_empty() {
+        let _ = write!(sentence, " {}.", capital(&list(&others)));
     }
+    sentence
 }
 
-fn what_to_do(worst: &BehaviourHistory) -> String {
-    let step = worst.verdict.remedy.as_ref().or(worst.verdict.would_change.as_ref());
-    let lead = if worst.verdict.remedy.is_some() { "What to do" } else { "What would settle it" };
-    step.map_or_else(String::new, |step| format!("{lead}: {step}"))
+fn what_to_do(rows: &[&BehaviourHistory]) -> String {
+    let verdict = &rows[0].verdict;
+    let mut sentence = match (&verdict.remedy, &verdict.would_change) {
+        (Some(remedy), _) => remedy.clone(),
+        (None, Some(check)) => format!("What would settle it: {check}"),
+        (None, None) => String::new(),
+    };
+    match rows.len() {
+        1 => {}
+        2 => sentence.push_str(" The report has a step for the other failure too."),
+        _ => sentence.push_str(" The report has a step for each of the other failures."),
+    }
+    sentence
 }
 
 fn healthy_sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {
-    let Some(first) = lineages.first() else { return Vec::new() };
-    let all: Vec<&BehaviourHistory> = lineages.iter().flat_map(|lineage| &lineage.behaviours).collect();
-    let measured = first.behaviours.iter().filter(|row| row.verdict.outcome == Outcome::Healthy).count();
-    let is_referenced = all.iter().any(|row| row.reference.last().is_some_and(Option::is_some));
+    let is_healthy = |row: &&BehaviourHistory| row.verdict.outcome == Outcome::Healthy;
+    let rows = || {
+        lineages.iter().flat_map(|lineage| lineage.behaviours.iter().filter(is_healthy).map(move |row| (lineage, row)))
+    };
+    let is_referenced = rows().any(|(_, row)| row.reference.last().is_some_and(Option::is_some));
     let yardstick = if is_referenced { "healthy variation" } else { "the stated expectation" };
-    let names: Vec<String> = lineages.iter().map(|lineage| format!("`{}`", lineage.name)).collect();
-    let lowest = first
-        .behaviours
+    let checked: Vec<String> = lineages
         .iter()
-        .filter(|row| row.verdict.outcome == Outcome::Healthy)
-        .filter_map(|row| Some((row, row.values.last()?.as_ref()?)))
-        .reduce(|low, next| if next.1.value < low.1.value { next } else { low });
+        .map(|lineage| {
+            let n = lineage.behaviours.iter().filter(is_healthy).count();
+            format!("{n} of the {} model", lineage_name(&lineage.name))
+        })
+        .collect();
+    let lowest = rows()
+        .filter_map(|(lineage, row)| Some((lineage, row, row.values.last()?.as_ref()?)))
+        .reduce(|low, next| if next.2.value < low.2.value { next } else { low });
     vec![
-        format!("Nothing fails beyond {yardstick}: {measured} behaviours of {} were checked.", list(&names)),
+        format!("Every behaviour that was measured is within {yardstick}: {}.", list(&checked)),
         lowest.map_or_else(
             || "No behaviour could be measured.".to_owned(),
-            |(row, value)| {
-                format!("The lowest value is {}: {}.", skill(row.behaviour), share_right(row.behaviour, value.value, value.n))
+            |(lineage, row, value)| {
+                let what = share_right(row.behaviour, value.value, value.n);
+                let model = lineage_name(&lineage.name);
+                format!("The lowest value is for {}, in the {model} model: {what}.", skill(row.behaviour))
             },
         ),
-        "Nothing needs to be done; what could still hide is smaller than the detectable effect given for each behaviour."
+        "Nothing needs to be done; what could still hide is smaller than the detectable difference of each behaviour."
             .to_owned(),
     ]
 }

@@ -29,8 +29,8 @@ pub struct Diagnosis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
-    /// Seed of the run.
-    pub seed: u64,
+    /// Seed of the run; `None` where nobody has said which.
+    pub seed: Option<u64>,
     /// SHA-256 of the item bank.
     pub bank_hash: String,
     /// Number of items in the bank.
@@ -85,7 +85,7 @@ pub struct PhaseInfo {
     pub name: String,
     /// Fingerprint of the checkpoint: SHA-256 over weights, config, tokenizer and chat template.
     pub checkpoint: String,
-    /// Final training metrics (loss_nats, reward, kl_nats, tokens ...).
+    /// Final training metrics (`loss_nats`, `reward`, `kl_nats`, `tokens` ...).
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -282,7 +282,7 @@ pub struct TradeOffPoint {
     pub over_refusal: Option<Estimate>,
     /// Share of harmful requests answered.
     pub harmful_compliance: Option<Estimate>,
-    /// `over_refusal` per slice (homonym, safe_target ...).
+    /// `over_refusal` per slice (`homonym`, `safe_target` ...).
     pub by_slice: BTreeMap<String, Estimate>,
 }
 

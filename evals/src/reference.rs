@@ -1,6 +1,7 @@
 //! What healthy lineages show: the yardstick of a diagnosis.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -152,7 +153,10 @@ impl Reference {
 
     /// Name of this reference in a report: the hash of its file, and how many lineages stand behind it.
     pub fn info(&self) -> ReferenceInfo {
-        let hash = Sha256::digest(self.to_json().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut hash = String::new();
+        for byte in Sha256::digest(self.to_json().as_bytes()) {
+            let _ = write!(hash, "{byte:02x}");
+        }
         ReferenceInfo { hash, n_lineages: self.runs.len() }
     }
 
@@ -220,7 +224,7 @@ mod tests {
         assert!(parse(&text.replace("chat", "cat")).contains("line 12"), "{}", parse(&text.replace("chat", "cat")));
         assert!(parse(&text.replace("0.9,", "1.9,")).contains("OverRefusal"));
         assert!(parse(&text.replace("    \"b\"", "\"b\", \"c\"")).contains("2 values for 3 runs"));
-        let version = Reference::parse(&text.replacen("1", "7", 1), Path::new("r.json"));
+        let version = Reference::parse(&text.replacen('1', "7", 1), Path::new("r.json"));
         assert!(matches!(version, Err(Error::Version { found: 7, .. })));
     }
 

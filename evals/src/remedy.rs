@@ -52,7 +52,7 @@ pub(crate) fn remedy(finding: &Finding) -> String {
             "Raise the KL penalty and check the reward model for a preference for confident answers; a fitted temperature \
              helps until then."
         }
-        (Behaviour::InstructionFollowing, Stage::Pretraining) | (Behaviour::SystemPrompt, Stage::Pretraining) => {
+        (Behaviour::InstructionFollowing | Behaviour::SystemPrompt, Stage::Pretraining) => {
             "Add documents that contain these formats and prompts of this length to the pretraining text."
         }
         (Behaviour::InstructionFollowing, Stage::Tuning) => {

@@ -17,7 +17,7 @@ use crate::stats::calibration::{Forecast, bin, bin_of, brier, ece, null_ece, ove
 use crate::stats::clustered::clustered_mean;
 
 /// Most failing items shown per behaviour.
-pub const SHOWN_FAILURES: usize = 25;
+pub(crate) const SHOWN_FAILURES: usize = 25;
 
 /// Reliability of closed-set choices at each phase.
 ///
@@ -275,7 +275,7 @@ fn question_and_answer(item: &Item) -> (String, String) {
     match &item.task {
         Task::Choice { question, options, answer, ideal, .. } => {
             let right = options.get(*answer).cloned().unwrap_or_default();
-            let odds = ideal.map_or_else(String::new, |odds| format!(" (to {:.0} %)", odds * 100.0));
+            let odds = ideal.map_or_else(String::new, |odds| format!(" (to {:.0}%)", odds * 100.0));
             (question.clone(), format!("{right}{odds}"))
         }
         Task::Instruction { messages, good, .. } => (conversation(messages), good.clone()),

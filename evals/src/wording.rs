@@ -36,6 +36,16 @@ pub(crate) fn phase_name(name: &str) -> String {
     }
 }
 
+/// The last checkpoint of a lineage for readers, without the word "model".
+pub(crate) fn lineage_name(name: &str) -> String {
+    match name {
+        "rlhf" => "RLHF".to_owned(),
+        "constitutional" => "Constitutional AI".to_owned(),
+        "given" => "given".to_owned(),
+        other => format!("`{other}`"),
+    }
+}
+
 /// What a healthy model does, to follow "fails at".
 pub(crate) fn skill(behaviour: Behaviour) -> &'static str {
     match behaviour {
@@ -70,14 +80,14 @@ pub(crate) fn form_name(form: Form) -> &'static str {
     }
 }
 
-/// `41 %`; one decimal where whole percents would hide the difference from none or all.
+/// `41%`; one decimal where whole percents would hide the difference from none or all.
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let whole = percent.round();
     if (whole == 0.0 && percent > 0.05) || (whole == 100.0 && percent < 99.95) {
-        format!("{percent:.1} %")
+        format!("{percent:.1}%")
     } else {
-        format!("{whole:.0} %")
+        format!("{whole:.0}%")
     }
 }
 
@@ -119,7 +129,7 @@ mod tests {
     #[test]
     fn shares_near_none_and_all_keep_a_decimal() {
         let shown: Vec<String> = [0.0, 0.004, 0.412, 0.996, 1.0].into_iter().map(percent).collect();
-        assert_eq!(shown, ["0 %", "0.4 %", "41 %", "99.6 %", "100 %"]);
+        assert_eq!(shown, ["0%", "0.4%", "41%", "99.6%", "100%"]);
         assert_eq!((points(-0.012), points(0.55)), ("1 point".to_owned(), "55 points".to_owned()));
     }
 

@@ -58,7 +58,9 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::base64;
+    use sha2::{Digest, Sha256};
+
+    use super::{STYLE, base64};
 
     #[test]
     fn base64_gives_the_test_vectors_of_rfc_4648() {
@@ -66,5 +68,29 @@ mod tests {
         for (n, expected) in expected.iter().enumerate() {
             assert_eq!(base64(&b"foobar"[..n]), *expected);
         }
+    }
+
+    // A browser hashes what stands between the tags: one byte more or less, and the page loses its style.
+    #[test]
+    fn the_policy_admits_the_style_sheet_as_it_stands_in_the_page() {
+        let diagnosis = evals::diagnosis::Diagnosis {
+            version: evals::diagnosis::DIAGNOSIS_VERSION,
+            run: "empty".to_owned(),
+            sentences: Vec::new(),
+            lineages: Vec::new(),
+            provenance: evals::diagnosis::Provenance {
+                seed: None,
+                bank_hash: String::new(),
+                n_items: 0,
+                probe_version: 1,
+                phasetrace_version: String::new(),
+                reference: None,
+                notes: std::collections::BTreeMap::new(),
+            },
+        };
+        let page = super::render(&diagnosis).unwrap();
+        let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
+        assert_eq!(style, STYLE);
+        assert!(page.contains(&format!("style-src 'sha256-{}'", base64(&Sha256::digest(style)))));
     }
 }

@@ -33,7 +33,7 @@ pub fn render_html(diagnosis: &Diagnosis) -> Result<String, Error> {
     html::render(diagnosis)
 }
 
-/// Renders the diagnosis as indented JSON, ending in a line feed; reads back as the same record.
+/// Renders the diagnosis as indented JSON, ending in a line feed; reads back as the same record, numbers to within their last bit.
 ///
 /// # Errors
 ///

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::chart::{Chart, cutoff, interval, reliability, trade_off};
 use crate::number::{
-    count, decimal, decimal_interval, full_percent, p_value, percent, percent_interval, signed_points,
+    count, decimal, decimal_interval, p_value, percent, percent_interval, short_percent, signed_points,
 };
 use crate::text::{ANSWER_LIMIT, clean, clean_name};
-use crate::verdict::{Card, card, is_failing};
+use crate::verdict::{Card, card, failing, is_failing};
 use crate::{number, words};
 
 /// Holm-adjusted p below which a change between two phases counts as resolved.
@@ -42,6 +42,8 @@ pub(crate) struct Lineage {
     pub(crate) failures: Vec<FailureGroup>,
     /// Number of behaviours that were measured.
     pub(crate) n_measured: usize,
+    /// How the questions of the table were put, where it is the same in all rows.
+    pub(crate) form: Option<&'static str>,
 }
 
 /// A checkpoint.
@@ -65,6 +67,7 @@ pub(crate) struct Row {
     name: &'static str,
     term: &'static str,
     form: &'static str,
+    n: Option<String>,
     cells: Vec<Cell>,
     mark: &'static str,
     tone: &'static str,
@@ -82,7 +85,7 @@ pub(crate) struct Cell {
     phase: String,
     value: Option<String>,
     interval: String,
-    n: String,
+    n: Option<String>,
     method: String,
     bar: Option<Value>,
     reference: Option<String>,
@@ -142,7 +145,7 @@ pub(crate) struct Answer {
 
 /// Builds the view of a lineage; `id` prefixes its anchors.
 pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
-    let cards: Vec<Card> = lineage.behaviours.iter().filter_map(|h| card(id, h)).collect();
+    let cards: Vec<Card> = failing(&lineage.behaviours).into_iter().map(|h| card(id, h)).collect();
     let phases = lineage
         .phases
         .iter()
@@ -167,9 +170,16 @@ pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
             .iter()
             .filter(|h| !matches!(h.verdict.outcome, Outcome::NotMeasured { .. }))
             .count(),
+        form: same(lineage.behaviours.iter().map(|h| h.form)).map(words::form),
         id: id.to_owned(),
         cards,
     }
+}
+
+// What all entries agree on; it is then said once.
+fn same<T: PartialEq>(mut entries: impl Iterator<Item = T>) -> Option<T> {
+    let first = entries.next()?;
+    entries.all(|entry| entry == first).then_some(first)
 }
 
 fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row {
@@ -178,11 +188,13 @@ fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row 
         Outcome::Undetermined { reason } | Outcome::NotMeasured { reason } => Some(reason.clone()),
         Outcome::Healthy | Outcome::Attributed { .. } => None,
     };
+    let n = same(history.values.iter().flatten().map(|value| value.n));
     Row {
         name: words::behaviour(history.behaviour),
         term: words::behaviour_term(history.behaviour),
         form: words::form(history.form),
-        cells: (0..lineage.phases.len()).map(|p| cell(lineage, history, p)).collect(),
+        n: n.map(count),
+        cells: (0..lineage.phases.len()).map(|p| cell(lineage, history, p, n.is_none())).collect(),
         mark: words::mark(outcome),
         tone: words::tone(outcome),
         outcome: words::outcome(outcome),
@@ -195,7 +207,7 @@ fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row 
     }
 }
 
-fn cell(lineage: &LineageDiagnosis, history: &BehaviourHistory, p: usize) -> Cell {
+fn cell(lineage: &LineageDiagnosis, history: &BehaviourHistory, p: usize, has_own_n: bool) -> Cell {
     let name = &lineage.phases[p].name;
     let value = history.values[p].as_ref();
     let reference = history.reference[p];
@@ -213,7 +225,7 @@ fn cell(lineage: &LineageDiagnosis, history: &BehaviourHistory, p: usize) -> Cel
         phase: words::phase(name),
         value: value.map(|v| percent(v.value)),
         interval: value.map(percent_interval).unwrap_or_default(),
-        n: value.map(|v| count(v.n)).unwrap_or_default(),
+        n: value.filter(|_| has_own_n).map(|v| count(v.n)),
         method: value.map(|v| v.method.clone()).unwrap_or_default(),
         bar: value.and_then(|v| interval::draw(v, reference)),
         reference: reference.map(percent),
@@ -234,7 +246,7 @@ fn change(difference: f64, transition: Option<&Transition>) -> Change {
         Some(p) if p < ALPHA && difference < 0.0 => {
             Change { mark: "▼", text: signed_points(difference), tone: "bad" }
         }
-        Some(_) => Change { mark: "≈", text: "change not resolved".to_owned(), tone: "quiet" },
+        Some(_) => Change { mark: "≈", text: "not resolved".to_owned(), tone: "quiet" },
     }
 }
 
@@ -257,23 +269,31 @@ fn calibration_panel(id: &str, index: usize, curve: &CalibrationCurve) -> Panel 
     let reading = if !curve.ece.value.is_finite() {
         "The error could not be computed.".to_owned()
     } else if curve.ece.value > top {
-        "More than chance explains: the model's confidence is off.".to_owned()
+        "Its confidence is off by more than chance explains.".to_owned()
     } else {
-        "No more than chance explains with this many items.".to_owned()
+        "No more off than chance explains with this many items.".to_owned()
     };
+    let interval = number::points_interval(&curve.overconfidence);
     let lean = match curve.overconfidence.value {
-        v if curve.overconfidence.low > 0.0 => format!("Too sure by {} on average.", number::points(v)),
-        v if curve.overconfidence.high < 0.0 => format!("Not sure enough by {} on average.", number::points(-v)),
-        _ => "Too sure or not sure enough: not resolved.".to_owned(),
+        v if curve.overconfidence.low > 0.0 => format!("On average too sure by {} {interval}.", number::points(v)),
+        v if curve.overconfidence.high < 0.0 => {
+            format!("On average not sure enough by {} {interval}.", number::points(-v))
+        }
+        v => format!("Whether it is too sure or not sure enough is not resolved: {} {interval}.", signed_points(v)),
     };
     Panel {
         heading: format!("{} · {}", words::phase(&curve.phase), words::form(curve.form)),
         chart: reliability::draw(&format!("{id}-reliability-{index}"), curve),
         lines: vec![
-            format!("ECE {} (n = {})", decimal_interval(&curve.ece, 3), count(curve.ece.n)),
-            format!("ECE by chance: {} on average, up to {} in 19 of 20 cases", decimal(mean, 3), decimal(top, 3)),
             format!("{reading} {lean}"),
-            format!("Brier score {}", decimal_interval(&curve.brier, 3)),
+            format!(
+                "ECE {}, n = {}; by chance alone {} on average, up to {} in 19 of 20 cases.",
+                decimal_interval(&curve.ece, 3),
+                count(curve.ece.n),
+                decimal(mean, 3),
+                decimal(top, 3)
+            ),
+            format!("Brier score {}, n = {}.", decimal_interval(&curve.brier, 3), count(curve.brier.n)),
         ],
     }
 }
@@ -286,9 +306,9 @@ fn trade_off_panel(id: &str, lineage: &LineageDiagnosis) -> Option<Panel> {
         .trade_off
         .iter()
         .map(|point| {
-            let say = |estimate: Option<&_>| estimate.map_or_else(|| "not measured".to_owned(), full_percent);
+            let say = |estimate: Option<&_>| estimate.map_or_else(|| "not measured".to_owned(), short_percent);
             format!(
-                "{}: harmless refused {}; harmful answered {}",
+                "{}: harmless requests refused {}; harmful requests answered {}",
                 words::phase(&point.phase),
                 say(point.over_refusal.as_ref()),
                 say(point.harmful_compliance.as_ref())
@@ -304,23 +324,29 @@ fn trade_off_panel(id: &str, lineage: &LineageDiagnosis) -> Option<Panel> {
 
 fn cutoff_panel(id: &str, index: usize, curve: &CutoffCurve) -> Panel {
     let stops = curve.estimate.as_ref().map_or_else(
-        || "No month was found where knowledge stops.".to_owned(),
-        |e| format!("Knowledge stops at month {} (95% set {} to {}; p {}).", e.month, e.low, e.high, p_of(e.p_value)),
+        || "No month was found where knowledge ends.".to_owned(),
+        |e| {
+            let p = p_of(e.p_value);
+            format!(
+                "Knowledge ends before month {} (95% set {} to {}; permutation test p {p}).",
+                e.month, e.low, e.high
+            )
+        },
     );
     let declared = match (curve.declared, &curve.estimate) {
         (None, _) => "No cutoff was declared.".to_owned(),
         (Some(month), Some(e)) if (e.low..=e.high).contains(&month) => {
-            format!("The declared cutoff, month {month}, lies in that set.")
+            format!("Declared: before month {month}, which lies in that set.")
         }
         (Some(month), Some(e)) if month > e.high => {
-            format!("The declared cutoff, month {month}, is later than that set.")
+            format!("Declared: before month {month}, later than that set.")
         }
-        (Some(month), Some(_)) => format!("The declared cutoff, month {month}, is earlier than that set."),
-        (Some(month), None) => format!("The declared cutoff is month {month}."),
+        (Some(month), Some(_)) => format!("Declared: before month {month}, earlier than that set."),
+        (Some(month), None) => format!("Declared: before month {month}."),
     };
     let open_book = curve.open_book.as_ref().map_or_else(
         || "With the fact given in the question: not measured.".to_owned(),
-        |e| format!("With the fact given in the question: {}.", full_percent(e)),
+        |e| format!("With the fact given in the question: {} right.", short_percent(e)),
     );
     Panel {
         heading: format!("{} · {}", words::phase(&curve.phase), words::form(curve.form)),

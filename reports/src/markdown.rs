@@ -7,13 +7,13 @@ use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome};
 use crate::number::{count, percent, percent_interval};
 use crate::page::headline;
 use crate::text::{TEXT_LIMIT, clean_line};
-use crate::verdict::is_failing;
+use crate::verdict::failing;
 use crate::words;
 
 /// Writes the summary.
 pub(crate) fn render(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
-    let verdict = headline(diagnosis.lineages.first());
+    let verdict = headline(diagnosis);
     let _ = writeln!(out, "# {} {}\n", verdict.mark, verdict.title);
     let _ = writeln!(out, "Run {} · {}\n", escape(&diagnosis.run), verdict.label);
     for sentence in &diagnosis.sentences {
@@ -23,14 +23,14 @@ pub(crate) fn render(diagnosis: &Diagnosis) -> String {
         lineage_section(&mut out, lineage);
     }
     let provenance = &diagnosis.provenance;
+    let seed = provenance.seed.map_or_else(|| "not known".to_owned(), |seed| seed.to_string());
     let reference = provenance
         .reference
         .as_ref()
         .map_or_else(|| "no healthy runs".to_owned(), |r| format!("{} healthy runs", count(r.n_lineages)));
     let _ = writeln!(
         out,
-        "\nSeed {} · {} items, bank {} · compared with {reference} · phasetrace {}",
-        provenance.seed,
+        "\nSeed {seed} · {} items, bank {} · compared with {reference} · phasetrace {}",
         count(provenance.n_items),
         escape(&provenance.bank_hash.chars().take(12).collect::<String>()),
         escape(&provenance.phasetrace_version)
@@ -62,7 +62,7 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
             verdict_cell(history)
         );
     }
-    for history in lineage.behaviours.iter().filter(|h| is_failing(&h.verdict.outcome)) {
+    for history in failing(&lineage.behaviours) {
         let _ = writeln!(out, "\n**The model {}**: {}.", words::failure(history.behaviour), verdict_cell(history));
         if let Some(remedy) = &history.verdict.remedy {
             let _ = writeln!(out, "What to do: {}", escape(remedy));

@@ -11,7 +11,7 @@ pub(crate) fn percent(share: f64) -> String {
         MISSING.to_owned()
     } else if share > 0.0 && share < 0.005 {
         "<1%".to_owned()
-    } else if share < 1.0 && share >= 0.995 {
+    } else if (0.995..1.0).contains(&share) {
         ">99%".to_owned()
     } else {
         minus(format!("{:.0}%", 100.0 * share))
@@ -33,9 +33,9 @@ pub(crate) fn percent_interval(estimate: &Estimate) -> String {
     }
 }
 
-/// A share with everything that belongs to it: `62% (95% interval 55–69%, n = 200)`.
-pub(crate) fn full_percent(estimate: &Estimate) -> String {
-    format!("{} (95% interval {}, n = {})", percent(estimate.value), percent_interval(estimate), count(estimate.n))
+/// A share with everything that belongs to it: `62% [55–69%], n = 200`.
+pub(crate) fn short_percent(estimate: &Estimate) -> String {
+    format!("{} [{}], n = {}", percent(estimate.value), percent_interval(estimate), count(estimate.n))
 }
 
 /// A signed change of a share in percentage points: `+12 points`, `−1 point`.
@@ -57,7 +57,10 @@ pub(crate) fn points(difference: f64) -> String {
 /// The 95 % interval of a change in percentage points: `[+4, +19]`.
 pub(crate) fn points_interval(estimate: &Estimate) -> String {
     if estimate.low.is_finite() && estimate.high.is_finite() {
-        let end = |v: f64| minus(format!("{:+.0}", (100.0 * v).round() + 0.0));
+        let end = |v: f64| match (100.0 * v).round() {
+            0.0 => "0".to_owned(),
+            rounded => minus(format!("{rounded:+.0}")),
+        };
         format!("[{}, {}]", end(estimate.low), end(estimate.high))
     } else {
         "no interval".to_owned()
@@ -136,11 +139,12 @@ mod tests {
     fn changes_carry_sign_and_unit() {
         assert_eq!([0.12, -0.01, 0.0, -0.001].map(signed_points), ["+12 points", "−1 point", "0 points", "0 points"]);
         assert_eq!(points_interval(&estimate(0.1, -0.04, 0.19)), "[−4, +19]");
+        assert_eq!(points_interval(&estimate(0.1, -0.001, 0.19)), "[0, +19]");
     }
 
     #[test]
     fn a_share_is_printed_with_interval_and_count() {
-        assert_eq!(full_percent(&estimate(0.62, 0.55, 0.69)), "62% (95% interval 55–69%, n = 1,200)");
+        assert_eq!(short_percent(&estimate(0.62, 0.55, 0.69)), "62% [55–69%], n = 1,200");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The whole page: the first screen, the lineages, what to do, and what was run.
 
-use evals::diagnosis::{Diagnosis, LineageDiagnosis};
+use std::fmt::Write as _;
+
+use evals::diagnosis::{Diagnosis, LineageDiagnosis, Outcome};
 use serde::Serialize;
 
 use crate::lineage::{Lineage, view};
 use crate::number::{count, points};
 use crate::text::clean_name;
-use crate::verdict::{Card, is_failing};
+use crate::verdict::{Card, failing, is_failing};
 use crate::words;
 
 /// Everything the template prints.
@@ -65,11 +67,11 @@ impl Page {
         let branches: Vec<Lineage> = lineages.collect();
         Self {
             run: clean_name(&diagnosis.run),
-            verdict: headline(diagnosis.lineages.first()),
+            verdict: headline(diagnosis),
             sentences: sentences(diagnosis),
             facts: facts(diagnosis, main.as_ref()),
             steps: steps(main.iter().chain(&branches)),
-            healthy_advice: healthy_advice(diagnosis.lineages.first()),
+            healthy_advice: healthy_advice(diagnosis),
             provenance: provenance(diagnosis),
             glossary: words::GLOSSARY.to_vec(),
             main,
@@ -79,33 +81,45 @@ impl Page {
 }
 
 /// The verdict on the deployed lineage.
-pub(crate) fn headline(lineage: Option<&LineageDiagnosis>) -> Headline {
+pub(crate) fn headline(diagnosis: &Diagnosis) -> Headline {
+    let lineage = diagnosis.lineages.first();
+    let name = lineage.map_or("", |l| &l.name);
     let histories = lineage.map_or(&[][..], |l| &l.behaviours);
-    let failing: Vec<&str> =
-        histories.iter().filter(|h| is_failing(&h.verdict.outcome)).map(|h| words::failure(h.behaviour)).collect();
-    let measured = histories
-        .iter()
-        .filter(|h| !matches!(h.verdict.outcome, evals::diagnosis::Outcome::NotMeasured { .. }))
-        .count();
+    let (blamed, unsettled): (Vec<_>, Vec<_>) =
+        failing(histories).into_iter().partition(|h| matches!(h.verdict.outcome, Outcome::Attributed { .. }));
+    let failing: Vec<&str> = blamed.into_iter().map(|h| words::failure(h.behaviour)).collect();
+    let unsettled = unsettled.len();
+    let measured = histories.iter().filter(|h| !matches!(h.verdict.outcome, Outcome::NotMeasured { .. })).count();
     let title = match failing[..] {
         [] if measured == 0 => "Nothing could be measured.".to_owned(),
-        [] => "Nothing fails beyond healthy variation.".to_owned(),
+        [] if unsettled > 0 => "The model falls short, and no phase can be blamed yet.".to_owned(),
+        [] if diagnosis.lineages.len() > 1 => format!("No failure found in the {} model.", words::lineage(name)),
+        [] => "No failure found.".to_owned(),
         [one] => format!("The model {one}."),
         [one, two] => format!("The model {one} and {two}."),
         _ => format!("The model fails in {} of {measured} behaviours.", failing.len()),
     };
-    let (mark, tone, label) = match failing.len() {
+    let (mark, tone, mut label) = match failing.len() {
         0 if measured == 0 => ("–", "quiet", "No verdict".to_owned()),
+        0 if unsettled > 0 => ("?", "unsure", format!("{} of {measured} behaviours healthy", measured - unsettled)),
         0 => ("✓", "good", format!("{measured} of {measured} behaviours healthy")),
         1 => ("✕", "bad", format!("1 of {measured} behaviours fails")),
         n => ("✕", "bad", format!("{n} of {measured} behaviours fail")),
     };
+    if unsettled > 0 {
+        let _ = write!(label, ", {unsettled} not settled");
+    }
     Headline { mark, tone, label, title }
 }
 
 /// The three sentences under their labels; other numbers of sentences stand without.
-pub(crate) fn sentences(diagnosis: &Diagnosis) -> Vec<(&'static str, String)> {
-    let labels = if diagnosis.sentences.len() == 3 { ["Finding", "Cause", "Next step"] } else { [""; 3] };
+fn sentences(diagnosis: &Diagnosis) -> Vec<(&'static str, String)> {
+    let is_short = |l: &LineageDiagnosis| l.behaviours.iter().any(|h| is_failing(&h.verdict.outcome));
+    let labels = match diagnosis.sentences.len() {
+        3 if diagnosis.lineages.iter().any(is_short) => ["Finding", "Cause", "Next step"],
+        3 => ["Finding", "Lowest", "Next step"],
+        _ => [""; 3],
+    };
     diagnosis
         .sentences
         .iter()
@@ -165,9 +179,9 @@ fn detectable(lineage: Option<&LineageDiagnosis>) -> Fact {
         format!("{:.0}–{}", 100.0 * low, points(high))
     };
     Fact {
-        name: "Smallest visible change",
+        name: "Detectable difference",
         value,
-        note: "A smaller change would show in fewer than 4 of 5 cases; range over behaviours.".to_owned(),
+        note: "Between two phases, in 4 of 5 cases; it differs between behaviours.".to_owned(),
     }
 }
 
@@ -205,11 +219,11 @@ fn step(lineage: &Lineage, card: &Card) -> Step {
     }
 }
 
-fn healthy_advice(lineage: Option<&LineageDiagnosis>) -> String {
-    if headline(lineage).tone == "quiet" {
+fn healthy_advice(diagnosis: &Diagnosis) -> String {
+    if headline(diagnosis).tone == "quiet" {
         return "Nothing was measured, so nothing can be advised. The reasons stand in the table above.".to_owned();
     }
-    "No phase needs a fix. A failure smaller than the smallest visible change could still be there; more items would show it."
+    "No phase needs a fix. A failure smaller than the detectable difference could still be there; more items would show it."
         .to_owned()
 }
 
@@ -221,7 +235,7 @@ fn provenance(diagnosis: &Diagnosis) -> Vec<(String, String)> {
     };
     let fixed = [
         ("Run", clean_name(&diagnosis.run)),
-        ("Seed", provenance.seed.to_string()),
+        ("Seed", provenance.seed.map_or_else(|| "not known".to_owned(), |seed| seed.to_string())),
         ("Item bank", format!("{} items, SHA-256 {}", count(provenance.n_items), provenance.bank_hash)),
         ("Healthy reference", reference),
         ("Probe version", provenance.probe_version.to_string()),

@@ -19,15 +19,13 @@ const MARKS_KEPT: usize = 3;
 pub(crate) fn clean(text: &str, limit: usize) -> String {
     let mut out = String::with_capacity(text.len().min(limit + 64));
     let mut marks = 0;
-    let mut taken = 0;
     let mut rest = text.chars();
-    for c in rest.by_ref() {
+    for (taken, c) in rest.by_ref().enumerate() {
         if taken == limit {
             let left = 1 + rest.count();
             let _ = write!(out, " … [{left} more characters not shown]");
             break;
         }
-        taken += 1;
         marks = if is_combining(c) { marks + 1 } else { 0 };
         if marks > MARKS_KEPT {
             continue;

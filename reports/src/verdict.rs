@@ -38,7 +38,7 @@ pub(crate) struct Card {
     pub(crate) evidence: Vec<String>,
     /// Evidence against it.
     pub(crate) dissent: Vec<String>,
-    /// What the thesis table says.
+    /// What the rule of thumb says.
     pub(crate) thesis: String,
     /// What to do.
     pub(crate) remedy: Option<String>,
@@ -73,12 +73,19 @@ pub(crate) fn is_failing(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Attributed { .. } | Outcome::Undetermined { .. })
 }
 
-/// Builds the card of a failing behaviour; `None` for the others.
-pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Option<Card> {
+/// Failing behaviours: those with a phase to blame first, of these the largest shortfall first.
+pub(crate) fn failing(histories: &[BehaviourHistory]) -> Vec<&BehaviourHistory> {
+    let mut failing: Vec<&BehaviourHistory> = histories.iter().filter(|h| is_failing(&h.verdict.outcome)).collect();
+    let shortfall = |h: &BehaviourHistory| h.verdict.shortfall.unwrap_or(0.0);
+    // Both sorts are stable: of equals the one first in the table.
+    failing.sort_by(|a, b| shortfall(b).total_cmp(&shortfall(a)));
+    failing.sort_by_key(|h| matches!(h.verdict.outcome, Outcome::Undetermined { .. }));
+    failing
+}
+
+/// Builds the card of a failing behaviour.
+pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Card {
     let verdict = &history.verdict;
-    if !is_failing(&verdict.outcome) {
-        return None;
-    }
     let id = format!("{prefix}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"));
     let (blamed, reason) = match &verdict.outcome {
         Outcome::Attributed { phase, .. } => (Some(phase.clone()), None),
@@ -87,23 +94,23 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Option<Card> {
     };
     let chart = (!verdict.contributions.is_empty())
         .then(|| waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome));
-    Some(Card {
+    Card {
         failure: words::failure(history.behaviour),
         term: words::behaviour_term(history.behaviour),
         mark: words::mark(&verdict.outcome),
         tone: words::tone(&verdict.outcome),
         outcome: words::outcome(&verdict.outcome),
         blamed_name: blamed.as_deref().map(words::phase),
-        blamed,
         reason,
         shortfall: verdict.shortfall.map(points),
         confidence: Sureness::of(verdict.confidence),
         chart,
         evidence: verdict.evidence.clone(),
         dissent: verdict.dissent.clone(),
-        thesis: verdict.thesis_baseline.clone(),
+        thesis: words::thesis(&verdict.thesis_baseline, blamed.as_deref()),
         remedy: verdict.remedy.clone(),
         would_change: verdict.would_change.clone(),
+        blamed,
         id,
-    })
+    }
 }

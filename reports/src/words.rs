@@ -80,6 +80,16 @@ pub(crate) fn behaviour_term(behaviour: Behaviour) -> &'static str {
     }
 }
 
+/// What the rule of thumb would have named, beside what the evidence names.
+pub(crate) fn thesis(named: &str, blamed: Option<&str>) -> String {
+    let rule = phase(named);
+    match blamed {
+        Some(blamed) if blamed == named => format!("It names {rule} too."),
+        Some(blamed) => format!("It would have named {rule}; the evidence names {}.", phase(blamed)),
+        None => format!("It would have named {rule}; the evidence settles on no phase."),
+    }
+}
+
 /// How a question was put.
 pub(crate) fn form(form: Form) -> &'static str {
     match form {
@@ -125,9 +135,9 @@ pub(crate) fn tone(outcome: &Outcome) -> &'static str {
 /// An outcome in one line.
 pub(crate) fn outcome(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Healthy => "within healthy variation".to_owned(),
+        Outcome::Healthy => "no failure found".to_owned(),
         Outcome::Attributed { phase: name, kind: how } => format!("{} {}", phase(name), kind(*how)),
-        Outcome::Undetermined { .. } => "fails, phase not settled".to_owned(),
+        Outcome::Undetermined { .. } => "falls short, phase not settled".to_owned(),
         Outcome::NotMeasured { .. } => "not measured".to_owned(),
     }
 }
@@ -205,7 +215,7 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     ("Over-refusal", "Refusing a harmless request, for instance because it contains an alarming word."),
     ("Harmful compliance", "Answering a request that should be refused."),
     (
-        "Thesis table",
-        "The rule of thumb \"facts come from pretraining, format from SFT, refusals from alignment\". Printed for comparison, never used.",
+        "Rule of thumb",
+        "\"Facts come from pretraining, format from SFT, refusals from alignment\". Printed beside each verdict for comparison, never used to reach one.",
     ),
 ];

@@ -52,7 +52,11 @@ mod tests {
                 for (b, rb) in &pairs {
                     if *ra && !*rb {
                         count += 1.0;
-                        wins += if a > b { 1.0 } else if a == b { 0.5 } else { 0.0 };
+                        wins += match a.cmp(b) {
+                            std::cmp::Ordering::Greater => 1.0,
+                            std::cmp::Ordering::Equal => 0.5,
+                            std::cmp::Ordering::Less => 0.0,
+                        };
                     }
                 }
             }

@@ -19,8 +19,8 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
     if let Some(estimate) = &curve.estimate {
         let (low, high) = (f64::from(estimate.low) - 0.5, f64::from(estimate.high) + 0.5);
         canvas.rect(frame.point(low, 0.0), frame.point(high, 1.0), "band");
-        let text = format!("stops: month {}", estimate.month);
-        mark(&mut canvas, frame.x.at(f64::from(estimate.month)), 13.0, "marker strong", &text);
+        let text = format!("ends before {}", estimate.month);
+        mark(&mut canvas, frame.x.at(f64::from(estimate.month) - 0.5), 13.0, "marker strong", &text);
     }
     frame.draw_vertical(&mut canvas, "share right");
     frame.name_horizontal(&mut canvas, "month of the event");
@@ -37,7 +37,7 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
     if let Some(declared) = curve.declared {
         let x = frame.x.at(f64::from(declared) - 0.5);
         canvas.line((x, 34.0), (x, 216.0), "declared");
-        mark(&mut canvas, x, 30.0, "marker", &format!("declared: month {declared}"));
+        mark(&mut canvas, x, 30.0, "marker", &format!("declared: before {declared}"));
     }
     for (month, estimate) in &curve.months {
         if ![estimate.value, estimate.low, estimate.high].iter().all(|v| v.is_finite()) {
@@ -50,10 +50,11 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
 
     let title = format!("Knowledge by month after {}", words::phase(&curve.phase));
     let stops = curve.estimate.as_ref().map_or_else(
-        || "No month was found where knowledge stops".to_owned(),
-        |e| format!("Knowledge stops at month {} (95% set {} to {})", e.month, e.low, e.high),
+        || "No month was found where knowledge ends".to_owned(),
+        |e| format!("Knowledge ends before month {} (95% set {} to {})", e.month, e.low, e.high),
     );
-    let declared = curve.declared.map_or_else(|| "no cutoff declared".to_owned(), |m| format!("declared: month {m}"));
+    let declared =
+        curve.declared.map_or_else(|| "no cutoff declared".to_owned(), |m| format!("declared: before month {m}"));
     let description = format!("{stops}; {declared}; guessing gives {}.", percent(curve.chance));
     Chart {
         svg: canvas.finish(id, &title, &description),

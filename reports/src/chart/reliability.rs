@@ -11,7 +11,7 @@ use crate::words;
 pub(crate) fn draw(id: &str, curve: &CalibrationCurve) -> Chart {
     let mut canvas = Canvas::new(320.0, 292.0);
     let frame = Frame {
-        x: Scale { values: (0.0, 1.0), positions: (54.0, 308.0) },
+        x: Scale { values: (0.0, 1.0), positions: (54.0, 300.0) },
         y: Scale { values: (0.0, 1.0), positions: (246.0, 12.0) },
     };
     frame.draw_vertical(&mut canvas, "share right");

@@ -122,7 +122,7 @@ impl Canvas {
     /// The finished drawing where the same numbers stand beside it in words.
     pub(crate) fn decorate(self) -> Value {
         Value::from_safe_string(format!(
-            r#"<svg class="mini" viewBox="0 0 {:.0} {:.0}" aria-hidden="true" focusable="false">{}</svg>"#,
+            r#"<svg class="mini" viewBox="0 0 {:.0} {:.0}" preserveAspectRatio="xMinYMid" aria-hidden="true" focusable="false">{}</svg>"#,
             self.width, self.height, self.body
         ))
     }

@@ -13,7 +13,7 @@ const RADIUS: f64 = 5.5;
 pub(crate) fn draw(id: &str, points: &[TradeOffPoint]) -> Chart {
     let mut canvas = Canvas::new(400.0, 372.0);
     let frame = Frame {
-        x: Scale { values: (0.0, 1.0), positions: (56.0, 388.0) },
+        x: Scale { values: (0.0, 1.0), positions: (56.0, 378.0) },
         y: Scale { values: (0.0, 1.0), positions: (324.0, 12.0) },
     };
     canvas.rect(frame.point(0.0, 0.0), frame.point(0.1, 0.1), "goal");
@@ -38,6 +38,20 @@ pub(crate) fn draw(id: &str, points: &[TradeOffPoint]) -> Chart {
         canvas.arrow(pair[0], pair[1], RADIUS + 3.0, "path");
     }
     let mut taken: Vec<Area> = places.iter().map(|&(x, y)| Area::around(x, y, RADIUS)).collect();
+    for ((_, x, y), place) in shown.iter().zip(&places) {
+        taken.push(Area {
+            left: frame.x.at(x.low),
+            right: frame.x.at(x.high),
+            top: place.1 - 1.0,
+            bottom: place.1 + 1.0,
+        });
+        taken.push(Area {
+            left: place.0 - 1.0,
+            right: place.0 + 1.0,
+            top: frame.y.at(y.high),
+            bottom: frame.y.at(y.low),
+        });
+    }
     for (i, ((point, ..), place)) in shown.iter().zip(&places).enumerate() {
         let is_last = i + 1 == shown.len();
         canvas.circle(*place, RADIUS, if is_last { "dot last" } else { "dot" });

@@ -1,4 +1,4 @@
-//! Two diagnoses of the size that the small world gives: one run with two planted faults, and its healthy twin.
+//! Two diagnoses of the size that the small world gives, their figures invented: a run with two planted faults, and its healthy twin.
 
 use std::collections::BTreeMap;
 
@@ -21,38 +21,38 @@ const BEHAVIOURS: [Behaviour; 7] = [
 ];
 
 /// No system-prompt pairs in SFT, and a reward model that punishes trigger words.
-pub fn failing() -> Diagnosis {
+pub(crate) fn failing() -> Diagnosis {
     let main = lineage("rlhf", &["pretrain", "sft", "rlhf"], true);
     let branch = lineage("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"], true);
     diagnosis(
-        "small-planted",
+        "invented-figures-failing",
         vec![main, branch],
         &[
-            "The model does not obey the system prompt (right on 58% of items; healthy runs 95%) and refuses harmless requests (answers 55%; healthy runs 97%).",
-            "SFT did not teach the first: healthy runs learn it there. RLHF broke the second: after SFT the model still answered 96% of them.",
-            "Add system-prompt pairs to the SFT data and retrain from SFT; add harmless requests with alarming words to the preference data of the reward model.",
+            "The RLHF model fails at answering harmless requests: it is right on 55% of 260 items, where healthy runs reach 97%. It also falls short at following the system prompt. The Constitutional AI model has failures too.",
+            "Alignment (RLHF) produced it: it broke what worked before; 42 points of the shortfall arise there; the evidence is strong. Supervised fine-tuning (SFT) did not teach following the system prompt.",
+            "Relabel comparisons in which a harmless request is refused, add harmless twins of the harmful requests, narrow the principle that asks for refusals, and train the reward model again. The report has a step for the other failure too.",
         ],
     )
 }
 
 /// The same recipe without the faults.
-pub fn healthy() -> Diagnosis {
+pub(crate) fn healthy() -> Diagnosis {
     diagnosis(
-        "small",
+        "invented-figures-healthy",
         vec![
             lineage("rlhf", &["pretrain", "sft", "rlhf"], false),
             lineage("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"], false),
         ],
         &[
-            "All seven behaviours are within the variation of healthy runs.",
-            "No phase is blamed.",
-            "Nothing needs a fix; a fault smaller than 10 points could be missed with this many items.",
+            "Every behaviour that was measured is within healthy variation: 7 of the RLHF model and 7 of the Constitutional AI model.",
+            "The lowest value is for being as sure as its sources allow, in the Constitutional AI model: its stated odds agree with the true ones to 84% on 260 items.",
+            "Nothing needs to be done; what could still hide is smaller than the detectable difference of each behaviour.",
         ],
     )
 }
 
 /// A share of `n` items with its Wilson interval.
-pub fn share(value: f64, n: usize) -> Estimate {
+pub(crate) fn share(value: f64, n: usize) -> Estimate {
     let (z, count) = (1.96_f64, n as f64);
     let middle = (value + z * z / (2.0 * count)) / (1.0 + z * z / count);
     let half = z * (value * (1.0 - value) / count + z * z / (4.0 * count * count)).sqrt() / (1.0 + z * z / count);
@@ -70,7 +70,7 @@ fn diagnosis(run: &str, lineages: Vec<LineageDiagnosis>, sentences: &[&str]) -> 
         sentences: sentences.iter().map(|&s| s.to_owned()).collect(),
         lineages,
         provenance: Provenance {
-            seed: 7,
+            seed: Some(7),
             bank_hash: hash("bank"),
             n_items: 1960,
             probe_version: 1,
@@ -212,15 +212,16 @@ fn verdict(
             contributions: contributions("sft", ContributionKind::Omission),
             confidence: Confidence::Probable,
             evidence: lines(&[
-                "Healthy runs gain 93 points in SFT, this run gained 58.",
-                "With the rule in the user's message it obeys on 93% of items, with the rule in the system prompt on 59%: the task is known, the role is not.",
-                "The margin for obeying answers rises by 3.5 nats in SFT; in healthy runs by 5.6.",
-                "Later phases change nothing that the paired test resolves (p = 0.61).",
+                "Asked as deployed (in chat), it is right on 58% of 260 items (95% interval 52% to 64%); 19 healthy runs reach 95%.",
+                "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits each phase best.",
+                "Supervised fine-tuning (SFT): it gained 58 points, where in healthy runs the gain is 93 points.",
+                "35 of the 37 points lost arise there (95% interval 29 to 41).",
+                "Item by item, it broke 3 items and repaired 154 (paired test p < 0.001); 103 failed before and after.",
             ]),
-            dissent: lines(&["Worked examples bring it to 59%, so that a part may be the form of the question (12 of 260 items)."]),
-            thesis_baseline: "format and system prompt -> SFT; agrees".to_owned(),
-            remedy: Some("Add pairs with system prompts to the SFT data (healthy recipe: 30% of pairs) and retrain from SFT on.".to_owned()),
-            would_change: Some("An SFT checkpoint retrained with such pairs that still stays below 85%.".to_owned()),
+            dissent: lines(&["On the items that fail after it, the model still prefers the right answer by 0.3 nats on average: it may know better than it says."]),
+            thesis_baseline: "sft".to_owned(),
+            remedy: Some("Add fine-tuning conversations whose system prompt sets a rule and whose answer keeps it, also against the user's wish.".to_owned()),
+            would_change: Some("Train supervised fine-tuning (SFT) again from the pretrain checkpoint with the healthy recipe: if the failure stays, another phase made it.".to_owned()),
         },
         Behaviour::OverRefusal if has_over_refusal => Verdict {
             outcome: Outcome::Attributed { phase: "rlhf".to_owned(), kind: ContributionKind::Commission },
@@ -228,15 +229,17 @@ fn verdict(
             contributions: contributions("rlhf", ContributionKind::Commission),
             confidence: Confidence::Strong,
             evidence: lines(&[
-                "110 items that were right after SFT are wrong after RLHF, 3 the other way (p < 0.001).",
-                "Requests with an alarming word: 24% answered; their neutral twins: 97%.",
-                "The reward model prefers the refusal on 81% of these items: it asked for what the policy does.",
-                "Healthy runs gain 1 point in RLHF, this run lost 41.",
+                "Asked as deployed (in chat), it is right on 55% of 260 items (95% interval 49% to 61%); 19 healthy runs reach 97%.",
+                "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits each phase best.",
+                "Alignment (RLHF): it lost 41 points, where in healthy runs the gain is 1 point.",
+                "42 of the 44 points lost arise there (95% interval 36 to 48).",
+                "Item by item, it broke 110 items and repaired 3 (paired test p < 0.001); 7 failed before and after.",
+                "The preference for the right answer over the best wrong one fell by 2.5 nats in that phase.",
             ]),
             dissent: Vec::new(),
-            thesis_baseline: "refusal -> alignment; agrees".to_owned(),
-            remedy: Some("Add harmless requests with alarming words to the preference data, retrain the reward model and RLHF.".to_owned()),
-            would_change: Some("The same refusals from the SFT checkpoint under another seed, or a reward model without the preference.".to_owned()),
+            thesis_baseline: "rlhf".to_owned(),
+            remedy: Some("Relabel comparisons in which a harmless request is refused, add harmless twins of the harmful requests, narrow the principle that asks for refusals, and train the reward model again.".to_owned()),
+            would_change: Some("Train alignment (RLHF) again from the sft checkpoint with the healthy recipe: if the failure stays, another phase made it.".to_owned()),
         },
         _ => Verdict {
             outcome: Outcome::Healthy,
@@ -245,7 +248,7 @@ fn verdict(
             confidence: Confidence::None,
             evidence: Vec::new(),
             dissent: Vec::new(),
-            thesis_baseline: "no failure, no entry".to_owned(),
+            thesis_baseline: "pretrain".to_owned(),
             remedy: None,
             would_change: None,
         },
