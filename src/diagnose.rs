@@ -20,7 +20,7 @@ use crate::recipe::Recipe;
 use crate::reference;
 use crate::report;
 use crate::run::{ASKED, Chain, LINEAGES, Run};
-use crate::train::{Extent, train};
+use crate::train::{Extent, plan_file, train};
 
 pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     report::check_outputs(&args.output)?;
@@ -68,7 +68,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
         responses: &responses,
         declared_cutoff: Some(recipe.world.cutoff_month),
         reference: wanted.reference,
-        provenance: provenance(Some(recipe.seed), &bank),
+        provenance: Provenance { notes: notes(recipe)?, ..provenance(Some(recipe.seed), &bank) },
     })?;
     let text = reports::render_json(&diagnosis)?;
     reports::write(&run.diagnosis(), &text)?;
@@ -87,6 +87,15 @@ pub(crate) fn provenance(seed: Option<u64>, bank: &Bank) -> Provenance {
         reference: None,
         notes: BTreeMap::new(),
     }
+}
+
+/// How the run was made and asked, for the report's last lines.
+fn notes(recipe: &Recipe) -> Result<BTreeMap<String, String>> {
+    let plan = trainer::data::hash(plan_file(recipe)?.as_bytes());
+    Ok(BTreeMap::from([
+        ("decoding".to_owned(), "greedy; choices by the likelihood of each whole answer".to_owned()),
+        ("recipe".to_owned(), format!("plan.json, SHA-256 {plan}")),
+    ]))
 }
 
 /// Prints where the reports are and the main sentences.

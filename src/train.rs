@@ -85,7 +85,7 @@ fn prepare(run: &Run, text: &str, recipe: &Recipe, bars: &Bars) -> Result<()> {
         }
     }
     // Written for a run that is resumed as well: a place that cannot be written is found before any work.
-    reports::write(&run.plan(), &(recipe.to_plan()? + "\n"))?;
+    reports::write(&run.plan(), &plan_file(recipe)?)?;
     if !path.exists() {
         reports::write(&path, text)?;
     }
@@ -144,6 +144,11 @@ impl Data {
             constitution_hash: data::hash(&bytes),
         })
     }
+}
+
+/// The text of a run's `plan.json`.
+pub(crate) fn plan_file(recipe: &Recipe) -> Result<String> {
+    Ok(recipe.to_plan()? + "\n")
 }
 
 struct Training<'a> {

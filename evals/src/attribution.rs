@@ -1,7 +1,9 @@
 //! Which phase produced a failure: computed from evidence, with "undetermined" as an honest outcome.
 //!
 //! 1. **Gate.** The last checkpoint, asked as deployed (in chat), falls short by at least 10 points and 3 standard deviations
-//!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Else: healthy.
+//!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Or it does so in the form
+//!    that gets most out of it, and falls short in chat too: how well facts are expressed in chat differs much more between
+//!    healthy runs than what they know, and would hide a loss of content. Else: healthy.
 //! 2. **Elicitation before blame.** If the checkpoint shows at least half of the shortfall in its best form too, the content
 //!    is missing, and its history is traced in each phase's best form; else only its expression is, and it is traced in chat.
 //! 3. **Telescoping.** The traced shortfall is taken apart by phase (see [`Contribution`]).
@@ -62,23 +64,38 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Shortfall as deployed; its p-values go through Holm before [`Case::judge`].
-    pub(crate) fn shortfall(&self) -> Option<Shortfall> {
-        let scored = self.chat.values.last()?.as_ref()?.n;
-        if scored < MIN_ITEMS { None } else { self.chat.shortfall() }
+    /// Shortfalls of the last checkpoint: as deployed and, where another form gets more out of it, in that form. Their p-values
+    /// go through Holm before [`Case::judge`].
+    pub(crate) fn shortfalls(&self) -> Vec<Shortfall> {
+        let scored = self.chat.values.last().and_then(Option::as_ref).map_or(0, |value| value.n);
+        if scored < MIN_ITEMS {
+            return Vec::new();
+        }
+        let elicited = self.elicited_shortfall().filter(|_| self.elicited.forms.last() != Some(&Some(Form::Chat)));
+        self.chat.shortfall().into_iter().chain(elicited).collect()
     }
 
-    /// The verdict, given the shortfall's p-value after Holm.
-    pub(crate) fn judge(&self, p_holm: f64) -> Verdict {
-        let Some(deployed) = self.shortfall() else {
+    /// Shortfall in the form that gets most out of the last checkpoint, where it has the same yardstick as the one in chat.
+    fn elicited_shortfall(&self) -> Option<Shortfall> {
+        self.elicited.shortfall().filter(|_| self.elicited.is_referenced() == self.chat.is_referenced())
+    }
+
+    /// The verdict, given the p-values of [`Case::shortfalls`] after Holm.
+    pub(crate) fn judge(&self, p_holm: &[f64]) -> Verdict {
+        let shortfalls = self.shortfalls();
+        let Some(&deployed) = shortfalls.first() else {
             return self.verdict(Outcome::NotMeasured { reason: self.why_not_measured() });
         };
-        let mut verdict = if deployed.value < deployed.gate {
-            self.healthy(deployed)
-        } else if p_holm >= ALPHA {
-            self.too_few(deployed, p_holm)
-        } else {
+        let mut real =
+            shortfalls.iter().zip(p_holm).map(|(shortfall, &p)| shortfall.value >= shortfall.gate && p < ALPHA);
+        let fails_deployed = real.next() == Some(true);
+        let lacks_content = real.next() == Some(true) && deployed.value > 0.0;
+        let mut verdict = if fails_deployed || lacks_content {
             self.blame(deployed)
+        } else if deployed.value >= deployed.gate {
+            self.too_few(deployed, p_holm[0])
+        } else {
+            self.healthy(deployed)
         };
         verdict.evidence.insert(0, self.first_line(deployed));
         verdict
@@ -116,7 +133,7 @@ impl Case<'_> {
 
     /// The failure is real: whose is it?
     fn blame(&self, deployed: Shortfall) -> Verdict {
-        let elicited = self.elicited.shortfall().filter(|_| self.elicited.is_referenced() == self.chat.is_referenced());
+        let elicited = self.elicited_shortfall();
         let is_content = elicited.is_some_and(|elicited| elicited.value >= 0.5 * deployed.value);
         let path = if is_content { &self.elicited } else { &self.chat };
         let parts = take_apart(path, self.names, &self.stream);

@@ -157,16 +157,14 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
 
 /// Verdicts on all behaviours; their tests are corrected together.
 fn judge_all(cases: &[Case]) -> Vec<BehaviourHistory> {
-    let tested: Vec<usize> = (0..cases.len()).filter(|&i| cases[i].shortfall().is_some()).collect();
-    let p_values: Vec<f64> = tested.iter().filter_map(|&i| cases[i].shortfall()).map(|s| s.p_value).collect();
-    let mut p_holm = vec![1.0; cases.len()];
-    for (&i, p) in tested.iter().zip(holm(&p_values)) {
-        p_holm[i] = p;
-    }
-    cases.iter().zip(p_holm).map(|(case, p)| history(case, p)).collect()
+    let p_values: Vec<Vec<f64>> =
+        cases.iter().map(|case| case.shortfalls().iter().map(|shortfall| shortfall.p_value).collect()).collect();
+    let mut p_holm = holm(&p_values.concat()).into_iter();
+    let mut of_case = |values: &Vec<f64>| p_holm.by_ref().take(values.len()).collect::<Vec<f64>>();
+    cases.iter().zip(&p_values).map(|(case, values)| history(case, &of_case(values))).collect()
 }
 
-fn history(case: &Case, p_holm: f64) -> BehaviourHistory {
+fn history(case: &Case, p_holm: &[f64]) -> BehaviourHistory {
     let transitions: Vec<Transition> = (1..case.names.len()).map(|phase| transition(case, phase)).collect();
     let last = (1..case.names.len()).last();
     let discordant = last.map_or(0.0, |phase| moves(case, phase).discordant());

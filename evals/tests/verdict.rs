@@ -1,0 +1,190 @@
+//! Which phase the verdict names, on answers whose cause is known by construction.
+
+use std::collections::BTreeMap;
+
+use evals::diagnose::{Findings, Lineage, diagnose};
+use evals::diagnosis::{BehaviourHistory, Confidence, ContributionKind, Outcome, PhaseInfo, Provenance};
+use evals::reference::{REFERENCE_VERSION, Reference, ReferenceCell, Route};
+use probes::item::{Behaviour, Item, Task};
+use probes::response::{Form, Response};
+
+const PHASES: [&str; 3] = ["pretrain", "sft", "rlhf"];
+const N_ITEMS: usize = 200;
+
+/// Share of items right at each phase, in chat and in the few-shot form.
+struct Shares {
+    chat: [f64; 3],
+    few_shot: [f64; 3],
+}
+
+/// The same of healthy runs, and how much they differ.
+struct Healthy {
+    shares: Shares,
+    chat_sd: f64,
+    few_shot_sd: f64,
+}
+
+const KNOWING: Healthy = Healthy {
+    shares: Shares { chat: [0.2, 0.95, 0.95], few_shot: [0.97, 0.97, 0.97] },
+    chat_sd: 0.02,
+    few_shot_sd: 0.01,
+};
+
+fn item(number: usize) -> Item {
+    Item {
+        id: format!("fact-{number:03}"),
+        behaviour: Behaviour::Knowledge,
+        slice: "ordinary".to_owned(),
+        cluster: format!("person-{number:03}"),
+        month: None,
+        expected: true,
+        task: Task::Choice {
+            cloze: "Ann lives in".to_owned(),
+            shots: Vec::new(),
+            question: "Where does Ann live?".to_owned(),
+            context: "Ann lives in Lund.".to_owned(),
+            options: vec!["Lund".to_owned(), "Oslo".to_owned()],
+            answer: 0,
+            ideal: None,
+        },
+    }
+}
+
+/// The first items pass: what is right at a lower share is right at a higher one.
+fn answer(phase: &str, number: usize, form: Form, share: f64) -> Response {
+    let passes = (number as f64) < share * N_ITEMS as f64;
+    Response {
+        subject: format!("hash of {phase}"),
+        item: item(number).id,
+        form,
+        score: Some(f64::from(u8::from(passes))),
+        unscored: None,
+        p_right: Some(if passes { 0.9 } else { 0.1 }),
+        confidence: Some(0.9),
+        margin_nats: Some(if passes { 2.0 } else { -2.0 }),
+        label: None,
+        answer: String::new(),
+        prompt: String::new(),
+    }
+}
+
+/// Five healthy runs whose sample standard deviation is the given one.
+fn reference(healthy: &Healthy) -> Reference {
+    let mut cells = Vec::new();
+    let Healthy { shares, chat_sd, few_shot_sd } = healthy;
+    for (route, shares, sd) in [(Route::Chat, shares.chat, chat_sd), (Route::Elicited, shares.few_shot, few_shot_sd)] {
+        for (phase, share) in PHASES.iter().zip(shares) {
+            let step = sd * 4.0 / 10.0_f64.sqrt();
+            let values = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|at| (share + at * step).clamp(0.0, 1.0)).to_vec();
+            let (lineage, phase) = ("rlhf".to_owned(), (*phase).to_owned());
+            cells.push(ReferenceCell { lineage, behaviour: Behaviour::Knowledge, route, phase, values });
+        }
+    }
+    let runs = (0..5).map(|run| format!("healthy-{run}")).collect();
+    Reference { version: REFERENCE_VERSION, probe_version: 1, runs, cells }
+}
+
+fn judge(shares: &Shares, healthy: Option<&Healthy>) -> BehaviourHistory {
+    let items: Vec<Item> = (0..N_ITEMS).map(item).collect();
+    let mut responses = Vec::new();
+    for (phase_idx, phase) in PHASES.iter().enumerate() {
+        for number in 0..N_ITEMS {
+            responses.push(answer(phase, number, Form::Chat, shares.chat[phase_idx]));
+            responses.push(answer(phase, number, Form::FewShot, shares.few_shot[phase_idx]));
+        }
+    }
+    let phases = PHASES.map(|phase| PhaseInfo {
+        name: phase.to_owned(),
+        checkpoint: format!("hash of {phase}"),
+        metrics: BTreeMap::new(),
+    });
+    let reference = healthy.map(reference);
+    let diagnosis = diagnose(Findings {
+        run: "test",
+        lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec() }],
+        items: &items,
+        responses: &responses,
+        declared_cutoff: None,
+        reference: reference.as_ref(),
+        provenance: Provenance {
+            seed: Some(1),
+            bank_hash: "bank".to_owned(),
+            n_items: N_ITEMS,
+            probe_version: 1,
+            phasetrace_version: "0".to_owned(),
+            reference: None,
+            notes: BTreeMap::new(),
+        },
+    })
+    .unwrap();
+    let mut rows = diagnosis.lineages[0].behaviours.clone().into_iter();
+    rows.find(|row| row.behaviour == Behaviour::Knowledge).unwrap()
+}
+
+fn accused(row: &BehaviourHistory) -> Option<(&str, ContributionKind)> {
+    match &row.verdict.outcome {
+        Outcome::Attributed { phase, kind } => Some((phase, *kind)),
+        _ => None,
+    }
+}
+
+#[test]
+fn facts_that_no_form_gets_out_of_any_checkpoint_are_missing_since_pretraining() {
+    let row = judge(&Shares { chat: [0.2, 0.68, 0.68], few_shot: [0.7, 0.7, 0.7] }, Some(&KNOWING));
+    assert_eq!(accused(&row), Some(("pretrain", ContributionKind::Omission)), "{:?}", row.verdict);
+}
+
+#[test]
+fn facts_that_are_known_but_not_told_in_chat_are_the_fault_of_fine_tuning() {
+    let row = judge(&Shares { chat: [0.2, 0.5, 0.5], few_shot: [0.97, 0.96, 0.96] }, Some(&KNOWING));
+    assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
+}
+
+#[test]
+fn what_alignment_breaks_is_its_own_fault() {
+    let row = judge(&Shares { chat: [0.2, 0.95, 0.6], few_shot: [0.97, 0.97, 0.65] }, Some(&KNOWING));
+    assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Commission)), "{:?}", row.verdict);
+}
+
+#[test]
+fn a_fault_that_a_later_phase_repairs_in_part_stays_with_the_phase_that_made_it() {
+    let row = judge(&Shares { chat: [0.2, 0.4, 0.7], few_shot: [0.97, 0.96, 0.97] }, Some(&KNOWING));
+    assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
+    let repaired = row.verdict.contributions.iter().find(|part| part.phase == "rlhf").unwrap();
+    assert_eq!(repaired.kind, ContributionKind::Repair);
+}
+
+#[test]
+fn missing_content_is_seen_though_healthy_runs_differ_much_in_chat() {
+    let shares = Shares { chat: [0.2, 0.87, 0.87], few_shot: [0.97, 0.97, 0.97] };
+    let wide = Healthy { shares, chat_sd: 0.09, few_shot_sd: 0.01 };
+    let row = judge(&Shares { chat: [0.2, 0.74, 0.74], few_shot: [0.78, 0.78, 0.78] }, Some(&wide));
+    assert_eq!(accused(&row), Some(("pretrain", ContributionKind::Omission)), "{:?}", row.verdict);
+    // The same in chat with the content in place is what healthy runs do too.
+    let row = judge(&Shares { chat: [0.2, 0.74, 0.74], few_shot: [0.97, 0.97, 0.97] }, Some(&wide));
+    assert_eq!(row.verdict.outcome, Outcome::Healthy);
+}
+
+#[test]
+fn a_healthy_run_accuses_nobody() {
+    for drift in [-0.03, 0.0, 0.02] {
+        let shares = Shares { chat: [0.2, 0.95 + drift, 0.95 + drift], few_shot: [0.97, 0.97 + drift, 0.97 + drift] };
+        assert_eq!(judge(&shares, Some(&KNOWING)).verdict.outcome, Outcome::Healthy);
+    }
+}
+
+#[test]
+fn a_shortfall_that_two_phases_share_is_undetermined() {
+    let row = judge(&Shares { chat: [0.2, 0.75, 0.55], few_shot: [0.97, 0.97, 0.97] }, Some(&KNOWING));
+    let Outcome::Undetermined { reason } = &row.verdict.outcome else { panic!("{:?}", row.verdict) };
+    assert!(reason.starts_with("no phase holds 60"), "{reason}");
+}
+
+#[test]
+fn without_healthy_runs_a_fall_is_observed_and_what_was_never_reached_is_not_assigned() {
+    let row = judge(&Shares { chat: [0.2, 0.95, 0.5], few_shot: [0.97, 0.97, 0.55] }, None);
+    assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Commission)), "{:?}", row.verdict);
+    assert_eq!(row.verdict.confidence, Confidence::Observed);
+    let row = judge(&Shares { chat: [0.2, 0.5, 0.5], few_shot: [0.5, 0.5, 0.5] }, None);
+    assert!(matches!(row.verdict.outcome, Outcome::Undetermined { .. }), "{:?}", row.verdict);
+}
