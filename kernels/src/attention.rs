@@ -68,10 +68,10 @@ impl AttentionSpec {
 
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
         let fits = self.head_dim > 0
-            && self.head_dim % 2 == 0
+            && self.head_dim.is_multiple_of(2)
             && self.n_kv_heads > 0
             && self.n_heads > 0
-            && self.n_heads % self.n_kv_heads == 0;
+            && self.n_heads.is_multiple_of(self.n_kv_heads);
         if fits {
             return Ok(());
         }

@@ -284,15 +284,12 @@ impl CustomOp2 for CrossEntropy {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let storage = match h {
-            CpuStorage::F64(_) => {
-                let (h, weight) = (slice_of(h, h_layout)?, slice_of(weight, weight_layout)?);
-                CpuStorage::F64(vec![self.forward::<f64>(h, weight, &self.gradient_f64)])
-            }
-            _ => {
-                let (h, weight) = (slice_of(h, h_layout)?, slice_of(weight, weight_layout)?);
-                CpuStorage::F32(vec![self.forward::<f32>(h, weight, &self.gradient_f32)])
-            }
+        let storage = if matches!(h, CpuStorage::F64(_)) {
+            let (h, weight) = (slice_of(h, h_layout)?, slice_of(weight, weight_layout)?);
+            CpuStorage::F64(vec![self.forward::<f64>(h, weight, &self.gradient_f64)])
+        } else {
+            let (h, weight) = (slice_of(h, h_layout)?, slice_of(weight, weight_layout)?);
+            CpuStorage::F32(vec![self.forward::<f32>(h, weight, &self.gradient_f32)])
         };
         Ok((storage, Shape::from(())))
     }

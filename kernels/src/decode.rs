@@ -262,8 +262,8 @@ mod tests {
             let token = |row: usize, from: &Tensor| from.narrow(0, prompts[row] + i, 1).unwrap();
             let tokens = Tensor::cat(&[token(0, &documents[0]), token(1, &documents[1])], 0).unwrap();
             let y = feed(&mut cache, &tokens, &[0, 1]);
-            for row in 0..2 {
-                assert_close("token", &y.narrow(0, row, 1).unwrap(), &token(row, &expected[row]), 1e-5);
+            for (row, expected) in expected.iter().enumerate() {
+                assert_close("token", &y.narrow(0, row, 1).unwrap(), &token(row, expected), 1e-5);
             }
         }
         assert_eq!(cache.lengths(), [59, 7]);

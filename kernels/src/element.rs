@@ -36,7 +36,8 @@ impl Element for f32 {
         const HIGHEST_ARGUMENT: f32 = 88.0;
         // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa.
         const ROUND: f32 = 12_582_912.0;
-        const LN_2_HIGH: f32 = 0.693_359_375;
+        // Few enough bits that `n * LN_2_HIGH` is exact.
+        const LN_2_HIGH: f32 = 355.0 / 512.0;
         const LN_2_LOW: f32 = -2.121_944_4e-4;
         // Comparisons rather than `clamp` or `max`: not-a-number has to come through.
         let x = if self > HIGHEST_ARGUMENT { HIGHEST_ARGUMENT } else { self };

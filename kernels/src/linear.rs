@@ -38,12 +38,12 @@ struct Linear {
 
 impl Linear {
     fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
-        multiply_transposed(self.rows_of(x, self.n_in), View::dense(weight, self.n_out, self.n_in))
+        multiply_transposed(rows_of(x, self.n_in), View::dense(weight, self.n_out, self.n_in))
     }
 
     /// `dx = dy W`
     fn input_gradient<T: Element>(&self, weight: &[T], dy: &[T]) -> Vec<T> {
-        let dy = self.rows_of(dy, self.n_out);
+        let dy = rows_of(dy, self.n_out);
         let mut dx = vec![T::ZERO; dy.rows() * self.n_in];
         let weight = Packed::new(View::dense(weight, self.n_out, self.n_in));
         multiply(&mut dx, dy, &weight, Into::Overwrite);
@@ -53,14 +53,14 @@ impl Linear {
     /// `dW = dy^T x`
     fn weight_gradient<T: Element>(&self, x: &[T], dy: &[T]) -> Vec<T> {
         let mut dw = vec![T::ZERO; self.n_out * self.n_in];
-        let x = Packed::new(self.rows_of(x, self.n_in));
-        multiply(&mut dw, self.rows_of(dy, self.n_out).transposed(), &x, Into::Overwrite);
+        let x = Packed::new(rows_of(x, self.n_in));
+        multiply(&mut dw, rows_of(dy, self.n_out).transposed(), &x, Into::Overwrite);
         dw
     }
+}
 
-    fn rows_of<'a, T: Element>(&self, values: &'a [T], width: usize) -> View<'a, T> {
-        View::dense(values, values.len().checked_div(width).unwrap_or(0), width)
-    }
+fn rows_of<T: Element>(values: &[T], width: usize) -> View<'_, T> {
+    View::dense(values, values.len().checked_div(width).unwrap_or(0), width)
 }
 
 impl CustomOp2 for Linear {

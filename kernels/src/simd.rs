@@ -62,9 +62,9 @@ macro_rules! vectorize {
                     body::<$T>($($arg),*)
                 }
                 match $crate::simd::level() {
-                    // SAFETY: `level` found these features on this machine.
+                    // SAFETY: `level` found these features on this machine; AVX-512F brings AVX2 with it.
                     $crate::simd::Level::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
-                    // SAFETY: as above.
+                    // SAFETY: `level` found these features on this machine.
                     $crate::simd::Level::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
                     $crate::simd::Level::Portable => {}
                 }
@@ -85,7 +85,7 @@ pub(crate) trait Vector: Copy {
     /// All lanes zero.
     ///
     /// # Safety
-    /// The machine must have the instructions of this type.
+    /// The machine must have the instructions of this type's [`Level`].
     unsafe fn zero() -> Self;
     /// `LANES` values from `from`, of any alignment.
     ///
@@ -95,7 +95,7 @@ pub(crate) trait Vector: Copy {
     /// The value at `from` in all lanes.
     ///
     /// # Safety
-    /// As for `zero`; `from` must be valid for reading one value.
+    /// As for `zero`; `from` must be aligned and valid for reading one value.
     unsafe fn splat(from: *const Self::Item) -> Self;
     /// `a * b + self`.
     ///
@@ -117,33 +117,40 @@ pub(crate) trait Vector: Copy {
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86_vector {
     ($reg:ident, $item:ty, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $fma:ident, $add:ident, $store:ident) => {
-        // SAFETY of the bodies: the callers uphold what the trait's methods demand.
         #[allow(clippy::inline_always)]
         impl Vector for std::arch::x86_64::$reg {
             type Item = $item;
             const LANES: usize = $lanes;
             #[inline(always)]
             unsafe fn zero() -> Self {
+                // SAFETY: the caller vouches for the instructions, the only demand of this intrinsic.
                 unsafe { std::arch::x86_64::$zero() }
             }
             #[inline(always)]
             unsafe fn load(from: *const $item) -> Self {
+                // SAFETY: the caller vouches for the instructions and for `LANES` values at `from`; `loadu` takes any
+                // alignment.
                 unsafe { std::arch::x86_64::$load(from) }
             }
             #[inline(always)]
             unsafe fn splat(from: *const $item) -> Self {
+                // SAFETY: the caller vouches for the instructions and for one aligned value at `from`.
                 unsafe { std::arch::x86_64::$splat(*from) }
             }
             #[inline(always)]
             unsafe fn add_product(self, a: Self, b: Self) -> Self {
+                // SAFETY: the caller vouches for the instructions; FMA is among those of either level.
                 unsafe { std::arch::x86_64::$fma(a, b, self) }
             }
             #[inline(always)]
             unsafe fn plus(self, other: Self) -> Self {
+                // SAFETY: the caller vouches for the instructions, the only demand of this intrinsic.
                 unsafe { std::arch::x86_64::$add(self, other) }
             }
             #[inline(always)]
             unsafe fn store(self, to: *mut $item) {
+                // SAFETY: the caller vouches for the instructions and for room for `LANES` values at `to`; `storeu` takes any
+                // alignment.
                 unsafe { std::arch::x86_64::$store(to, self) }
             }
         }
@@ -203,7 +210,6 @@ x86_vector!(
 #[derive(Clone, Copy)]
 pub(crate) struct Portable<T>([T; 4]);
 
-// SAFETY of the bodies: plain reads and writes of four values that the callers vouch for.
 #[allow(clippy::inline_always)]
 impl<T: Element> Vector for Portable<T> {
     type Item = T;
@@ -214,10 +220,12 @@ impl<T: Element> Vector for Portable<T> {
     }
     #[inline(always)]
     unsafe fn load(from: *const T) -> Self {
+        // SAFETY: the caller vouches for four values at `from`, which an array of four has in a row without gaps.
         Self(unsafe { from.cast::<[T; 4]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn splat(from: *const T) -> Self {
+        // SAFETY: the caller vouches for one aligned value at `from`.
         Self([unsafe { *from }; 4])
     }
     #[inline(always)]
@@ -230,6 +238,7 @@ impl<T: Element> Vector for Portable<T> {
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut T) {
+        // SAFETY: the caller vouches for room for four values at `to`.
         unsafe { to.cast::<[T; 4]>().write_unaligned(self.0) }
     }
 }

@@ -167,19 +167,16 @@ pub fn pack(order: &[usize], lengths: &[usize], sequence_tokens: usize) -> Vec<V
     for &example_idx in order {
         let len = lengths[example_idx];
         let fit = by_room.range(len..).next().map(|(&room, _)| room);
-        let (row_idx, room) = match fit {
-            Some(room) => {
-                let open = by_room.get_mut(&room).expect("the room was just found");
-                let row_idx = open.pop().expect("no empty list is kept");
-                if open.is_empty() {
-                    by_room.remove(&room);
-                }
-                (row_idx, room)
+        let (row_idx, room) = if let Some(room) = fit {
+            let open = by_room.get_mut(&room).expect("the room was just found");
+            let row_idx = open.pop().expect("no empty list is kept");
+            if open.is_empty() {
+                by_room.remove(&room);
             }
-            None => {
-                rows.push(Vec::new());
-                (rows.len() - 1, sequence_tokens)
-            }
+            (row_idx, room)
+        } else {
+            rows.push(Vec::new());
+            (rows.len() - 1, sequence_tokens)
         };
         rows[row_idx].push(example_idx);
         if room > len {

@@ -134,7 +134,7 @@ mod tests {
         let pair = |a: f64, b: f64| (1.0 + (b - a).exp()).ln();
         let three = (pair(1.0, -0.5) + pair(1.0, 0.25) + pair(-0.5, 0.25)) / 3.0;
         let two = pair(2.0, 0.75);
-        assert!((loss(&scores, &compare_ranked(&[3, 2])) - (three + two) / 2.0).abs() < 1e-12);
+        assert!((loss(&scores, &compare_ranked(&[3, 2])) - f64::midpoint(three, two)).abs() < 1e-12);
         assert!((loss(&scores, &compare_ranked(&[3, 1])) - three).abs() < 1e-12);
     }
 

@@ -186,7 +186,7 @@ pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// serde_json's message with only the column: within a line of the file its own line number is always 1.
+/// The message of `serde_json` with only the column: within a line of the file its own line number is always 1.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let message = text.split(" at line ").next().unwrap_or(&text);

@@ -34,11 +34,6 @@ impl RunFolder {
         self.root.join("data").join(name)
     }
 
-    /// The tokenizer file.
-    pub fn tokenizer(&self) -> PathBuf {
-        self.root.join("tokenizer").join("tokenizer.json")
-    }
-
     /// The outcome of a phase.
     pub fn checkpoint(&self, phase: &str) -> PathBuf {
         self.root.join("checkpoints").join(phase)

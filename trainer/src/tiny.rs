@@ -1,9 +1,8 @@
 //! The smallest world in which a phase runs: for this crate's tests.
 
 use crate::batch::{Batch, Example};
-use crate::data::{Conversation, DataFile, Document};
+use crate::data::{DataFile, Document};
 use crate::recipe::{ConstantRecipe, Positive, PretrainRecipe, ScheduleRecipe, SftRecipe, count, steps};
-use lm::chat::{Message, Role};
 use lm::config::ModelConfig;
 use lm::tokenizer::Tokenizer;
 use std::path::PathBuf;
@@ -18,21 +17,6 @@ pub(crate) fn corpus() -> DataFile<Document> {
         source: "bio".to_owned(),
     };
     data_file("corpus.jsonl", PEOPLE.iter().map(document).collect())
-}
-
-/// One question per person.
-pub(crate) fn conversations() -> DataFile<Conversation> {
-    let turn = |role, content: String| Message { role, content };
-    let conversation = |(name, town): &(&str, &str)| Conversation {
-        messages: vec![
-            turn(Role::System, "Be brief.".to_owned()),
-            turn(Role::User, format!("Where does {name} live?")),
-            turn(Role::Assistant, (*town).to_owned()),
-        ],
-        given: 0,
-        kind: "qa".to_owned(),
-    };
-    data_file("sft.jsonl", PEOPLE.iter().map(conversation).collect())
 }
 
 /// A tokenizer of bytes and a few merges.
