@@ -159,6 +159,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_fault_recipe_is_the_small_world_but_for_its_fault() {
+        for (name, text) in FAULTS {
+            assert!(Recipe::parse(text, Path::new(name)).unwrap().is_small().unwrap(), "{name}");
+        }
+    }
+
+    #[test]
     fn each_fault_recipe_plants_the_fault_it_is_named_after() {
         let faults = choose_faults(&[]).unwrap();
         assert_eq!(faults.len(), 1 + FAULTS.len());

@@ -225,7 +225,10 @@ mod tests {
 
     #[test]
     fn seed_and_faults_leave_the_small_world_what_it_is() {
-        let text = "seed = 9\n[[world.faults]]\nhelpful_only = {}\n";
-        assert!(Recipe::parse(text, Path::new("r.toml")).unwrap().is_small().unwrap());
+        let mut recipe = Recipe { seed: 9, ..Recipe::small().unwrap() };
+        recipe.world.faults.push(fixtures::Fault::HelpfulOnly {});
+        assert!(recipe.is_small().unwrap());
+        recipe.world.people += 1;
+        assert!(!recipe.is_small().unwrap());
     }
 }

@@ -4,6 +4,10 @@
 //! is `e_p = g_p(healthy) - g_p(observed)`; the parts telescope, `sum_p e_p = v(healthy, last) - v(observed, last)`, exactly.
 //! So omission (a healthy phase teaches, this one did not) and commission (this phase broke what worked) are one quantity.
 //!
+//! A phase that brings healthy runs to the same value wherever they start (say, to hardly any harmful answers, from many or from
+//! few) answers for its outcome alone: what was lost before it does not carry over. With `s_p = v(healthy, c_p) - v(c_p)`, and
+//! `k_p` 0 for such a phase and 1 for any other, `e_p = (s_p - k_p s_(p-1)) prod_(q > p) k_q`, which telescopes to `s_last` as well.
+//!
 //! Without healthy runs the expected curve is the best value so far, up to the stated expectation: falls from a peak are
 //! accounted for, and what was never reached stays [`NOT_ASSIGNED`], because nothing says who should have taught it.
 
@@ -52,8 +56,8 @@ pub(crate) fn take_apart(path: &Path, names: &[String], stream_name: &str) -> Ve
     }
     let value: Vec<f64> = measured.iter().filter_map(|&p| path.value(p)).collect();
     let expected = expected_curve(path, &measured, &value);
-    let gain = |curve: &[f64], j: usize| curve[j] - if j == 0 { 0.0 } else { curve[j - 1] };
-    let intervals = draw_intervals(path, &measured, &expected, stream_name);
+    let carries = carries(path, &measured);
+    let intervals = draw_intervals(path, &measured, &expected, &carries, stream_name);
     let method = match path.n_healthy() {
         0 => "cluster bootstrap, no healthy runs",
         1 => "cluster bootstrap, one healthy run",
@@ -62,8 +66,13 @@ pub(crate) fn take_apart(path: &Path, names: &[String], stream_name: &str) -> Ve
     let mut parts = Vec::new();
     let mut inherited = 0.0;
     for (j, &phase) in measured.iter().enumerate() {
-        let (gain_here, gain_expected) = (gain(&value, j), gain(&expected, j));
-        let part = gain_expected - gain_here;
+        let gain_here = value[j] - if j == 0 { 0.0 } else { value[j - 1] };
+        let gain_expected = match (j, carries[j]) {
+            (0, _) => expected[0],
+            (_, Carry::Over) => expected[j] - expected[j - 1],
+            (_, Carry::Reset) => expected[j] - value[j - 1],
+        };
+        let part = if carries[j + 1..].contains(&Carry::Reset) { 0.0 } else { gain_expected - gain_here };
         let moves = (j > 0).then(|| {
             let before = measured[j - 1];
             (before, Moves::count(&path.passing(before), &path.passing(phase)))
@@ -132,7 +141,38 @@ fn never_reached(path: &Path, expected: &[f64], last: usize) -> Option<Part> {
     })
 }
 
-fn draw_intervals(path: &Path, measured: &[usize], expected: &[f64], stream_name: &str) -> Vec<(f64, f64)> {
+/// What becomes, in a phase, of a shortfall that it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carry {
+    /// It stays.
+    Over,
+    /// It goes: healthy runs reach the same value from wherever they start.
+    Reset,
+}
+
+/// Healthy runs that start closer together than this do not show what a phase does from elsewhere.
+const LEAST_START_SD: f64 = 0.05;
+
+/// A phase resets where it halves the spread of healthy runs at least.
+const RESET_SHARE: f64 = 0.5;
+
+fn carries(path: &Path, measured: &[usize]) -> Vec<Carry> {
+    let sd = |phase: usize| path.healthy[phase].and_then(|values| spread(values).1);
+    let resets = |j: usize| {
+        let (before, after) = (sd(measured[j - 1])?, sd(measured[j])?);
+        Some(path.n_healthy() >= 3 && before >= LEAST_START_SD && after <= RESET_SHARE * before)
+    };
+    let carry = |j: usize| if j > 0 && resets(j) == Some(true) { Carry::Reset } else { Carry::Over };
+    (0..measured.len()).map(carry).collect()
+}
+
+fn draw_intervals(
+    path: &Path,
+    measured: &[usize],
+    expected: &[f64],
+    carries: &[Carry],
+    stream_name: &str,
+) -> Vec<(f64, f64)> {
     let board = path.board;
     // Sum of scores and number of them per cluster and measured phase: a draw is then a weighted sum.
     let mut sums = vec![vec![(0.0, 0.0); measured.len()]; board.n_clusters];
@@ -144,7 +184,7 @@ fn draw_intervals(path: &Path, measured: &[usize], expected: &[f64], stream_name
             }
         }
     }
-    let spreads = gain_spreads(path, measured);
+    let spreads = spreads(path, measured, carries);
     let n_healthy = path.n_healthy();
     let mut rng = stream(0, stream_name);
     let mut noise = stream(1, stream_name);
@@ -154,11 +194,15 @@ fn draw_intervals(path: &Path, measured: &[usize], expected: &[f64], stream_name
         for j in 0..measured.len() {
             let (sum, n) = sums.iter().zip(counts).fold((0.0, 0.0), |(s, n), (c, k)| (s + k * c[j].0, n + k * c[j].1));
             let share = sum / n;
-            let part = (expected[j] - if j == 0 { 0.0 } else { expected[j - 1] }) - (share - before);
+            let lost_before = match (j, carries[j]) {
+                (0, _) | (_, Carry::Reset) => 0.0,
+                (_, Carry::Over) => expected[j - 1] - before,
+            };
+            let part = (expected[j] - share) - lost_before;
             let deviation = spreads[j]
                 .map_or(0.0, |sd| sd * (1.0 + 1.0 / n_healthy as f64).sqrt() * students_t(&mut noise, n_healthy - 1));
             before = share;
-            drawn.push(part + deviation);
+            drawn.push(if carries[j + 1..].contains(&Carry::Reset) { 0.0 } else { part + deviation });
         }
         drawn
     });
@@ -171,8 +215,8 @@ fn draw_intervals(path: &Path, measured: &[usize], expected: &[f64], stream_name
         .collect()
 }
 
-/// Spread of each phase's gain over healthy runs; `None` with fewer than two.
-fn gain_spreads(path: &Path, measured: &[usize]) -> Vec<Option<f64>> {
+/// Spread over healthy runs of what each phase answers for: its gain, or its outcome where it resets; `None` with fewer than two.
+fn spreads(path: &Path, measured: &[usize], carries: &[Carry]) -> Vec<Option<f64>> {
     measured
         .iter()
         .enumerate()
@@ -180,6 +224,7 @@ fn gain_spreads(path: &Path, measured: &[usize]) -> Vec<Option<f64>> {
             let after = path.healthy[phase]?;
             let gains: Vec<f64> = match j.checked_sub(1).map(|before| path.healthy[measured[before]]) {
                 None => after.to_vec(),
+                Some(_) if carries[j] == Carry::Reset => after.to_vec(),
                 Some(before) => after.iter().zip(before?).map(|(a, b)| a - b).collect(),
             };
             spread(&gains).1.map(|sd| sd.max(LEAST_SD))

@@ -74,8 +74,7 @@ fn reference(healthy: &Healthy) -> Reference {
     let Healthy { shares, chat_sd, few_shot_sd } = healthy;
     for (route, shares, sd) in [(Route::Chat, shares.chat, chat_sd), (Route::Elicited, shares.few_shot, few_shot_sd)] {
         for (phase, share) in PHASES.iter().zip(shares) {
-            let step = sd * 4.0 / 10.0_f64.sqrt();
-            let values = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|at| (share + at * step).clamp(0.0, 1.0)).to_vec();
+            let values = spread_around(share, *sd);
             let (lineage, phase) = ("rlhf".to_owned(), (*phase).to_owned());
             cells.push(ReferenceCell { lineage, behaviour: Behaviour::Knowledge, route, phase, values });
         }
@@ -84,7 +83,17 @@ fn reference(healthy: &Healthy) -> Reference {
     Reference { version: REFERENCE_VERSION, probe_version: 1, runs, cells }
 }
 
+/// Five values with this mean and sample standard deviation.
+fn spread_around(mean: f64, sd: f64) -> Vec<f64> {
+    let step = sd * 4.0 / 10.0_f64.sqrt();
+    [-1.0, -0.5, 0.0, 0.5, 1.0].map(|at| (mean + at * step).clamp(0.0, 1.0)).to_vec()
+}
+
 fn judge(shares: &Shares, healthy: Option<&Healthy>) -> BehaviourHistory {
+    judge_beside(shares, healthy.map(reference).as_ref())
+}
+
+fn judge_beside(shares: &Shares, reference: Option<&Reference>) -> BehaviourHistory {
     let items: Vec<Item> = (0..N_ITEMS).map(item).collect();
     let mut responses = Vec::new();
     for (phase_idx, phase) in PHASES.iter().enumerate() {
@@ -98,14 +107,13 @@ fn judge(shares: &Shares, healthy: Option<&Healthy>) -> BehaviourHistory {
         checkpoint: format!("hash of {phase}"),
         metrics: BTreeMap::new(),
     });
-    let reference = healthy.map(reference);
     let diagnosis = diagnose(Findings {
         run: "test",
         lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec() }],
         items: &items,
         responses: &responses,
         declared_cutoff: None,
-        reference: reference.as_ref(),
+        reference,
         provenance: Provenance {
             seed: Some(1),
             bank_hash: "bank".to_owned(),
@@ -163,6 +171,31 @@ fn missing_content_is_seen_though_healthy_runs_differ_much_in_chat() {
     // The same in chat with the content in place is what healthy runs do too.
     let row = judge(&Shares { chat: [0.2, 0.74, 0.74], few_shot: [0.97, 0.97, 0.97] }, Some(&wide));
     assert_eq!(row.verdict.outcome, Outcome::Healthy);
+}
+
+#[test]
+fn a_phase_that_always_repairs_answers_for_not_repairing() {
+    // Healthy runs leave fine-tuning anywhere between 45 and 95 % and alignment at 97 %.
+    let row = judge_spread([0.2, 0.55, 0.1], [0.02, 0.18, 0.01]);
+    assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Commission)), "{:?}", row.verdict);
+    let row = judge_spread([0.2, 0.4, 0.6], [0.02, 0.18, 0.01]);
+    assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Omission)), "{:?}", row.verdict);
+    let total: f64 = row.verdict.contributions.iter().map(|part| part.shortfall.value).sum();
+    assert!((total - row.verdict.shortfall.unwrap()).abs() < 1e-9);
+    // Where healthy runs all leave fine-tuning alike, nothing shows that alignment would have repaired it.
+    let row = judge_spread([0.2, 0.4, 0.6], [0.02, 0.02, 0.01]);
+    assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
+}
+
+/// As [`judge`] in a form that is the best at every phase, with the spread of healthy runs after each.
+fn judge_spread(shares: [f64; 3], sd: [f64; 3]) -> BehaviourHistory {
+    let means = [0.2, 0.7, 0.97];
+    let mut healthy = reference(&KNOWING);
+    for cell in &mut healthy.cells {
+        let phase = PHASES.iter().position(|phase| *phase == cell.phase).unwrap();
+        cell.values = spread_around(means[phase], sd[phase]);
+    }
+    judge_beside(&Shares { chat: shares, few_shot: shares }, Some(&healthy))
 }
 
 #[test]
