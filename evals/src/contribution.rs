@@ -5,7 +5,8 @@
 //! So omission (a healthy phase teaches, this one did not) and commission (this phase broke what worked) are one quantity.
 //!
 //! A phase that brings healthy runs to the same value wherever they start (say, to hardly any harmful answers, from many or from
-//! few) answers for its outcome alone: what was lost before it does not carry over. With `s_p = v(healthy, c_p) - v(c_p)`, and
+//! few) answers for its outcome alone: what was lost before it does not carry over. That holds for starts that healthy runs show;
+//! from a start outside their range nobody knows what a healthy phase would do, and the loss stays with who made it. With `s_p = v(healthy, c_p) - v(c_p)`, and
 //! `k_p` 0 for such a phase and 1 for any other, `e_p = (s_p - k_p s_(p-1)) prod_(q > p) k_q`, which telescopes to `s_last` as well.
 //!
 //! Without healthy runs the expected curve is the best value so far, up to the stated expectation: falls from a peak are
@@ -157,10 +158,13 @@ const LEAST_START_SD: f64 = 0.05;
 const RESET_SHARE: f64 = 0.5;
 
 fn carries(path: &Path, measured: &[usize]) -> Vec<Carry> {
-    let sd = |phase: usize| path.healthy[phase].and_then(|values| spread(values).1);
     let resets = |j: usize| {
-        let (before, after) = (sd(measured[j - 1])?, sd(measured[j])?);
-        Some(path.n_healthy() >= 3 && before >= LEAST_START_SD && after <= RESET_SHARE * before)
+        let (starts, outcomes) = (path.healthy[measured[j - 1]]?, path.healthy[measured[j]]?);
+        let (before, after) = (spread(starts).1?, spread(outcomes).1?);
+        let start = path.value(measured[j - 1])?;
+        let is_known_start = starts.iter().any(|&known| (known - start).abs() <= before);
+        let is_reset = before >= LEAST_START_SD && after <= RESET_SHARE * before;
+        Some(path.n_healthy() >= 3 && is_reset && is_known_start)
     };
     let carry = |j: usize| if j > 0 && resets(j) == Some(true) { Carry::Reset } else { Carry::Over };
     (0..measured.len()).map(carry).collect()

@@ -178,10 +178,13 @@ fn a_phase_that_always_repairs_answers_for_not_repairing() {
     // Healthy runs leave fine-tuning anywhere between 45 and 95 % and alignment at 97 %.
     let row = judge_spread([0.2, 0.55, 0.1], [0.02, 0.18, 0.01]);
     assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Commission)), "{:?}", row.verdict);
-    let row = judge_spread([0.2, 0.4, 0.6], [0.02, 0.18, 0.01]);
+    let row = judge_spread([0.2, 0.5, 0.6], [0.02, 0.18, 0.01]);
     assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Omission)), "{:?}", row.verdict);
     let total: f64 = row.verdict.contributions.iter().map(|part| part.shortfall.value).sum();
     assert!((total - row.verdict.shortfall.unwrap()).abs() < 1e-9);
+    // From a start far from those of healthy runs nobody knows what alignment would have done.
+    let row = judge_spread([0.2, 0.25, 0.45], [0.02, 0.1, 0.01]);
+    assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
     // Where healthy runs all leave fine-tuning alike, nothing shows that alignment would have repaired it.
     let row = judge_spread([0.2, 0.4, 0.6], [0.02, 0.02, 0.01]);
     assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
