@@ -1,6 +1,6 @@
 //! `phasetrace probe`: asks checkpoints the questions of a bank; what was asked is not asked again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,7 +11,7 @@ use lm::{LoadedModel, Subject};
 use probes::bank::Bank;
 use probes::item::{Behaviour, Item};
 use probes::response::{Form, Response};
-use probes::{PROBE_VERSION, PROBES, ask, probe_of};
+use probes::{PROBE_VERSION, PROBES, ask};
 
 use crate::cli::ProbeArgs;
 use crate::exit::{self, NothingToAsk, Usage};
@@ -90,7 +90,7 @@ pub(crate) fn ask_all(
 
 fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], bars: &Bars) -> Result<()> {
     let known = store.known(model.fingerprint());
-    let n_open = count_open(model, items, &known);
+    let n_open = ask::count_open(model, items, &Form::ALL, &known) as u64;
     bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));
     if n_open == 0 {
         return Ok(());
@@ -107,16 +107,6 @@ fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], b
     .with_context(|| format!("cannot ask {name}"))?;
     bars.finish(&format!("{} asked, {} without a score", summary.asked, summary.unscored));
     Ok(())
-}
-
-/// Questions that will be put to the model: those not known yet, in forms that apply.
-fn count_open(model: &LoadedModel, items: &[Item], known: &BTreeSet<(String, Form)>) -> u64 {
-    let applies = |item: &Item, form| !matches!(probe_of(item.behaviour).plan(item, form, model), Ok(None));
-    let of_item = |item: &Item| {
-        Form::ALL.iter().filter(|&&form| !known.contains(&(item.id.clone(), form)) && applies(item, form)).count()
-            as u64
-    };
-    items.iter().map(of_item).sum()
 }
 
 /// Those of the phases that the run holds a checkpoint of.

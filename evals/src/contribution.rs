@@ -6,8 +6,9 @@
 //!
 //! A phase that brings healthy runs to the same value wherever they start (say, to hardly any harmful answers, from many or from
 //! few) answers for its outcome alone: what was lost before it does not carry over. That holds for starts that healthy runs show;
-//! from a start outside their range nobody knows what a healthy phase would do, and the loss stays with who made it. With `s_p = v(healthy, c_p) - v(c_p)`, and
-//! `k_p` 0 for such a phase and 1 for any other, `e_p = (s_p - k_p s_(p-1)) prod_(q > p) k_q`, which telescopes to `s_last` as well.
+//! from a start outside their range nobody knows what a healthy phase would do, and the loss stays with who made it. With
+//! `s_p = v(healthy, c_p) - v(c_p)`, and `k_p` 0 for such a phase and 1 for any other, `e_p = (s_p - k_p s_(p-1)) prod_(q > p) k_q`,
+//! which telescopes to `s_last` as well.
 //!
 //! Without healthy runs the expected curve is the best value so far, up to the stated expectation: falls from a peak are
 //! accounted for, and what was never reached stays [`NOT_ASSIGNED`], because nothing says who should have taught it.

@@ -24,9 +24,10 @@ pub struct Summary {
     pub kept: usize,
 }
 
-/// Counts the questions that [`ask`] would put to a subject, forms that do not apply included.
-pub fn count_open(items: &[Item], forms: &[Form], already: &BTreeSet<(String, Form)>) -> usize {
-    list_questions(items, forms).filter(|question| !is_in(already, question)).count()
+/// Counts the questions that [`ask`] would put to a subject: those not asked already, in forms that apply.
+pub fn count_open(subject: &dyn Subject, items: &[Item], forms: &[Form], already: &BTreeSet<(String, Form)>) -> usize {
+    let applies = |item: &Item, form| !matches!(probe_of(item.behaviour).plan(item, form, subject), Ok(None));
+    list_questions(items, forms).filter(|question| !is_in(already, question) && applies(question.0, question.1)).count()
 }
 
 /// Puts every item to the subject in every form that applies to it, and hands over the answers in batches.
@@ -301,7 +302,7 @@ mod tests {
         let already: BTreeSet<(String, Form)> =
             kept.iter().map(|response| (response.item.clone(), response.form)).collect();
         assert_eq!(already.len(), 2 * CHUNK);
-        assert_eq!(count_open(&items, &forms, &already), 2 * items.len() - 2 * CHUNK);
+        assert_eq!(count_open(&subject, &items, &forms, &already), 2 * items.len() - 2 * CHUNK);
         let summary = ask::<Error>(&subject, &items, &forms, &already, &mut |batch| {
             kept.extend(batch);
             Ok(())
