@@ -137,7 +137,7 @@ impl Default for PretrainRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftRecipe {
-    /// Optimizer steps. Default 800.
+    /// Optimizer steps. Default 1200.
     pub steps: NonZeroU64,
     /// Sequences of one forward pass. Default 8.
     pub batch_sequences: NonZeroUsize,
@@ -162,7 +162,7 @@ pub struct SftRecipe {
 impl Default for SftRecipe {
     fn default() -> Self {
         Self {
-            steps: steps(800),
+            steps: steps(1200),
             batch_sequences: count(8),
             sequence_tokens: count(128),
             accumulate: count(1),
