@@ -3,5 +3,7 @@
 mod cli;
 mod hostile;
 mod interrupt;
+#[cfg(target_os = "linux")]
+mod memory;
 mod pipeline;
 mod program;
