@@ -14,20 +14,73 @@ pub struct KvCache {
     width: usize,
 }
 
-/// Keys and values of one layer, `(rows, max_len, KV D)` each.
+/// Keys that a query is compared with at the same time.
+pub(crate) const KEY_RUN: usize = 32;
+
+/// Keys and values of one layer, those of a row's head in one piece so that a query reads straight on.
+///
+/// A query is compared with a run of keys at once, so that keys lie by run, then by component: `(rows, KV, runs, D, KEY_RUN)`.
+/// The values of a head lie token by token: `(rows, KV, max_len, D)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    pub(crate) keys: Vec<f32>,
-    pub(crate) values: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    n_kv_heads: usize,
+    /// Elements of the keys and of the values of one head of one row.
+    head_keys: usize,
+    head_values: usize,
+    head_dim: usize,
+}
+
+impl Layer {
+    fn new(n_rows: usize, max_len: usize, spec: &AttentionSpec) -> Self {
+        let (n_kv_heads, head_dim) = (spec.n_kv_heads, spec.head_dim);
+        let (head_keys, head_values) = (max_len.next_multiple_of(KEY_RUN) * head_dim, max_len * head_dim);
+        let zeros = |head: usize| vec![0.0; n_rows * n_kv_heads * head];
+        Self { keys: zeros(head_keys), values: zeros(head_values), n_kv_heads, head_keys, head_values, head_dim }
+    }
+
+    /// The keys of a head, `(runs, D, KEY_RUN)`; behind the tokens of the row they are what was there before.
+    pub(crate) fn keys(&self, row: usize, kv_head: usize) -> &[f32] {
+        &self.keys[(row * self.n_kv_heads + kv_head) * self.head_keys..][..self.head_keys]
+    }
+
+    /// The values of a head, `(max_len, D)`; behind the tokens of the row they are what was there before.
+    pub(crate) fn values(&self, row: usize, kv_head: usize) -> &[f32] {
+        &self.values[(row * self.n_kv_heads + kv_head) * self.head_values..][..self.head_values]
+    }
+
+    /// Keeps the key and the value of one head of one token.
+    pub(crate) fn write(&mut self, row: usize, kv_head: usize, position: usize, key: &[f32], value: &[f32]) {
+        let head = row * self.n_kv_heads + kv_head;
+        let run = head * self.head_keys + position / KEY_RUN * KEY_RUN * self.head_dim;
+        for (component, &key) in key.iter().enumerate() {
+            self.keys[run + component * KEY_RUN + position % KEY_RUN] = key;
+        }
+        self.values[head * self.head_values + position * self.head_dim..][..value.len()].copy_from_slice(value);
+    }
+
+    fn copy_prefix(&mut self, from: usize, len: usize, to: usize) {
+        for kv_head in 0..self.n_kv_heads {
+            let [from, to] = [from, to].map(|row| row * self.n_kv_heads + kv_head);
+            let keys = from * self.head_keys..from * self.head_keys + len.next_multiple_of(KEY_RUN) * self.head_dim;
+            self.keys.copy_within(keys, to * self.head_keys);
+            let values = from * self.head_values..from * self.head_values + len * self.head_dim;
+            self.values.copy_within(values, to * self.head_values);
+        }
+    }
 }
 
 impl KvCache {
     /// An empty cache for `n_rows` sequences of up to `max_len` tokens.
     pub fn new(n_layers: usize, n_rows: usize, max_len: usize, spec: &AttentionSpec) -> Self {
         let width = spec.n_kv_heads * spec.head_dim;
-        let size = n_rows * max_len * width;
-        let layer = || Layer { keys: vec![0.0; size], values: vec![0.0; size] };
-        Self { layers: (0..n_layers).map(|_| layer()).collect(), lengths: vec![0; n_rows], max_len, width }
+        Self {
+            layers: (0..n_layers).map(|_| Layer::new(n_rows, max_len, spec)).collect(),
+            lengths: vec![0; n_rows],
+            max_len,
+            width,
+        }
     }
 
     /// Tokens in each row.
@@ -79,13 +132,9 @@ impl KvCache {
         for &row in to {
             self.check_row(row)?;
         }
-        let start = self.start_of(from);
-        let prefix = start..start + len * self.width;
         for layer in &mut self.layers {
             for &row in to {
-                let at = row * self.max_len * self.width;
-                layer.keys.copy_within(prefix.clone(), at);
-                layer.values.copy_within(prefix.clone(), at);
+                layer.copy_prefix(from, len, row);
             }
         }
         for &row in to {
@@ -97,11 +146,6 @@ impl KvCache {
     /// Width of a token's keys, `KV D`.
     pub(crate) fn width(&self) -> usize {
         self.width
-    }
-
-    /// Index of the first element of `row`.
-    pub(crate) fn start_of(&self, row: usize) -> usize {
-        row * self.max_len * self.width
     }
 
     pub(crate) fn layer_mut(&mut self, layer: usize) -> Result<&mut Layer> {

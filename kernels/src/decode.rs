@@ -1,7 +1,7 @@
 //! Attention of new tokens over a cache, for inference.
 
 use crate::attention::AttentionSpec;
-use crate::cache::{KvCache, Layer};
+use crate::cache::{KEY_RUN, KvCache, Layer};
 use crate::element::{largest, sum_terms};
 use crate::error::{Error, Result, length_mismatch, shape_mismatch};
 use crate::parallel::{SharedSlice, map_blocks};
@@ -82,8 +82,8 @@ struct Run {
     n_tokens: usize,
     /// Position of the first of them in its row.
     position: usize,
-    /// Where the row starts in the layer's keys and values.
-    start: usize,
+    /// Its row of the cache.
+    row: usize,
 }
 
 fn find_runs(rows: &[usize], cache: &KvCache) -> Result<Vec<Run>> {
@@ -105,7 +105,7 @@ fn find_runs(rows: &[usize], cache: &KvCache) -> Result<Vec<Run>> {
                     found: format!("row {row} again at token {token}"),
                 });
             }
-            runs.push(Run { token, n_tokens: 1, position: lengths[row], start: cache.start_of(row) });
+            runs.push(Run { token, n_tokens: 1, position: lengths[row], row });
         }
         lengths[row] += 1;
         if lengths[row] > cache.max_len() {
@@ -116,23 +116,22 @@ fn find_runs(rows: &[usize], cache: &KvCache) -> Result<Vec<Run>> {
 }
 
 fn append(qkv: &[f32], spec: &AttentionSpec, runs: &[Run], rotation: &Rotation, layer: &mut Layer) {
-    let (d, width) = (spec.head_dim, spec.n_kv_heads * spec.head_dim);
+    let d = spec.head_dim;
+    let mut key = vec![0.0; d];
     for run in runs {
         for i in 0..run.n_tokens {
             let from = &qkv[(run.token + i) * spec.qkv_width()..][..spec.qkv_width()];
             let position = run.position + i;
-            let at = run.start + position * width;
             for kv_head in 0..spec.n_kv_heads {
-                let key = &from[spec.key_column(kv_head)..][..d];
-                rotation.turn(&mut layer.keys[at + kv_head * d..][..d], key, position as u32, 1.0);
+                rotation.turn(&mut key, &from[spec.key_column(kv_head)..][..d], position as u32, 1.0);
+                layer.write(run.row, kv_head, position, &key, &from[spec.value_column(kv_head)..][..d]);
             }
-            layer.values[at..at + width].copy_from_slice(&from[spec.value_column(0)..][..width]);
         }
     }
 }
 
 fn attend_one_by_one(y: &mut [f32], qkv: &[f32], spec: &AttentionSpec, run: &Run, rotation: &Rotation, layer: &Layer) {
-    let (d, width) = (spec.head_dim, spec.n_kv_heads * spec.head_dim);
+    let d = spec.head_dim;
     let mut query = vec![0.0; d];
     let mut weights = vec![0.0; run.position + run.n_tokens];
     let tokens = y.chunks_exact_mut(spec.output_width()).zip(qkv.chunks_exact(spec.qkv_width()));
@@ -140,27 +139,27 @@ fn attend_one_by_one(y: &mut [f32], qkv: &[f32], spec: &AttentionSpec, run: &Run
         let position = run.position + i;
         for head in 0..spec.n_heads {
             let column = spec.query_column(head);
+            let kv_head = head / spec.group();
             rotation.turn(&mut query, &from[column..column + d], position as u32, spec.scale());
-            let first = run.start + head / spec.group() * d;
-            attend_once(
-                &mut y[column..column + d],
-                &query,
-                &layer.keys[first..],
-                &layer.values[first..],
-                width,
-                &mut weights[..=position],
-            );
+            let (keys, values) = (layer.keys(run.row, kv_head), layer.values(run.row, kv_head));
+            attend_once(&mut y[column..column + d], &query, keys, values, &mut weights[..=position]);
         }
     }
 }
 
 vectorize! {
-    /// One query over `weights.len()` keys that lie `stride` apart.
-    fn attend_once<T>(y: &mut [T], query: &[T], keys: &[T], values: &[T], stride: usize, weights: &mut [T]) {
+    /// One query over the first `weights.len()` keys and values of a head, laid out as in [`Layer`].
+    fn attend_once<T>(y: &mut [T], query: &[T], keys: &[T], values: &[T], weights: &mut [T]) {
         let d = query.len();
-        for (s, weight) in weights.iter_mut().enumerate() {
-            let key = &keys[s * stride..][..d];
-            *weight = sum_terms(d, |i| query[i] * key[i]);
+        for (weights, keys) in weights.chunks_mut(KEY_RUN).zip(keys.chunks_exact(KEY_RUN * d)) {
+            // Keys behind the last one are computed with and dropped: runs are always whole.
+            let mut scores = [T::ZERO; KEY_RUN];
+            for (&q, component) in query.iter().zip(keys.chunks_exact(KEY_RUN)) {
+                for (score, &key) in scores.iter_mut().zip(component) {
+                    *score += q * key;
+                }
+            }
+            weights.copy_from_slice(&scores[..weights.len()]);
         }
         let top = largest(weights);
         for weight in weights.iter_mut() {
@@ -168,25 +167,51 @@ vectorize! {
         }
         let inverse = T::ONE / sum_terms(weights.len(), |s| weights[s]);
         y.fill(T::ZERO);
-        for (s, &weight) in weights.iter().enumerate() {
-            let weight = weight * inverse;
-            for (y, &value) in y.iter_mut().zip(&values[s * stride..][..d]) {
-                *y += weight * value;
+        // Four tokens at a time, so that additions do not wait for each other.
+        for (weights, values) in weights.chunks(4).zip(values.chunks(4 * d)) {
+            if let &[w0, w1, w2, w3] = weights {
+                let (v0, rest) = values.split_at(d);
+                let (v1, rest) = rest.split_at(d);
+                let (v2, v3) = rest.split_at(d);
+                for ((((y, v0), v1), v2), v3) in y.iter_mut().zip(v0).zip(v1).zip(v2).zip(v3) {
+                    *y += (w0 * *v0 + w1 * *v1) + (w2 * *v2 + w3 * *v3);
+                }
+            } else {
+                for (&weight, values) in weights.iter().zip(values.chunks_exact(d)) {
+                    for (y, &value) in y.iter_mut().zip(values) {
+                        *y += weight * value;
+                    }
+                }
             }
+        }
+        for y in y.iter_mut() {
+            *y *= inverse;
+        }
+    }
+}
+
+/// The first `n_keys` keys of a head as `(D, n_keys)`.
+fn unwrap_runs(by_component: &mut [f32], keys: &[f32], n_keys: usize) {
+    let d = by_component.len() / n_keys;
+    for (idx, run) in keys.chunks_exact(KEY_RUN * d).take(n_keys.div_ceil(KEY_RUN)).enumerate() {
+        let first = idx * KEY_RUN;
+        let n = KEY_RUN.min(n_keys - first);
+        for (to, from) in by_component.chunks_exact_mut(n_keys).zip(run.chunks_exact(KEY_RUN)) {
+            to[first..first + n].copy_from_slice(&from[..n]);
         }
     }
 }
 
 fn attend_together(y: &mut [f32], qkv: &[f32], spec: &AttentionSpec, run: &Run, rotation: &Rotation, layer: &Layer) {
-    let (d, width) = (spec.head_dim, spec.n_kv_heads * spec.head_dim);
+    let d = spec.head_dim;
     let n_keys = run.position + run.n_tokens;
     let mut weights = Vec::new();
     let mut queries = vec![0.0; BLOCK_ROWS * d];
+    let mut by_component = vec![0.0; d * n_keys];
     for kv_head in 0..spec.n_kv_heads {
-        let first = run.start + kv_head * d;
-        let keys = View::strided(&layer.keys[first..], n_keys, d, width);
-        let keys = Packed::new_here(keys.transposed());
-        let values = Packed::new_here(View::strided(&layer.values[first..], n_keys, d, width));
+        unwrap_runs(&mut by_component, layer.keys(run.row, kv_head), n_keys);
+        let keys = Packed::new_here(View::dense(&by_component, d, n_keys));
+        let values = Packed::new_here(View::dense(&layer.values(run.row, kv_head)[..n_keys * d], n_keys, d));
         for head in kv_head * spec.group()..(kv_head + 1) * spec.group() {
             let column = spec.query_column(head);
             for start in (0..run.n_tokens).step_by(BLOCK_ROWS) {

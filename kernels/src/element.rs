@@ -1,10 +1,11 @@
 //! The two element types: `f32` to train in, `f64` to check gradients in, through the same code.
 
+use crate::rotation::Turns;
 use candle_core::WithDType;
 use std::ops::Neg;
 
 /// A floating-point number that the operations of this crate work on.
-pub(crate) trait Element: WithDType + Default + Neg<Output = Self> {
+pub(crate) trait Element: WithDType + Default + Neg<Output = Self> + Turns {
     /// 0.
     const ZERO: Self;
     /// 1.

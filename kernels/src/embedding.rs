@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::{Error, Result, shape_mismatch};
-use crate::parallel::for_each_block;
+use crate::parallel::build_blocks;
 use crate::storage::{Values, dispatch, prepare, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
@@ -48,19 +48,16 @@ struct Embedding {
 
 impl Embedding {
     fn forward<T: Element>(&self, table: &[T]) -> Vec<T> {
-        let mut y = vec![T::ZERO; self.ids.len() * self.width];
-        for_each_block(&mut y, BLOCK_IDS * self.width, |idx, y| {
+        build_blocks(self.ids.len() * self.width, BLOCK_IDS * self.width, |idx, y| {
             let ids = &self.ids[idx * BLOCK_IDS..];
             for (y, &id) in y.chunks_exact_mut(self.width).zip(ids) {
                 y.copy_from_slice(&table[id as usize * self.width..][..self.width]);
             }
-        });
-        y
+        })
     }
 
     fn backward<T: Element>(&self, dy: &[T]) -> Vec<T> {
-        let mut grad = vec![T::ZERO; self.n_rows * self.width];
-        for_each_block(&mut grad, BLOCK_ROWS * self.width, |idx, grad| {
+        build_blocks(self.n_rows * self.width, BLOCK_ROWS * self.width, |idx, grad| {
             let first = idx * BLOCK_ROWS;
             for (&id, dy) in self.ids.iter().zip(dy.chunks_exact(self.width)) {
                 let row = (id as usize).wrapping_sub(first);
@@ -71,8 +68,7 @@ impl Embedding {
                     }
                 }
             }
-        });
-        grad
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::{Result, shape_mismatch};
-use crate::product::{Into, Packed, View, multiply, multiply_transposed};
+use crate::product::{Packed, View, multiply_transposed, product};
 use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
@@ -43,19 +43,12 @@ impl Linear {
 
     /// `dx = dy W`
     fn input_gradient<T: Element>(&self, weight: &[T], dy: &[T]) -> Vec<T> {
-        let dy = rows_of(dy, self.n_out);
-        let mut dx = vec![T::ZERO; dy.rows() * self.n_in];
-        let weight = Packed::new(View::dense(weight, self.n_out, self.n_in));
-        multiply(&mut dx, dy, &weight, Into::Overwrite);
-        dx
+        product(rows_of(dy, self.n_out), &Packed::new(View::dense(weight, self.n_out, self.n_in)))
     }
 
     /// `dW = dy^T x`
     fn weight_gradient<T: Element>(&self, x: &[T], dy: &[T]) -> Vec<T> {
-        let mut dw = vec![T::ZERO; self.n_out * self.n_in];
-        let x = Packed::new(rows_of(x, self.n_in));
-        multiply(&mut dw, rows_of(dy, self.n_out).transposed(), &x, Into::Overwrite);
-        dw
+        product(rows_of(dy, self.n_out).transposed(), &Packed::new(rows_of(x, self.n_in)))
     }
 }
 

@@ -5,16 +5,18 @@
 
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Sets the number of threads that all operations share.
 ///
-/// To be called once, early, from the thread that will call the operations: with more than one thread the caller becomes
-/// a member of the pool, which spares a wake-up per operation.
+/// To be called once, before any other thread starts, from the thread that will call the operations: with more than one
+/// thread the caller becomes a member of the pool, which spares a wake-up per operation.
 ///
 /// # Errors
 /// [`Error::Threads`] when the pool exists already with another number of threads.
 pub fn set_threads(n_threads: usize) -> Result<()> {
     let n_threads = n_threads.max(1);
+    quiet_candles_pool();
     let mut pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
     if n_threads > 1 {
         pool = pool.use_current_thread();
@@ -23,6 +25,18 @@ pub fn set_threads(n_threads: usize) -> Result<()> {
         Ok(()) => Ok(()),
         Err(_) if rayon::current_num_threads() == n_threads => Ok(()),
         Err(error) => Err(Error::Threads { n_threads, reason: error.to_string() }),
+    }
+}
+
+/// Keeps candle from starting threads of its own for element-wise operations, unless the user wants them.
+///
+/// They spin between two calls and so take the cores from ours; the few such operations left in a step are short.
+fn quiet_candles_pool() {
+    const VARIABLE: &str = "CANDLE_NUM_THREADS";
+    let is_alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_alone && std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: no other thread exists that could read the environment meanwhile.
+        unsafe { std::env::set_var(VARIABLE, "1") };
     }
 }
 
@@ -40,6 +54,27 @@ pub(crate) fn for_each_block<T: Send>(
     } else {
         output.par_chunks_mut(block_len).enumerate().for_each(|(idx, block)| work(idx, block));
     }
+}
+
+/// A new vector of `len` elements, made by `work(block_idx, block)` from zeros, block by block as in [`for_each_block`].
+///
+/// Each thread clears a block when it is about to write it: clearing all of a large vector beforehand would go through
+/// memory once more, on one thread.
+pub(crate) fn build_blocks<T: Copy + Default + Send>(
+    len: usize,
+    block_len: usize,
+    work: impl Fn(usize, &mut [T]) + Sync + Send,
+) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    for_each_block(&mut values.spare_capacity_mut()[..len], block_len, |idx, block| {
+        block.fill(MaybeUninit::new(T::default()));
+        // SAFETY: every element of the block was written in the line before.
+        let block = unsafe { &mut *(std::ptr::from_mut(block) as *mut [T]) };
+        work(idx, block);
+    });
+    // SAFETY: the blocks cover the first `len` elements, and each block was written.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// As [`for_each_block`] for two outputs that are cut alike: block `i` of both is handed out together.

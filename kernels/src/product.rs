@@ -9,7 +9,7 @@
 //! per call and per thread costs it up to a third, and without a feature that would rebuild candle it has no AVX-512.
 
 use crate::element::Element;
-use crate::parallel::{for_each_block, map_blocks};
+use crate::parallel::{SharedSlice, build_blocks, for_each_block, map_blocks};
 use crate::simd::{Level, Portable, Vector, level};
 use std::any::TypeId;
 
@@ -44,11 +44,6 @@ impl<'a, T: Element> View<'a, T> {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Number of rows.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// The transpose, without moving anything.
     pub(crate) fn transposed(self) -> Self {
         Self {
@@ -72,12 +67,11 @@ pub(crate) struct Packed<T> {
 impl<T: Element> Packed<T> {
     /// Packs `b` on all threads.
     pub(crate) fn new(b: View<T>) -> Self {
-        let mut packed = Self::room_for(b.rows, b.cols);
-        let width = packed.width;
-        for_each_block(&mut packed.panels, b.rows * width, |idx, panel| {
+        let width = tile_width::<T>(b.cols);
+        let panels = build_blocks(b.cols.div_ceil(width) * width * b.rows, b.rows * width, |idx, panel| {
             pack_panel(panel, b, idx * width, width);
         });
-        packed
+        Self { panels, inner: b.rows, cols: b.cols, width }
     }
 
     /// Packs `b` on the calling thread.
@@ -109,12 +103,6 @@ impl<T: Element> Packed<T> {
     pub(crate) fn empty() -> Self {
         Self { panels: Vec::new(), inner: 0, cols: 0, width: 1 }
     }
-
-    fn room_for(inner: usize, cols: usize) -> Self {
-        let width = tile_width::<T>(cols);
-        let panels = vec![T::ZERO; cols.div_ceil(width) * width * inner];
-        Self { panels, inner, cols, width }
-    }
 }
 
 /// What becomes of the values that stand in the destination.
@@ -129,41 +117,53 @@ pub(crate) enum Into {
 /// `dst (m x n) = a (m x k) b (k x n)` on all threads; `dst` without gaps.
 pub(crate) fn multiply<T: Element>(dst: &mut [T], a: View<T>, b: &Packed<T>, into: Into) {
     assert_eq!(dst.len(), a.rows * b.cols, "destination size");
+    let block_rows = block_rows(a);
+    for_each_block(dst, block_rows * b.cols, |idx, rows| multiply_rows(rows, idx * block_rows, a, b, into));
+}
+
+/// `a (m x k) b (k x n)` on all threads.
+pub(crate) fn product<T: Element>(a: View<T>, b: &Packed<T>) -> Vec<T> {
+    let block_rows = block_rows(a);
+    build_blocks(a.rows * b.cols, block_rows * b.cols, |idx, rows| {
+        multiply_rows(rows, idx * block_rows, a, b, Into::Overwrite);
+    })
+}
+
+/// Rows of one unit of parallel work.
+fn block_rows<T: Element>(a: View<T>) -> usize {
+    if a.rows >= 16 * TALL_ROWS { TALL_ROWS } else { SHORT_ROWS }
+}
+
+/// The rows of the product from `first` on that `dst` has room for.
+fn multiply_rows<T: Element>(dst: &mut [T], first: usize, a: View<T>, b: &Packed<T>, into: Into) {
     assert_eq!(a.cols, b.inner, "inner dimension");
-    let block_rows = if a.rows >= 16 * TALL_ROWS { TALL_ROWS } else { SHORT_ROWS };
-    for_each_block(dst, block_rows * b.cols, |idx, rows| {
-        let first = idx * block_rows;
-        let n_rows = rows.len() / b.cols;
-        let part = View { data: &a.data[first * a.row_stride..], rows: n_rows, ..a };
-        multiply_here(rows, b.cols, part, b, 0..b.inner, 0..b.cols, into);
-    });
+    let rows = View { data: &a.data[first * a.row_stride..], rows: dst.len() / b.cols, ..a };
+    multiply_here(dst, b.cols, rows, b, 0..b.inner, 0..b.cols, into);
 }
 
 /// `x (m x k) w^T` for `w (n x k)`, the forward product of a linear layer.
 pub(crate) fn multiply_transposed<T: Element>(x: View<T>, w: View<T>) -> Vec<T> {
     let (m, n) = (x.rows, w.rows);
-    let mut dst = vec![T::ZERO; m * n];
     if m > FEW_ROWS || m == 0 || n == 0 {
-        multiply(&mut dst, x, &Packed::new(w.transposed()), Into::Overwrite);
-        return dst;
+        return product(x, &Packed::new(w.transposed()));
     }
+    let mut dst = vec![T::ZERO; m * n];
     let packed = Packed::new(x.transposed());
-    let n_blocks = n.div_ceil(TALL_ROWS);
-    let blocks = map_blocks(n_blocks, |idx| {
+    let shared = SharedSlice::new(&mut dst);
+    map_blocks(n.div_ceil(TALL_ROWS), |idx| {
         let first = idx * TALL_ROWS;
         let n_rows = TALL_ROWS.min(n - first);
         let part = View { data: &w.data[first * w.row_stride..], rows: n_rows, ..w };
         let mut block = vec![T::ZERO; n_rows * m];
         multiply_here(&mut block, m, part, &packed, 0..w.cols, 0..m, Into::Overwrite);
-        block
-    });
-    for (idx, block) in blocks.iter().enumerate() {
-        for (row, values) in block.chunks(m).enumerate() {
-            for (col, &value) in values.iter().enumerate() {
-                dst[col * n + idx * TALL_ROWS + row] = value;
+        for col in 0..m {
+            // SAFETY: each block has columns of the result of its own, and one row of them is written at a time.
+            let values = unsafe { shared.part(col * n + first, n_rows) };
+            for (value, row) in values.iter_mut().zip(block.chunks_exact(m)) {
+                *value = row[col];
             }
         }
-    }
+    });
     dst
 }
 

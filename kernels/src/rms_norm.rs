@@ -2,7 +2,7 @@
 
 use crate::element::{Element, sum_terms};
 use crate::error::{Result, shape_mismatch};
-use crate::parallel::{for_each_block, for_each_block_pair};
+use crate::parallel::{build_blocks, for_each_block_pair};
 use crate::simd::vectorize;
 use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
@@ -45,12 +45,10 @@ struct RmsNorm {
 
 impl RmsNorm {
     fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
-        let mut y = vec![T::ZERO; x.len()];
         let block_len = BLOCK_ROWS * self.width;
-        for_each_block(&mut y, block_len, |idx, y| {
+        build_blocks(x.len(), block_len, |idx, y| {
             normalize_rows(y, &x[idx * block_len..][..y.len()], weight, T::from_f64(self.eps));
-        });
-        y
+        })
     }
 
     fn backward<T: Element>(&self, x: &[T], weight: &[T], dy: &[T]) -> (Vec<T>, Vec<T>) {

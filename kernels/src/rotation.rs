@@ -1,6 +1,7 @@
 //! Rotary position embedding, half-split.
 
 use crate::element::Element;
+use crate::simd::vectorize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Cosines and sines of the rotation angles of positions `0..n_positions`.
@@ -10,8 +11,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Rotation {
     theta: f64,
     half: usize,
-    cos: Vec<f64>,
-    sin: Vec<f64>,
+    f32: Table<f32>,
+    f64: Table<f64>,
+}
+
+/// `n_positions * half` values each.
+pub(crate) struct Table<T> {
+    cos: Vec<T>,
+    sin: Vec<T>,
+}
+
+/// An element type that has its table.
+pub(crate) trait Turns: Sized {
+    /// The table of this type.
+    fn table(rotation: &Rotation) -> &Table<Self>;
+}
+
+impl Turns for f32 {
+    fn table(rotation: &Rotation) -> &Table<Self> {
+        &rotation.f32
+    }
+}
+
+impl Turns for f64 {
+    fn table(rotation: &Rotation) -> &Table<Self> {
+        &rotation.f64
+    }
 }
 
 /// Tables made so far: a model asks for the same one in every layer of every step.
@@ -25,7 +50,7 @@ impl Rotation {
         let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
         let known = tables.iter().position(|table| table.theta.to_bits() == theta.to_bits() && table.half == half);
         if let Some(idx) = known {
-            if tables[idx].cos.len() >= n_positions * half {
+            if tables[idx].f64.cos.len() >= n_positions * half {
                 return Arc::clone(&tables[idx]);
             }
             tables.swap_remove(idx);
@@ -39,8 +64,10 @@ impl Rotation {
         let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
         let angles =
             (0..n_positions).flat_map(|position| frequencies.iter().map(move |f| (position as f64 * f).sin_cos()));
-        let (sin, cos) = angles.unzip();
-        Self { theta, half, cos, sin }
+        let (sin, cos): (Vec<f64>, Vec<f64>) = angles.unzip();
+        let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
+        let f32 = Table { cos: narrow(&cos), sin: narrow(&sin) };
+        Self { theta, half, f32, f64: Table { cos, sin } }
     }
 
     /// `to = scale * rotate(from)` for one head at one position.
@@ -57,13 +84,21 @@ impl Rotation {
 
     #[inline]
     fn turn_by<T: Element>(&self, to: &mut [T], from: &[T], position: u32, scale: T, sense: T) {
-        let half = self.half;
-        let cos = &self.cos[position as usize * half..][..half];
-        let sin = &self.sin[position as usize * half..][..half];
+        let table = T::table(self);
+        let angles = position as usize * self.half..(position as usize + 1) * self.half;
+        turn_head(to, from, &table.cos[angles.clone()], &table.sin[angles], scale, sense);
+    }
+}
+
+vectorize! {
+    /// One head, turned by the angles whose cosines and sines are given.
+    fn turn_head<T>(to: &mut [T], from: &[T], cos: &[T], sin: &[T], scale: T, sense: T) {
+        let half = cos.len();
         let (from_low, from_high) = from[..2 * half].split_at(half);
         let (to_low, to_high) = to[..2 * half].split_at_mut(half);
+        let sin = &sin[..half];
         for i in 0..half {
-            let (c, s) = (T::from_f64(cos[i]) * scale, T::from_f64(sin[i]) * scale * sense);
+            let (c, s) = (cos[i] * scale, sin[i] * scale * sense);
             to_low[i] = from_low[i] * c - from_high[i] * s;
             to_high[i] = from_high[i] * c + from_low[i] * s;
         }
@@ -89,7 +124,7 @@ mod tests {
     fn a_longer_table_agrees_with_a_shorter_one() {
         let short = Rotation::covering(3, 500.0, 4);
         let long = Rotation::covering(3_000, 500.0, 4);
-        assert_eq!(short.cos[..6], long.cos[..6]);
-        assert_eq!(short.sin[..6], long.sin[..6]);
+        assert_eq!(short.f64.cos[..6], long.f64.cos[..6]);
+        assert_eq!(short.f64.sin[..6], long.f64.sin[..6]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::{Result, shape_mismatch};
-use crate::parallel::for_each_block;
+use crate::parallel::build_blocks;
 use crate::simd::vectorize;
 use crate::storage::{Values, dispatch, prepare, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
@@ -39,22 +39,18 @@ struct Swiglu {
 
 impl Swiglu {
     fn forward<T: Element>(&self, gate_up: &[T]) -> Vec<T> {
-        let mut y = vec![T::ZERO; gate_up.len() / 2];
         let block_len = BLOCK_ROWS * self.width;
-        for_each_block(&mut y, block_len, |idx, y| {
+        build_blocks(gate_up.len() / 2, block_len, |idx, y| {
             gate_rows(y, &gate_up[2 * idx * block_len..][..2 * y.len()], self.width);
-        });
-        y
+        })
     }
 
     fn backward<T: Element>(&self, gate_up: &[T], dy: &[T]) -> Vec<T> {
-        let mut grad = vec![T::ZERO; gate_up.len()];
         let block_len = 2 * BLOCK_ROWS * self.width;
-        for_each_block(&mut grad, block_len, |idx, grad| {
+        build_blocks(gate_up.len(), block_len, |idx, grad| {
             let start = idx * block_len;
             differentiate_rows(grad, &gate_up[start..][..grad.len()], &dy[start / 2..][..grad.len() / 2], self.width);
-        });
-        grad
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::decoder::Decoder;
 use crate::{Error, Result};
 use candle_core::Tensor;
+use kernels::{argmax, log_sum_exp};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -154,7 +155,7 @@ impl Answer {
 
     fn choose(&mut self, logits: &[f32], choice: Choice) {
         let id = match choice {
-            Choice::Greedy => most_likely(logits),
+            Choice::Greedy => argmax(logits),
             Choice::Temperature(temperature) => draw(logits, temperature, self.generator.random()),
         };
         self.completion.ids.push(id as u32);
@@ -206,23 +207,6 @@ fn read_prompts(
     Ok(())
 }
 
-/// Index of the largest logit; of equals the first.
-pub(crate) fn most_likely(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (idx, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = idx;
-        }
-    }
-    best
-}
-
-/// `ln sum exp(logits)`, summed in f64.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    largest + logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum::<f64>().ln()
-}
-
 /// The token at which the cumulated probability passes `u`, for `u` in [0, 1).
 fn draw(logits: &[f32], temperature: f64, u: f64) -> usize {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -235,16 +219,17 @@ fn draw(logits: &[f32], temperature: f64, u: f64) -> usize {
         }
     }
     // Rounding may leave a remainder at the very end.
-    most_likely(logits)
+    argmax(logits)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, Completion, Prompt, draw, generate, log_sum_exp, most_likely};
+    use super::{Choice, Completion, Prompt, draw, generate};
     use crate::batch::Batch;
     use crate::decoder::Decoder;
     use crate::decoder::tests::{random_rows, tiny_decoder};
     use crate::{Error, random};
+    use kernels::{argmax, log_sum_exp};
 
     fn prompts(rows: &[Vec<u32>], max_new_tokens: usize) -> Vec<Prompt> {
         rows.iter().map(|ids| Prompt { ids: ids.clone(), max_new_tokens }).collect()
@@ -261,7 +246,7 @@ mod tests {
         while completion.ids.len() < prompt.max_new_tokens && !completion.is_complete {
             let logits = decoder.logits(&Batch::pad(&[&ids]).unwrap()).unwrap().to_vec3::<f32>().unwrap();
             let logits = logits[0].last().unwrap();
-            let id = most_likely(logits);
+            let id = argmax(logits);
             completion.log_probs.push((f64::from(logits[id]) - log_sum_exp(logits)) as f32);
             completion.ids.push(id as u32);
             completion.is_complete = stop_ids.contains(&(id as u32));

@@ -1,11 +1,10 @@
 //! Exact log-likelihoods of given continuations.
 
 use crate::decoder::Decoder;
-use crate::generation::{log_sum_exp, most_likely};
 use crate::subject::Score;
 use crate::{Error, Result};
 use candle_core::Tensor;
-use kernels::KvCache;
+use kernels::{KvCache, argmax, log_sum_exp};
 use std::collections::BTreeMap;
 
 /// A context and the continuation whose likelihood is asked for, as token ids; neither is empty.
@@ -123,7 +122,7 @@ fn score_pack(decoder: &Decoder, contexts: &mut [Context]) -> Result<()> {
     let hidden = tokens.read(decoder, &mut cache)?;
     let hidden = hidden.index_select(&Tensor::from_vec(last, contexts.len(), hidden.device())?, 0)?;
     decoder.for_each_logits(&hidden, |row, logits| {
-        let (log_total, best) = (log_sum_exp(logits), most_likely(logits));
+        let (log_total, best) = (log_sum_exp(logits), argmax(logits));
         for continuation in &mut contexts[row].continuations {
             continuation.add(logits, log_total, best, continuation.ids[0]);
         }
@@ -151,7 +150,7 @@ fn score_round(decoder: &Decoder, contexts: &mut [Context], round: usize, cache:
     let hidden = tokens.read(decoder, cache)?;
     decoder.for_each_logits(&hidden, |i, logits| {
         let (row, id) = targets[i];
-        contexts[row].continuations[round].add(logits, log_sum_exp(logits), most_likely(logits), id);
+        contexts[row].continuations[round].add(logits, log_sum_exp(logits), argmax(logits), id);
     })?;
     for (row, context) in contexts.iter().enumerate() {
         cache.truncate(row, context.ids.len())?;
@@ -187,8 +186,8 @@ mod tests {
     use crate::batch::Batch;
     use crate::decoder::Decoder;
     use crate::decoder::tests::{random_rows, tiny_decoder};
-    use crate::generation::{log_sum_exp, most_likely};
     use crate::subject::Score;
+    use kernels::{argmax, log_sum_exp};
 
     /// One full pass per request, through the differentiable forward.
     fn score_alone(decoder: &Decoder, request: &TokenRequest) -> Score {
@@ -198,7 +197,7 @@ mod tests {
         for (i, &id) in request.continuation.iter().enumerate() {
             let row = &logits[request.context.len() + i - 1];
             score.log_prob_nats += f64::from(row[id as usize]) - log_sum_exp(row);
-            score.is_greedy &= most_likely(row) == id as usize;
+            score.is_greedy &= argmax(row) == id as usize;
         }
         score
     }

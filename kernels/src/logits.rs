@@ -1,0 +1,77 @@
+//! What is read from a row of logits: the largest, and the logarithm of the normaliser.
+
+use crate::element::{largest, sum_terms};
+use crate::simd::vectorize;
+
+/// Terms that are summed in `f32` before they are added up in `f64`.
+const RUN: usize = 256;
+
+/// Index of the largest logit; of equals the first, 0 where none is a number.
+///
+/// # Shapes
+/// `logits` V.
+pub fn argmax(logits: &[f32]) -> usize {
+    let top = largest_of(logits);
+    logits.iter().position(|&logit| logit == top).unwrap_or(0)
+}
+
+/// `ln sum_i exp(logits_i)`, minus infinity for no logits.
+///
+/// # Shapes
+/// `logits` V.
+///
+/// # Units
+/// Nats.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let top = largest_of(logits);
+    let total: f64 = logits.chunks(RUN).map(|run| f64::from(sum_of_exponentials(run, top))).sum();
+    f64::from(top) + total.ln()
+}
+
+vectorize! {
+    fn largest_of<T>(values: &[T]) -> T {
+        largest(values)
+    }
+}
+
+vectorize! {
+    fn sum_of_exponentials<T>(values: &[T], top: T) -> T {
+        let mut weights = [T::ZERO; RUN];
+        for (weight, &value) in weights.iter_mut().zip(values) {
+            *weight = (value - top).exp();
+        }
+        sum_terms(values.len(), |i| weights[i])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{argmax, log_sum_exp};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn both_equal_their_definitions(logits in prop::collection::vec(-40.0_f32..40.0, 1..3_000)) {
+            let exact = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+            prop_assert!((log_sum_exp(&logits) - exact).abs() < 1e-6, "{} instead of {exact}", log_sum_exp(&logits));
+            let top = logits.iter().copied().fold(f32::MIN, f32::max);
+            prop_assert_eq!(argmax(&logits), logits.iter().position(|&x| x == top).unwrap());
+        }
+    }
+
+    #[test]
+    fn of_equal_logits_the_first_is_taken() {
+        let mut logits = vec![1.0_f32; 100];
+        assert_eq!(argmax(&logits), 0);
+        logits[37] = 2.0;
+        logits[90] = 2.0;
+        assert_eq!(argmax(&logits), 37);
+    }
+
+    #[test]
+    fn extreme_logits_stay_finite() {
+        assert!((log_sum_exp(&[-1e30, 1e30, 5.0]) - f64::from(1e30_f32)).abs() < 1.0);
+        assert!((log_sum_exp(&[-1e4; 8]) + 1e4 - 8.0_f64.ln()).abs() < 1e-3);
+        assert_eq!(log_sum_exp(&[]), f64::NEG_INFINITY);
+    }
+}
