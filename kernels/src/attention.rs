@@ -103,6 +103,15 @@ impl Segments {
         Self { ids: vec![0; batch * len], positions: (0..batch).flat_map(|_| 0..len as u32).collect(), batch, len }
     }
 
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        for (what, found) in [("ids", self.ids.len()), ("positions", self.positions.len())] {
+            if found != self.batch * self.len {
+                return Err(length_mismatch(op, what, self.batch * self.len, found));
+            }
+        }
+        Ok(())
+    }
+
     /// Row `i` is one document of `lengths[i]` tokens, padded on the right to `len`.
     pub fn padded_rows(lengths: &[usize], len: usize) -> Self {
         let padding_from = |length: usize| (0..len).map(move |t| if t < length { 0 } else { PAD_SEGMENT });
@@ -138,24 +147,13 @@ impl Segments {
 pub fn rope_attention(qkv: &Tensor, spec: &AttentionSpec, segments: &Segments) -> Result<Tensor> {
     let qkv = prepare(qkv, OP, "qkv")?;
     spec.check(OP)?;
+    segments.check(OP)?;
     let (batch, len) = (segments.batch, segments.len);
     if qkv.dims() != [batch, len, spec.qkv_width()] {
         let expected = format!("[{batch}, {len}, {}]", spec.qkv_width());
         return Err(shape_mismatch(OP, "qkv", expected, qkv.shape()));
     }
-    for (what, found) in [("ids", segments.ids.len()), ("positions", segments.positions.len())] {
-        if found != batch * len {
-            return Err(length_mismatch(OP, what, batch * len, found));
-        }
-    }
-    let n_positions = segments.positions.iter().max().map_or(0, |&last| last as usize + 1);
-    let op = Attention {
-        spec: *spec,
-        first_visible: first_of_segment(segments),
-        segments: segments.clone(),
-        rotation: Rotation::covering(n_positions, spec.rope_theta, spec.head_dim),
-    };
-    Ok(qkv.apply_op1(op)?)
+    Ok(qkv.apply_op1(Attention::new(spec, segments))?)
 }
 
 /// For each token the first of its row in the same segment: no earlier key is visible to it.
@@ -170,7 +168,7 @@ fn first_of_segment(segments: &Segments) -> Vec<usize> {
     first
 }
 
-struct Attention {
+pub(crate) struct Attention {
     spec: AttentionSpec,
     segments: Segments,
     first_visible: Vec<usize>,
@@ -190,6 +188,16 @@ struct Part<'a, T> {
 }
 
 impl Attention {
+    pub(crate) fn new(spec: &AttentionSpec, segments: &Segments) -> Self {
+        let n_positions = segments.positions.iter().max().map_or(0, |&last| last as usize + 1);
+        Self {
+            spec: *spec,
+            first_visible: first_of_segment(segments),
+            segments: segments.clone(),
+            rotation: Rotation::covering(n_positions, spec.rope_theta, spec.head_dim),
+        }
+    }
+
     fn parts(&self) -> usize {
         self.segments.batch * self.spec.n_kv_heads
     }
@@ -211,7 +219,7 @@ impl Attention {
         (tokens.start, part)
     }
 
-    fn forward<T: Element>(&self, qkv: &[T]) -> Vec<T> {
+    pub(crate) fn forward<T: Element>(&self, qkv: &[T]) -> Vec<T> {
         let width = self.spec.output_width();
         let mut y = vec![T::ZERO; self.segments.ids.len() * width];
         let shared = SharedSlice::new(&mut y);
@@ -227,7 +235,7 @@ impl Attention {
         y
     }
 
-    fn backward<T: Element>(&self, qkv: &[T], dy: &[T]) -> Vec<T> {
+    pub(crate) fn backward<T: Element>(&self, qkv: &[T], dy: &[T]) -> Vec<T> {
         let (width, dy_width) = (self.spec.qkv_width(), self.spec.output_width());
         let mut grad = vec![T::ZERO; qkv.len()];
         let shared = SharedSlice::new(&mut grad);

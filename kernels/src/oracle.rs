@@ -1,7 +1,9 @@
 //! The same functions from plain candle operations: slow, short, and differentiable by candle itself.
 
 use crate::attention::{AttentionSpec, PAD_SEGMENT, Segments};
+use crate::attention_block::AttentionBlockSpec;
 use crate::cross_entropy::IGNORE;
+use crate::feed_forward::FeedForwardSpec;
 use candle_core::{D, DType, Result, Tensor};
 
 /// Slow twin of [`crate::rms_norm`].
@@ -74,6 +76,31 @@ pub fn rope_attention(qkv: &Tensor, spec: &AttentionSpec, segments: &Segments) -
     let weights = weights.broadcast_div(&weights.sum_keepdim(3)?)?;
     let y = weights.matmul(&v)?.broadcast_mul(&is_token)?;
     y.transpose(1, 2)?.reshape((batch, len, h * d))
+}
+
+/// Slow twin of [`crate::attention_block`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn attention_block(x: &Tensor, weights: &Tensor, spec: &AttentionBlockSpec, segments: &Segments) -> Result<Tensor> {
+    let (d, qkv_width, heads_width) = (spec.width, spec.attention.qkv_width(), spec.attention.output_width());
+    let norm = weights.narrow(0, 0, d)?;
+    let qkv_weight = weights.narrow(0, d, qkv_width * d)?.reshape((qkv_width, d))?;
+    let output = weights.narrow(0, d + qkv_width * d, d * heads_width)?.reshape((d, heads_width))?;
+    let qkv = linear(&rms_norm(x, &norm, spec.eps)?, &qkv_weight)?;
+    x + linear(&rope_attention(&qkv, &spec.attention, segments)?, &output)?
+}
+
+/// Slow twin of [`crate::feed_forward()`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Result<Tensor> {
+    let (d, f) = (spec.width, spec.inner);
+    let norm = weights.narrow(0, 0, d)?;
+    let gate_up = weights.narrow(0, d, 2 * f * d)?.reshape((2 * f, d))?;
+    let down = weights.narrow(0, d + 2 * f * d, d * f)?.reshape((d, f))?;
+    x + linear(&swiglu(&linear(&rms_norm(x, &norm, spec.eps)?, &gate_up)?)?, &down)?
 }
 
 /// Slow twin of [`crate::linear_cross_entropy`].

@@ -129,6 +129,18 @@ pub(crate) fn product<T: Element>(a: View<T>, b: &Packed<T>) -> Vec<T> {
     })
 }
 
+/// `base + x w^T` for `w (n x k)`, on all threads; `base` as the result.
+pub(crate) fn multiply_transposed_onto<T: Element>(base: &[T], x: View<T>, w: View<T>) -> Vec<T> {
+    assert_eq!(base.len(), x.rows * w.rows, "base size");
+    let by_column = Packed::new(w.transposed());
+    let block_rows = block_rows(x);
+    build_blocks(base.len(), block_rows * w.rows, |idx, rows| {
+        let first = idx * block_rows;
+        rows.copy_from_slice(&base[first * w.rows..][..rows.len()]);
+        multiply_rows(rows, first, x, &by_column, Into::Add);
+    })
+}
+
 /// Rows of one unit of parallel work.
 fn block_rows<T: Element>(a: View<T>) -> usize {
     if a.rows >= 16 * TALL_ROWS { TALL_ROWS } else { SHORT_ROWS }

@@ -38,20 +38,28 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(x.apply_op2(&weight, RmsNorm { width, eps })?)
 }
 
-struct RmsNorm {
-    width: usize,
-    eps: f64,
+pub(crate) struct RmsNorm {
+    /// d
+    pub(crate) width: usize,
+    pub(crate) eps: f64,
 }
 
 impl RmsNorm {
-    fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
+    pub(crate) fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
         let block_len = BLOCK_ROWS * self.width;
         build_blocks(x.len(), block_len, |idx, y| {
             normalize_rows(y, &x[idx * block_len..][..y.len()], weight, T::from_f64(self.eps));
         })
     }
 
-    fn backward<T: Element>(&self, x: &[T], weight: &[T], dy: &[T]) -> (Vec<T>, Vec<T>) {
+    /// Gradients of `x` and `weight`; `around` is a gradient that reaches `x` past the norm.
+    pub(crate) fn backward<T: Element>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        dy: &[T],
+        around: Option<&[T]>,
+    ) -> (Vec<T>, Vec<T>) {
         let d = self.width;
         let block_len = BLOCK_ROWS * d;
         let mut dx = vec![T::ZERO; x.len()];
@@ -59,7 +67,12 @@ impl RmsNorm {
         let mut partial = vec![T::ZERO; n_blocks * d];
         for_each_block_pair((&mut dx, block_len), (&mut partial, d), |idx, dx, dw| {
             let rows = idx * block_len..idx * block_len + dx.len();
-            differentiate_rows(dx, dw, &x[rows.clone()], weight, &dy[rows], T::from_f64(self.eps));
+            differentiate_rows(dx, dw, &x[rows.clone()], weight, &dy[rows.clone()], T::from_f64(self.eps));
+            if let Some(around) = around {
+                for (dx, &more) in dx.iter_mut().zip(&around[rows]) {
+                    *dx += more;
+                }
+            }
         });
         let mut dw = vec![T::ZERO; d];
         for block in partial.chunks(d) {
@@ -134,7 +147,7 @@ impl CustomOp2 for RmsNorm {
         let (x_values, w_values, dy_values) = (Values::of(x), Values::of(weight), Values::of(&dy));
         dispatch!(x.dtype(), OP, T => {
             let (dx, dw) =
-                self.backward::<T>(x_values.as_slice()?, w_values.as_slice()?, dy_values.as_slice()?);
+                self.backward::<T>(x_values.as_slice()?, w_values.as_slice()?, dy_values.as_slice()?, None);
             Ok((Some(tensor_of(dx, x.shape())?), Some(tensor_of(dw, weight.shape())?)))
         })
     }

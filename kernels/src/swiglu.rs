@@ -32,20 +32,20 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     }
 }
 
-struct Swiglu {
+pub(crate) struct Swiglu {
     /// f
-    width: usize,
+    pub(crate) width: usize,
 }
 
 impl Swiglu {
-    fn forward<T: Element>(&self, gate_up: &[T]) -> Vec<T> {
+    pub(crate) fn forward<T: Element>(&self, gate_up: &[T]) -> Vec<T> {
         let block_len = BLOCK_ROWS * self.width;
         build_blocks(gate_up.len() / 2, block_len, |idx, y| {
             gate_rows(y, &gate_up[2 * idx * block_len..][..2 * y.len()], self.width);
         })
     }
 
-    fn backward<T: Element>(&self, gate_up: &[T], dy: &[T]) -> Vec<T> {
+    pub(crate) fn backward<T: Element>(&self, gate_up: &[T], dy: &[T]) -> Vec<T> {
         let block_len = 2 * BLOCK_ROWS * self.width;
         build_blocks(gate_up.len(), block_len, |idx, grad| {
             let start = idx * block_len;

@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use kernels::{AttentionSpec, KvCache};
+use kernels::{AttentionBlockSpec, AttentionSpec, FeedForwardSpec, KvCache};
 
 /// A Llama-style decoder over given weights; differentiable where these are variables.
 ///
@@ -18,35 +18,31 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: Tensor,
     lm_head: Tensor,
-    attention: AttentionSpec,
+    attention: AttentionBlockSpec,
+    feed_forward: FeedForwardSpec,
 }
 
-/// Weights of one layer.
+/// Weights of one layer, block by block.
 #[derive(Debug, Clone)]
 struct Layer {
-    input_norm: Tensor,
-    qkv: Fused,
-    output: Tensor,
-    post_norm: Tensor,
-    gate_up: Fused,
-    down: Tensor,
+    attention: Block,
+    feed_forward: Block,
 }
 
-/// Matrices that are applied as one, stored on disk apart.
+/// The weights of a block, which is computed as one: one after the other in one tensor, stored on disk apart.
 ///
 /// While they are variables they are joined anew in each pass, so that the gradient reaches each; otherwise once.
 #[derive(Debug, Clone)]
-enum Fused {
+enum Block {
     Parts(Vec<Tensor>),
     Whole(Tensor),
 }
 
-impl Fused {
-    fn new(parts: Vec<Tensor>) -> Result<Self> {
-        if parts.iter().any(Tensor::track_op) {
-            return Ok(Self::Parts(parts));
-        }
-        Ok(Self::Whole(Tensor::cat(&parts, 0)?))
+impl Block {
+    fn new(parts: &[Tensor]) -> Result<Self> {
+        let is_variable = parts.iter().any(Tensor::track_op);
+        let parts = Self::Parts(parts.iter().map(Tensor::flatten_all).collect::<candle_core::Result<_>>()?);
+        Ok(if is_variable { parts } else { Self::Whole(parts.join()?) })
     }
 
     fn join(&self) -> Result<Tensor> {
@@ -54,6 +50,18 @@ impl Fused {
             Self::Parts(parts) => Ok(Tensor::cat(parts, 0)?),
             Self::Whole(whole) => Ok(whole.clone()),
         }
+    }
+
+    /// The norm, the first matrix and the second, without gradient.
+    fn split(&self, first: (usize, usize), second: (usize, usize)) -> Result<[Tensor; 3]> {
+        let whole = self.join()?.detach();
+        let width = first.1;
+        let n_first = first.0 * first.1;
+        Ok([
+            whole.narrow(0, 0, width)?,
+            whole.narrow(0, width, n_first)?.reshape(first)?,
+            whole.narrow(0, width + n_first, second.0 * second.1)?.reshape(second)?,
+        ])
     }
 }
 
@@ -73,24 +81,30 @@ impl Decoder {
         let embed_tokens = take();
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for _ in 0..config.num_hidden_layers {
+            // Norm, queries, keys, values, output; norm, gate, up, down.
             layers.push(Layer {
-                input_norm: take(),
-                qkv: Fused::new(vec![take(), take(), take()])?,
-                output: take(),
-                post_norm: take(),
-                gate_up: Fused::new(vec![take(), take()])?,
-                down: take(),
+                attention: Block::new(&[take(), take(), take(), take(), take()])?,
+                feed_forward: Block::new(&[take(), take(), take(), take()])?,
             });
         }
         let norm = take();
         let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { take() };
+        let (width, eps) = (config.hidden_size, config.rms_norm_eps);
         let attention = AttentionSpec {
             n_heads: config.num_attention_heads,
             n_kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             rope_theta: config.rope_theta,
         };
-        Ok(Self { config: config.clone(), embed_tokens, layers, norm, lm_head, attention })
+        Ok(Self {
+            config: config.clone(),
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            attention: AttentionBlockSpec { width, eps, attention },
+            feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps },
+        })
     }
 
     /// The shape of the model.
@@ -112,23 +126,17 @@ impl Decoder {
     /// Where a row is longer than the context window or an id lies outside the vocabulary.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.require_fit("a row of the batch", batch.row_len())?;
-        let eps = self.config.rms_norm_eps;
         let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?; // (B, T, d)
         for layer in &self.layers {
-            let h = kernels::rms_norm(&x, &layer.input_norm, eps)?;
-            let qkv = kernels::linear(&h, &layer.qkv.join()?)?; // (B, T, (H + 2 KV) D)
-            let heads = kernels::rope_attention(&qkv, &self.attention, batch.segments())?; // (B, T, H D)
-            x = (x + kernels::linear(&heads, &layer.output)?)?;
-            let h = kernels::rms_norm(&x, &layer.post_norm, eps)?;
-            let gate_up = kernels::linear(&h, &layer.gate_up.join()?)?; // (B, T, 2 f)
-            x = (x + kernels::linear(&kernels::swiglu(&gate_up)?, &layer.down)?)?;
+            x = kernels::attention_block(&x, &layer.attention.join()?, &self.attention, batch.segments())?;
+            x = kernels::feed_forward(&x, &layer.feed_forward.join()?, &self.feed_forward)?;
         }
-        Ok(kernels::rms_norm(&x, &self.norm, eps)?)
+        Ok(kernels::rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
     }
 
     /// An empty cache for [`Decoder::extend`], of `n_rows` sequences of up to `max_len` tokens.
     pub fn new_cache(&self, n_rows: usize, max_len: usize) -> KvCache {
-        KvCache::new(self.layers.len(), n_rows, max_len, &self.attention)
+        KvCache::new(self.layers.len(), n_rows, max_len, &self.attention.attention)
     }
 
     /// Reads new tokens behind those a cache holds, and keeps them there: hidden states after the final norm, without gradient.
@@ -146,14 +154,17 @@ impl Decoder {
         let eps = self.config.rms_norm_eps;
         let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
         let mut x = kernels::embedding(&ids, &self.embed_tokens.detach())?; // (N, d)
+        let attention = &self.attention.attention;
+        let (d, f) = (self.feed_forward.width, self.feed_forward.inner);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let h = kernels::rms_norm(&x, &layer.input_norm.detach(), eps)?;
-            let qkv = kernels::linear(&h, &layer.qkv.join()?.detach())?;
-            let heads = kernels::decode_attention(&qkv, &self.attention, rows, cache, layer_idx)?;
-            x = (x + kernels::linear(&heads, &layer.output.detach())?)?;
-            let h = kernels::rms_norm(&x, &layer.post_norm.detach(), eps)?;
-            let gate_up = kernels::linear(&h, &layer.gate_up.join()?.detach())?;
-            x = (x + kernels::linear(&kernels::swiglu(&gate_up)?, &layer.down.detach())?)?;
+            let [norm, qkv, output] =
+                layer.attention.split((attention.qkv_width(), d), (d, attention.output_width()))?;
+            let qkv = kernels::linear(&kernels::rms_norm(&x, &norm, eps)?, &qkv)?;
+            let heads = kernels::decode_attention(&qkv, attention, rows, cache, layer_idx)?;
+            x = (x + kernels::linear(&heads, &output)?)?;
+            let [norm, gate_up, down] = layer.feed_forward.split((2 * f, d), (d, f))?;
+            let gate_up = kernels::linear(&kernels::rms_norm(&x, &norm, eps)?, &gate_up)?;
+            x = (x + kernels::linear(&kernels::swiglu(&gate_up)?, &down)?)?;
         }
         cache.advance(rows)?;
         Ok(kernels::rms_norm(&x, &self.norm.detach(), eps)?)

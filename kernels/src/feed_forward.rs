@@ -1,0 +1,235 @@
+//! The second half of a layer: norm, gated feed-forward network, and the sum with what came in.
+
+use crate::element::Element;
+use crate::error::{Result, shape_mismatch};
+use crate::product::{Into, Packed, View, multiply, multiply_transposed, multiply_transposed_onto, product};
+use crate::rms_norm::RmsNorm;
+use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use crate::swiglu::Swiglu;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use std::sync::OnceLock;
+
+const OP: &str = "feed_forward";
+
+/// Shape of a feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FeedForwardSpec {
+    /// Width of the residual stream, d.
+    pub width: usize,
+    /// Width of the network inside, f.
+    pub inner: usize,
+    /// Epsilon of the norm.
+    pub eps: f64,
+}
+
+impl FeedForwardSpec {
+    /// Number of weights: norm (d), gate (f, d), up (f, d) and down (d, f), one after the other.
+    pub fn n_weights(&self) -> usize {
+        self.width * (1 + 3 * self.inner)
+    }
+}
+
+/// `y = x + W_down swiglu(W_gate_up rms_norm(x))`, one node of the graph.
+///
+/// As one node because candle clears and adds up a gradient for each tensor between two nodes, on one thread: for the wide
+/// ones in here that took longer than all that is not a matrix product.
+///
+/// The slow twin is [`crate::oracle::feed_forward`].
+///
+/// # Shapes
+/// `x` (.., d), `weights` as [`FeedForwardSpec::n_weights`] says, result (.., d).
+///
+/// # Errors
+/// [`crate::Error`] when shapes, element types or devices do not fit.
+///
+/// # Reference
+/// Shazeer 2020, arXiv:2002.05202, equation 6; pre-norm as in Touvron et al. 2023, arXiv:2302.13971.
+pub fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Result<Tensor> {
+    let x = prepare(x, OP, "x")?;
+    let weights = prepare(weights, OP, "weights")?;
+    require_same_dtype(&weights, &x, OP, "weights")?;
+    if spec.width == 0 || x.dims().last() != Some(&spec.width) {
+        return Err(shape_mismatch(OP, "x", format!("[.., {}]", spec.width), x.shape()));
+    }
+    if weights.dims() != [spec.n_weights()] {
+        return Err(shape_mismatch(OP, "weights", format!("[{}]", spec.n_weights()), weights.shape()));
+    }
+    let keeps = x.track_op() || weights.track_op();
+    Ok(x.apply_op2(&weights, FeedForward { spec: *spec, keeps, kept: OnceLock::new() })?)
+}
+
+struct FeedForward {
+    spec: FeedForwardSpec,
+    keeps: bool,
+    kept: OnceLock<Kept>,
+}
+
+/// What the backward pass needs of the forward pass, row by row.
+struct Kept {
+    normed: Tensor,
+    gate_up: Tensor,
+    gated: Tensor,
+}
+
+impl FeedForward {
+    fn norm(&self) -> RmsNorm {
+        RmsNorm { width: self.spec.width, eps: self.spec.eps }
+    }
+
+    fn swiglu(&self) -> Swiglu {
+        Swiglu { width: self.spec.inner }
+    }
+
+    /// Where norm, gate with up, and down lie among the weights.
+    fn ends(&self) -> (usize, usize) {
+        let FeedForwardSpec { width, inner, .. } = self.spec;
+        (width, width + 2 * inner * width)
+    }
+
+    fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
+        let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
+        let n = x.len() / d;
+        let (norm_end, gate_up_end) = self.ends();
+        let normed = self.norm().forward(x, &weights[..norm_end]);
+        let gate_up_weight = View::dense(&weights[norm_end..gate_up_end], 2 * f, d);
+        let gate_up = multiply_transposed(View::dense(&normed, n, d), gate_up_weight);
+        let gated = self.swiglu().forward(&gate_up);
+        let y = multiply_transposed_onto(x, View::dense(&gated, n, f), View::dense(&weights[gate_up_end..], d, f));
+        if self.keeps {
+            // An op is applied once; were it applied again, the values are the same.
+            let _ = self.kept.set(Kept {
+                normed: tensor_of(normed, (n, d))?,
+                gate_up: tensor_of(gate_up, (n, 2 * f))?,
+                gated: tensor_of(gated, (n, f))?,
+            });
+        }
+        Ok(y)
+    }
+
+    /// Gradients of `x` and, where `weights` learn, of these.
+    fn backward<T: Element>(
+        &self,
+        x: &[T],
+        weights: &[T],
+        dy: &[T],
+        learns: bool,
+    ) -> candle_core::Result<(Vec<T>, Option<Vec<T>>)> {
+        let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
+        let n = x.len() / d;
+        let (norm_end, gate_up_end) = self.ends();
+        let kept = self.kept.get().ok_or_else(|| candle_core::Error::msg("feed_forward: nothing was kept"))?;
+        let (normed, gate_up, gated) = (Values::of(&kept.normed), Values::of(&kept.gate_up), Values::of(&kept.gated));
+        let (normed, gate_up, gated) = (normed.as_slice::<T>()?, gate_up.as_slice::<T>()?, gated.as_slice::<T>()?);
+
+        let dy_rows = View::dense(dy, n, d);
+        let d_gated = product(dy_rows, &Packed::new(View::dense(&weights[gate_up_end..], d, f)));
+        let d_gate_up = self.swiglu().backward(gate_up, &d_gated);
+        let d_gate_up = View::dense(&d_gate_up, n, 2 * f);
+        let gate_up_weight = View::dense(&weights[norm_end..gate_up_end], 2 * f, d);
+        let d_normed = product(d_gate_up, &Packed::new(gate_up_weight));
+        let (dx, d_norm) = self.norm().backward(x, &weights[..norm_end], &d_normed, Some(dy));
+        let grad = learns.then(|| {
+            let mut grad = vec![T::ZERO; weights.len()];
+            grad[..norm_end].copy_from_slice(&d_norm);
+            let normed = Packed::new(View::dense(normed, n, d));
+            multiply(&mut grad[norm_end..gate_up_end], d_gate_up.transposed(), &normed, Into::Overwrite);
+            let gated = Packed::new(View::dense(gated, n, f));
+            multiply(&mut grad[gate_up_end..], dy_rows.transposed(), &gated, Into::Overwrite);
+            grad
+        });
+        Ok((dx, grad))
+    }
+}
+
+impl CustomOp2 for FeedForward {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        dispatch!(x.dtype(), OP, T => {
+            let y = self.forward::<T>(slice_of(x, x_layout)?, slice_of(weights, weights_layout)?)?;
+            Ok((candle_core::WithDType::to_cpu_storage_owned(y), x_layout.shape().clone()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weights: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = dy.contiguous()?;
+        let (x_values, w_values, dy_values) = (Values::of(x), Values::of(weights), Values::of(&dy));
+        dispatch!(x.dtype(), OP, T => {
+            let (x_slice, w_slice, dy_slice) = (x_values.as_slice::<T>()?, w_values.as_slice()?, dy_values.as_slice()?);
+            let (dx, grad) = self.backward(x_slice, w_slice, dy_slice, weights.track_op())?;
+            let grad = grad.map(|grad| tensor_of(grad, weights.shape())).transpose()?;
+            Ok((Some(tensor_of(dx, x.shape())?), grad))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{
+        assert_close, assert_equals_differences, assert_equals_oracle, assert_same_for_any_threads, draw,
+    };
+    use crate::oracle;
+    use candle_core::{DType, Var};
+
+    const SPEC: FeedForwardSpec = FeedForwardSpec { width: 6, inner: 10, eps: 1e-5 };
+
+    fn inputs(rows: usize, spec: &FeedForwardSpec, dtype: DType) -> [Tensor; 2] {
+        [draw(1, &[rows, spec.width], dtype), draw(2, &[spec.n_weights()], dtype)]
+    }
+
+    #[test]
+    fn equals_the_oracle_for_odd_shapes() {
+        for (rows, width, inner) in [(1, 8, 3), (7, 20, 33), (150, 40, 70), (100, 300, 5)] {
+            let spec = FeedForwardSpec { width, inner, eps: 1e-5 };
+            let inputs = inputs(rows, &spec, DType::F32);
+            assert_equals_oracle(&inputs, &|i| Ok(feed_forward(&i[0], &i[1], &spec)?), &|i| {
+                oracle::feed_forward(&i[0], &i[1], &spec)
+            });
+        }
+    }
+
+    #[test]
+    fn gradients_are_difference_quotients() {
+        assert_equals_differences(&inputs(4, &SPEC, DType::F64), &|i| Ok(feed_forward(&i[0], &i[1], &SPEC)?));
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let spec = FeedForwardSpec { width: 24, inner: 50, eps: 1e-5 };
+        assert_same_for_any_threads(&inputs(200, &spec, DType::F32), &|i| Ok(feed_forward(&i[0], &i[1], &spec)?));
+    }
+
+    #[test]
+    fn frozen_weights_get_no_gradient_and_pass_on_the_same_one() {
+        let [x, weights] = inputs(5, &SPEC, DType::F32);
+        let (x, learning) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&weights).unwrap());
+        let of = |weights: &Tensor| feed_forward(&x, weights, &SPEC).unwrap().sum_all().unwrap().backward().unwrap();
+        let (frozen, learnt) = (of(&weights), of(&learning));
+        assert_close("dx", frozen.get(&x).unwrap(), learnt.get(&x).unwrap(), 0.0);
+        assert!(frozen.get(&weights).is_none());
+        assert!(learnt.get(&learning).is_some());
+    }
+
+    #[test]
+    fn weights_of_another_shape_are_refused() {
+        let [x, weights] = inputs(5, &SPEC, DType::F32);
+        assert!(feed_forward(&x, &weights.narrow(0, 1, 20).unwrap(), &SPEC).is_err());
+        assert!(feed_forward(&x.t().unwrap(), &weights, &SPEC).is_err());
+    }
+}
