@@ -1,16 +1,19 @@
 //! The first half of a layer: norm, self-attention with its projections, and the sum with what came in.
 
 use crate::attention::{Attention, AttentionSpec, Segments};
-use crate::element::Element;
+use crate::element::{Element, add_to};
 use crate::error::{Result, shape_mismatch};
-use crate::product::{Into, Packed, View, multiply, multiply_transposed, multiply_transposed_onto, product};
-use crate::rms_norm::RmsNorm;
+use crate::parallel::build_rows;
+use crate::product::{Into, Packed, View, multiply, multiply_whole, product};
+use crate::rms_norm::{differentiate_rows, normalize_rows};
 use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use std::sync::OnceLock;
 
 const OP: &str = "attention_block";
+/// Rows that go through norm and projection together.
+const BLOCK_ROWS: usize = 48;
 
 /// Shape of an attention block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,10 +84,6 @@ struct Kept {
 }
 
 impl AttentionBlock {
-    fn norm(&self) -> RmsNorm {
-        RmsNorm { width: self.spec.width, eps: self.spec.eps }
-    }
-
     /// Where norm, queries with keys and values, and output lie among the weights.
     fn ends(&self) -> (usize, usize) {
         let width = self.spec.width;
@@ -100,12 +99,19 @@ impl AttentionBlock {
         let (d, qkv_width, heads_width) = self.widths();
         let n = x.len() / d;
         let (norm_end, qkv_end) = self.ends();
-        let normed = self.norm().forward(x, &weights[..norm_end]);
-        let qkv_weight = View::dense(&weights[norm_end..qkv_end], qkv_width, d);
-        let qkv = multiply_transposed(View::dense(&normed, n, d), qkv_weight);
+        let (norm, eps) = (&weights[..norm_end], T::from_f64(self.spec.eps));
+        let qkv_by_column = Packed::new(View::dense(&weights[norm_end..qkv_end], qkv_width, d).transposed());
+        let ([normed, qkv], _) = build_rows(n, [d, qkv_width], BLOCK_ROWS, |rows, [normed, qkv]| {
+            normalize_rows(normed, &x[rows.start * d..rows.end * d], norm, eps);
+            multiply_whole(qkv, View::dense(normed, rows.len(), d), &qkv_by_column, Into::Overwrite);
+        });
         let heads = self.attention.forward(&qkv);
-        let output = View::dense(&weights[qkv_end..], d, heads_width);
-        let y = multiply_transposed_onto(x, View::dense(&heads, n, heads_width), output);
+        let output_by_column = Packed::new(View::dense(&weights[qkv_end..], d, heads_width).transposed());
+        let ([y], _) = build_rows(n, [d], BLOCK_ROWS, |rows, [y]| {
+            y.copy_from_slice(&x[rows.start * d..rows.end * d]);
+            let heads = &heads[rows.start * heads_width..rows.end * heads_width];
+            multiply_whole(y, View::dense(heads, rows.len(), heads_width), &output_by_column, Into::Add);
+        });
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
             let _ = self.kept.set(Kept {
@@ -135,12 +141,22 @@ impl AttentionBlock {
         let dy_rows = View::dense(dy, n, d);
         let d_heads = product(dy_rows, &Packed::new(View::dense(&weights[qkv_end..], d, heads_width)));
         let d_qkv = self.attention.backward(qkv, &d_heads);
-        let d_qkv = View::dense(&d_qkv, n, qkv_width);
-        let d_normed = product(d_qkv, &Packed::new(View::dense(&weights[norm_end..qkv_end], qkv_width, d)));
-        let (dx, d_norm) = self.norm().backward(x, &weights[..norm_end], &d_normed, Some(dy));
+        let (norm, eps) = (&weights[..norm_end], T::from_f64(self.spec.eps));
+        let qkv_by_row = Packed::new(View::dense(&weights[norm_end..qkv_end], qkv_width, d));
+        let ([dx], d_norms) = build_rows(n, [d], BLOCK_ROWS, |rows, [dx]| {
+            let of_width = |width: usize| rows.start * width..rows.end * width;
+            let d_qkv = View::dense(&d_qkv[of_width(qkv_width)], rows.len(), qkv_width);
+            let mut d_normed = vec![T::ZERO; rows.len() * d];
+            multiply_whole(&mut d_normed, d_qkv, &qkv_by_row, Into::Overwrite);
+            let mut d_norm = vec![T::ZERO; d];
+            differentiate_rows(dx, &mut d_norm, &x[of_width(d)], norm, &d_normed, eps);
+            add_to(dx, &dy[of_width(d)]);
+            d_norm
+        });
         let grad = learns.then(|| {
             let mut grad = vec![T::ZERO; weights.len()];
-            grad[..norm_end].copy_from_slice(&d_norm);
+            d_norms.iter().for_each(|d_norm| add_to(&mut grad[..norm_end], d_norm));
+            let d_qkv = View::dense(&d_qkv, n, qkv_width);
             let normed = Packed::new(View::dense(normed, n, d));
             multiply(&mut grad[norm_end..qkv_end], d_qkv.transposed(), &normed, Into::Overwrite);
             let heads = Packed::new(View::dense(heads, n, heads_width));

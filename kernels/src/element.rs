@@ -126,6 +126,13 @@ pub(crate) fn sum_terms<T: Element>(n: usize, term: impl Fn(usize) -> T) -> T {
     lanes[0]
 }
 
+/// `to += more`, element by element.
+pub(crate) fn add_to<T: Element>(to: &mut [T], more: &[T]) {
+    for (to, &more) in to.iter_mut().zip(more) {
+        *to += more;
+    }
+}
+
 /// The largest of `values`, [`Element::LOWEST`] for none.
 #[allow(clippy::inline_always)]
 #[inline(always)]

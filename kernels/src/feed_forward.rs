@@ -1,16 +1,19 @@
 //! The second half of a layer: norm, gated feed-forward network, and the sum with what came in.
 
-use crate::element::Element;
+use crate::element::{Element, add_to};
 use crate::error::{Result, shape_mismatch};
-use crate::product::{Into, Packed, View, multiply, multiply_transposed, multiply_transposed_onto, product};
-use crate::rms_norm::RmsNorm;
+use crate::parallel::build_rows;
+use crate::product::{Into, Packed, View, multiply, multiply_whole};
+use crate::rms_norm::{differentiate_rows, normalize_rows};
 use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
-use crate::swiglu::Swiglu;
+use crate::swiglu::{self, gate_rows};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use std::sync::OnceLock;
 
 const OP: &str = "feed_forward";
+/// Rows that go through the block together: few enough that all of their values stay in the cache of a core.
+const BLOCK_ROWS: usize = 48;
 
 /// Shape of a feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,14 +76,6 @@ struct Kept {
 }
 
 impl FeedForward {
-    fn norm(&self) -> RmsNorm {
-        RmsNorm { width: self.spec.width, eps: self.spec.eps }
-    }
-
-    fn swiglu(&self) -> Swiglu {
-        Swiglu { width: self.spec.inner }
-    }
-
     /// Where norm, gate with up, and down lie among the weights.
     fn ends(&self) -> (usize, usize) {
         let FeedForwardSpec { width, inner, .. } = self.spec;
@@ -91,11 +86,19 @@ impl FeedForward {
         let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
         let n = x.len() / d;
         let (norm_end, gate_up_end) = self.ends();
-        let normed = self.norm().forward(x, &weights[..norm_end]);
-        let gate_up_weight = View::dense(&weights[norm_end..gate_up_end], 2 * f, d);
-        let gate_up = multiply_transposed(View::dense(&normed, n, d), gate_up_weight);
-        let gated = self.swiglu().forward(&gate_up);
-        let y = multiply_transposed_onto(x, View::dense(&gated, n, f), View::dense(&weights[gate_up_end..], d, f));
+        let (norm, eps) = (&weights[..norm_end], T::from_f64(self.spec.eps));
+        let gate_up_by_column = Packed::new(View::dense(&weights[norm_end..gate_up_end], 2 * f, d).transposed());
+        let down_by_column = Packed::new(View::dense(&weights[gate_up_end..], d, f).transposed());
+        let ([normed, gate_up, gated, y], _) =
+            build_rows(n, [d, 2 * f, f, d], BLOCK_ROWS, |rows, [normed, gate_up, gated, y]| {
+                let n = rows.len();
+                let x = &x[rows.start * d..rows.end * d];
+                normalize_rows(normed, x, norm, eps);
+                multiply_whole(gate_up, View::dense(normed, n, d), &gate_up_by_column, Into::Overwrite);
+                gate_rows(gated, gate_up, f);
+                y.copy_from_slice(x);
+                multiply_whole(y, View::dense(gated, n, f), &down_by_column, Into::Add);
+            });
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
             let _ = self.kept.set(Kept {
@@ -122,20 +125,31 @@ impl FeedForward {
         let (normed, gate_up, gated) = (Values::of(&kept.normed), Values::of(&kept.gate_up), Values::of(&kept.gated));
         let (normed, gate_up, gated) = (normed.as_slice::<T>()?, gate_up.as_slice::<T>()?, gated.as_slice::<T>()?);
 
-        let dy_rows = View::dense(dy, n, d);
-        let d_gated = product(dy_rows, &Packed::new(View::dense(&weights[gate_up_end..], d, f)));
-        let d_gate_up = self.swiglu().backward(gate_up, &d_gated);
-        let d_gate_up = View::dense(&d_gate_up, n, 2 * f);
-        let gate_up_weight = View::dense(&weights[norm_end..gate_up_end], 2 * f, d);
-        let d_normed = product(d_gate_up, &Packed::new(gate_up_weight));
-        let (dx, d_norm) = self.norm().backward(x, &weights[..norm_end], &d_normed, Some(dy));
+        let (norm, eps) = (&weights[..norm_end], T::from_f64(self.spec.eps));
+        let gate_up_by_row = Packed::new(View::dense(&weights[norm_end..gate_up_end], 2 * f, d));
+        let down_by_row = Packed::new(View::dense(&weights[gate_up_end..], d, f));
+        let ([d_gate_up, dx], d_norms) = build_rows(n, [2 * f, d], BLOCK_ROWS, |rows, [d_gate_up, dx]| {
+            let n = rows.len();
+            let of_width = |width: usize| rows.start * width..rows.end * width;
+            let dy = &dy[of_width(d)];
+            let mut d_gated = vec![T::ZERO; n * f];
+            multiply_whole(&mut d_gated, View::dense(dy, n, d), &down_by_row, Into::Overwrite);
+            swiglu::differentiate_rows(d_gate_up, &gate_up[of_width(2 * f)], &d_gated, f);
+            let mut d_normed = vec![T::ZERO; n * d];
+            multiply_whole(&mut d_normed, View::dense(d_gate_up, n, 2 * f), &gate_up_by_row, Into::Overwrite);
+            let mut d_norm = vec![T::ZERO; d];
+            differentiate_rows(dx, &mut d_norm, &x[of_width(d)], norm, &d_normed, eps);
+            add_to(dx, dy);
+            d_norm
+        });
         let grad = learns.then(|| {
             let mut grad = vec![T::ZERO; weights.len()];
-            grad[..norm_end].copy_from_slice(&d_norm);
+            d_norms.iter().for_each(|d_norm| add_to(&mut grad[..norm_end], d_norm));
+            let d_gate_up = View::dense(&d_gate_up, n, 2 * f);
             let normed = Packed::new(View::dense(normed, n, d));
             multiply(&mut grad[norm_end..gate_up_end], d_gate_up.transposed(), &normed, Into::Overwrite);
             let gated = Packed::new(View::dense(gated, n, f));
-            multiply(&mut grad[gate_up_end..], dy_rows.transposed(), &gated, Into::Overwrite);
+            multiply(&mut grad[gate_up_end..], View::dense(dy, n, d).transposed(), &gated, Into::Overwrite);
             grad
         });
         Ok((dx, grad))

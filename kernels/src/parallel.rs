@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Sets the number of threads that all operations share.
 ///
@@ -75,6 +76,39 @@ pub(crate) fn build_blocks<T: Copy + Default + Send>(
     // SAFETY: the blocks cover the first `len` elements, and each block was written.
     unsafe { values.set_len(len) };
     values
+}
+
+/// Matrices of `n_rows` rows and the given widths, made together by `work(rows, parts)` from zeros, `block_rows` rows at a
+/// time, so that what one part needs of another is still in the cache; with what `work` returned, block by block.
+pub(crate) fn build_rows<T: Copy + Default + Send + Sync, R: Send, const N: usize>(
+    n_rows: usize,
+    widths: [usize; N],
+    block_rows: usize,
+    work: impl Fn(Range<usize>, [&mut [T]; N]) -> R + Sync + Send,
+) -> ([Vec<T>; N], Vec<R>) {
+    let mut matrices = widths.map(|width| Vec::with_capacity(n_rows * width));
+    let mut idx = 0;
+    let shared = matrices.each_mut().map(|matrix: &mut Vec<T>| {
+        let blank = SharedSlice::new(&mut matrix.spare_capacity_mut()[..n_rows * widths[idx]]);
+        idx += 1;
+        blank
+    });
+    let results = map_blocks(n_rows.div_ceil(block_rows), |block| {
+        let rows = block * block_rows..n_rows.min((block + 1) * block_rows);
+        let parts = std::array::from_fn(|i| {
+            // SAFETY: each block has rows of its own, and each matrix gives out one part of them.
+            let part = unsafe { shared[i].part(rows.start * widths[i], rows.len() * widths[i]) };
+            part.fill(MaybeUninit::new(T::default()));
+            // SAFETY: every element of the part was written in the line before.
+            unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) }
+        });
+        work(rows, parts)
+    });
+    for (matrix, width) in matrices.iter_mut().zip(widths) {
+        // SAFETY: the blocks cover all rows, and each block was written.
+        unsafe { matrix.set_len(n_rows * width) };
+    }
+    (matrices, results)
 }
 
 /// As [`for_each_block`] for two outputs that are cut alike: block `i` of both is handed out together.

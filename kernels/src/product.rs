@@ -129,18 +129,6 @@ pub(crate) fn product<T: Element>(a: View<T>, b: &Packed<T>) -> Vec<T> {
     })
 }
 
-/// `base + x w^T` for `w (n x k)`, on all threads; `base` as the result.
-pub(crate) fn multiply_transposed_onto<T: Element>(base: &[T], x: View<T>, w: View<T>) -> Vec<T> {
-    assert_eq!(base.len(), x.rows * w.rows, "base size");
-    let by_column = Packed::new(w.transposed());
-    let block_rows = block_rows(x);
-    build_blocks(base.len(), block_rows * w.rows, |idx, rows| {
-        let first = idx * block_rows;
-        rows.copy_from_slice(&base[first * w.rows..][..rows.len()]);
-        multiply_rows(rows, first, x, &by_column, Into::Add);
-    })
-}
-
 /// Rows of one unit of parallel work.
 fn block_rows<T: Element>(a: View<T>) -> usize {
     if a.rows >= 16 * TALL_ROWS { TALL_ROWS } else { SHORT_ROWS }
@@ -150,7 +138,7 @@ fn block_rows<T: Element>(a: View<T>) -> usize {
 fn multiply_rows<T: Element>(dst: &mut [T], first: usize, a: View<T>, b: &Packed<T>, into: Into) {
     assert_eq!(a.cols, b.inner, "inner dimension");
     let rows = View { data: &a.data[first * a.row_stride..], rows: dst.len() / b.cols, ..a };
-    multiply_here(dst, b.cols, rows, b, 0..b.inner, 0..b.cols, into);
+    multiply_whole(dst, rows, b, into);
 }
 
 /// `x (m x k) w^T` for `w (n x k)`, the forward product of a linear layer.
@@ -177,6 +165,11 @@ pub(crate) fn multiply_transposed<T: Element>(x: View<T>, w: View<T>) -> Vec<T> 
         }
     });
     dst
+}
+
+/// All of `dst = a b` on the calling thread, without gaps.
+pub(crate) fn multiply_whole<T: Element>(dst: &mut [T], a: View<T>, b: &Packed<T>, into: Into) {
+    multiply_here(dst, b.cols, a, b, 0..b.inner, 0..b.cols, into);
 }
 
 /// `dst = a b[inner, cols]` on the calling thread.

@@ -38,28 +38,20 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(x.apply_op2(&weight, RmsNorm { width, eps })?)
 }
 
-pub(crate) struct RmsNorm {
-    /// d
-    pub(crate) width: usize,
-    pub(crate) eps: f64,
+struct RmsNorm {
+    width: usize,
+    eps: f64,
 }
 
 impl RmsNorm {
-    pub(crate) fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
+    fn forward<T: Element>(&self, x: &[T], weight: &[T]) -> Vec<T> {
         let block_len = BLOCK_ROWS * self.width;
         build_blocks(x.len(), block_len, |idx, y| {
             normalize_rows(y, &x[idx * block_len..][..y.len()], weight, T::from_f64(self.eps));
         })
     }
 
-    /// Gradients of `x` and `weight`; `around` is a gradient that reaches `x` past the norm.
-    pub(crate) fn backward<T: Element>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        dy: &[T],
-        around: Option<&[T]>,
-    ) -> (Vec<T>, Vec<T>) {
+    fn backward<T: Element>(&self, x: &[T], weight: &[T], dy: &[T]) -> (Vec<T>, Vec<T>) {
         let d = self.width;
         let block_len = BLOCK_ROWS * d;
         let mut dx = vec![T::ZERO; x.len()];
@@ -67,12 +59,7 @@ impl RmsNorm {
         let mut partial = vec![T::ZERO; n_blocks * d];
         for_each_block_pair((&mut dx, block_len), (&mut partial, d), |idx, dx, dw| {
             let rows = idx * block_len..idx * block_len + dx.len();
-            differentiate_rows(dx, dw, &x[rows.clone()], weight, &dy[rows.clone()], T::from_f64(self.eps));
-            if let Some(around) = around {
-                for (dx, &more) in dx.iter_mut().zip(&around[rows]) {
-                    *dx += more;
-                }
-            }
+            differentiate_rows(dx, dw, &x[rows.clone()], weight, &dy[rows], T::from_f64(self.eps));
         });
         let mut dw = vec![T::ZERO; d];
         for block in partial.chunks(d) {
@@ -85,7 +72,8 @@ impl RmsNorm {
 }
 
 vectorize! {
-    fn normalize_rows<T>(y: &mut [T], x: &[T], weight: &[T], eps: T) {
+    /// `y = x / rms(x) * weight`, row by row.
+    pub(crate) fn normalize_rows<T>(y: &mut [T], x: &[T], weight: &[T], eps: T) {
         let d = weight.len();
         for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
             let scale = inverse_rms(x, eps);
@@ -97,7 +85,8 @@ vectorize! {
 }
 
 vectorize! {
-    fn differentiate_rows<T>(dx: &mut [T], dw: &mut [T], x: &[T], weight: &[T], dy: &[T], eps: T) {
+    /// Gradients of [`normalize_rows`]; that of the weight is added to `dw`.
+    pub(crate) fn differentiate_rows<T>(dx: &mut [T], dw: &mut [T], x: &[T], weight: &[T], dy: &[T], eps: T) {
         let d = weight.len();
         for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
             let scale = inverse_rms(x, eps);
@@ -147,7 +136,7 @@ impl CustomOp2 for RmsNorm {
         let (x_values, w_values, dy_values) = (Values::of(x), Values::of(weight), Values::of(&dy));
         dispatch!(x.dtype(), OP, T => {
             let (dx, dw) =
-                self.backward::<T>(x_values.as_slice()?, w_values.as_slice()?, dy_values.as_slice()?, None);
+                self.backward::<T>(x_values.as_slice()?, w_values.as_slice()?, dy_values.as_slice()?);
             Ok((Some(tensor_of(dx, x.shape())?), Some(tensor_of(dw, weight.shape())?)))
         })
     }

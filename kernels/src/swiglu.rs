@@ -32,20 +32,20 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     }
 }
 
-pub(crate) struct Swiglu {
+struct Swiglu {
     /// f
-    pub(crate) width: usize,
+    width: usize,
 }
 
 impl Swiglu {
-    pub(crate) fn forward<T: Element>(&self, gate_up: &[T]) -> Vec<T> {
+    fn forward<T: Element>(&self, gate_up: &[T]) -> Vec<T> {
         let block_len = BLOCK_ROWS * self.width;
         build_blocks(gate_up.len() / 2, block_len, |idx, y| {
             gate_rows(y, &gate_up[2 * idx * block_len..][..2 * y.len()], self.width);
         })
     }
 
-    pub(crate) fn backward<T: Element>(&self, gate_up: &[T], dy: &[T]) -> Vec<T> {
+    fn backward<T: Element>(&self, gate_up: &[T], dy: &[T]) -> Vec<T> {
         let block_len = 2 * BLOCK_ROWS * self.width;
         build_blocks(gate_up.len(), block_len, |idx, grad| {
             let start = idx * block_len;
