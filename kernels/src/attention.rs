@@ -2,7 +2,7 @@
 
 use crate::element::{Element, largest, sum_terms};
 use crate::error::{Error, Result, length_mismatch, shape_mismatch};
-use crate::parallel::{SharedSlice, map_blocks};
+use crate::parallel::{SharedSlice, map_blocks, zeros};
 use crate::product::{Into, Packed, View, multiply_here};
 use crate::rotation::Rotation;
 use crate::simd::vectorize;
@@ -221,7 +221,7 @@ impl Attention {
 
     pub(crate) fn forward<T: Element>(&self, qkv: &[T]) -> Vec<T> {
         let width = self.spec.output_width();
-        let mut y = vec![T::ZERO; self.segments.ids.len() * width];
+        let mut y = zeros(self.segments.ids.len() * width);
         let shared = SharedSlice::new(&mut y);
         map_blocks(self.parts(), |idx| {
             let (first_token, part) = self.part(qkv, idx);
@@ -237,7 +237,7 @@ impl Attention {
 
     pub(crate) fn backward<T: Element>(&self, qkv: &[T], dy: &[T]) -> Vec<T> {
         let (width, dy_width) = (self.spec.qkv_width(), self.spec.output_width());
-        let mut grad = vec![T::ZERO; qkv.len()];
+        let mut grad = zeros(qkv.len());
         let shared = SharedSlice::new(&mut grad);
         map_blocks(self.parts(), |idx| {
             let (first_token, part) = self.part(qkv, idx);
@@ -391,10 +391,7 @@ impl<T: Element> Part<'_, T> {
     fn turned(&self, column: usize, scale: T) -> Vec<T> {
         let d = self.spec.head_dim;
         let mut turned = vec![T::ZERO; self.len() * d];
-        let rows = self.qkv.chunks_exact(self.spec.qkv_width());
-        for ((to, row), &position) in turned.chunks_exact_mut(d).zip(rows).zip(self.positions) {
-            self.rotation.turn(to, &row[column..column + d], position, scale);
-        }
+        self.rotation.turn_rows(&mut turned, &self.qkv[column..], self.spec.qkv_width(), self.positions, scale);
         turned
     }
 

@@ -45,8 +45,7 @@ pub fn linear_cross_entropy(h: &Tensor, weight: &Tensor, targets: &[u32], weight
         head: Head::new(shape, targets, rows),
         weights: weights.to_vec(),
         with_gradient: h.track_op() || weight.track_op(),
-        gradient_f32: OnceLock::new(),
-        gradient_f64: OnceLock::new(),
+        gradient: OnceLock::new(),
     };
     Ok(h.apply_op2(&weight, op)?)
 }
@@ -234,41 +233,27 @@ struct CrossEntropy {
     /// One per row of `h`.
     weights: Vec<f32>,
     with_gradient: bool,
-    gradient_f32: OnceLock<Gradient<f32>>,
-    gradient_f64: OnceLock<Gradient<f64>>,
+    /// Of `h` and of `weight`, found with the value.
+    gradient: OnceLock<(Tensor, Tensor)>,
 }
 
 impl CrossEntropy {
-    fn forward<T: Element>(&self, h: &[T], weight: &[T], keep: &OnceLock<Gradient<T>>) -> T {
+    fn forward<T: Element>(&self, h: &[T], weight: &[T]) -> candle_core::Result<T> {
         let weights = || self.head.rows.iter().map(|&row| f64::from(self.weights[row]));
         let log_probs = if self.with_gradient {
             let scales: Vec<T> = weights().map(|w| T::from_f64(-w)).collect();
             let (log_probs, gradient) = self.head.differentiate(h, weight, &scales);
+            let HeadShape { vocab, width } = self.head.shape;
+            let of_h = tensor_of(gradient.h, (self.head.n_rows, width))?;
             // An op is applied once; were it applied again, the first gradient is the same.
-            let _ = keep.set(gradient);
+            let _ = self.gradient.set((of_h, tensor_of(gradient.weight, (vocab, width))?));
             log_probs
         } else {
             self.head.log_probs(h, weight)
         };
         // Rounding of a long f32 sum would show in the loss curve.
         let total: f64 = log_probs.iter().zip(weights()).map(|(lp, w)| -w * lp.to_f64()).sum();
-        T::from_f64(total)
-    }
-
-    fn backward<T: Element>(
-        h: &Tensor,
-        weight: &Tensor,
-        dy: &Tensor,
-        kept: &OnceLock<Gradient<T>>,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient =
-            kept.get().ok_or_else(|| candle_core::Error::msg("linear_cross_entropy: no gradient was kept"))?;
-        let scale = T::from_f64(dy.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?);
-        let scaled = |values: &[T]| values.iter().map(|&value| value * scale).collect::<Vec<T>>();
-        Ok((
-            Some(tensor_of(scaled(&gradient.h), h.shape())?),
-            Some(tensor_of(scaled(&gradient.weight), weight.shape())?),
-        ))
+        Ok(T::from_f64(total))
     }
 }
 
@@ -284,27 +269,26 @@ impl CustomOp2 for CrossEntropy {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let storage = if matches!(h, CpuStorage::F64(_)) {
-            let (h, weight) = (slice_of(h, h_layout)?, slice_of(weight, weight_layout)?);
-            CpuStorage::F64(vec![self.forward::<f64>(h, weight, &self.gradient_f64)])
-        } else {
-            let (h, weight) = (slice_of(h, h_layout)?, slice_of(weight, weight_layout)?);
-            CpuStorage::F32(vec![self.forward::<f32>(h, weight, &self.gradient_f32)])
-        };
-        Ok((storage, Shape::from(())))
+        dispatch!(h.dtype(), self.name(), T => {
+            let value = self.forward::<T>(slice_of(h, h_layout)?, slice_of(weight, weight_layout)?)?;
+            Ok((candle_core::WithDType::to_cpu_storage_owned(vec![value]), Shape::from(())))
+        })
     }
 
     fn bwd(
         &self,
-        h: &Tensor,
-        weight: &Tensor,
+        _h: &Tensor,
+        _weight: &Tensor,
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        match h.dtype() {
-            candle_core::DType::F64 => Self::backward(h, weight, dy, &self.gradient_f64),
-            _ => Self::backward(h, weight, dy, &self.gradient_f32),
+        let (of_h, of_weight) =
+            self.gradient.get().ok_or_else(|| candle_core::Error::msg("linear_cross_entropy: no gradient was kept"))?;
+        let scale = dy.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+        if scale == 1.0 {
+            return Ok((Some(of_h.clone()), Some(of_weight.clone())));
         }
+        Ok((Some((of_h * scale)?), Some((of_weight * scale)?)))
     }
 }
 

@@ -78,6 +78,12 @@ pub(crate) fn build_blocks<T: Copy + Default + Send>(
     values
 }
 
+/// `len` zeros, cleared on all threads.
+pub(crate) fn zeros<T: Copy + Default + Send>(len: usize) -> Vec<T> {
+    const BLOCK_LEN: usize = 1 << 16;
+    build_blocks(len, BLOCK_LEN, |_, _| {})
+}
+
 /// Matrices of `n_rows` rows and the given widths, made together by `work(rows, parts)` from zeros, `block_rows` rows at a
 /// time, so that what one part needs of another is still in the cache; with what `work` returned, block by block.
 pub(crate) fn build_rows<T: Copy + Default + Send + Sync, R: Send, const N: usize>(

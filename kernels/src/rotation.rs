@@ -76,6 +76,12 @@ impl Rotation {
         self.turn_by(to, from, position, scale, T::ONE);
     }
 
+    /// [`Rotation::turn`] for a head of many tokens: rows of `to` without gaps, rows of `from` `stride` apart.
+    pub(crate) fn turn_rows<T: Element>(&self, to: &mut [T], from: &[T], stride: usize, positions: &[u32], scale: T) {
+        let table = T::table(self);
+        turn_heads(to, from, stride, &table.cos, &table.sin, positions, scale, self.half);
+    }
+
     /// `to = scale * rotate^-1(from)`, the gradient of [`Rotation::turn`].
     #[inline]
     pub(crate) fn turn_back<T: Element>(&self, to: &mut [T], from: &[T], position: u32, scale: T) {
@@ -90,17 +96,42 @@ impl Rotation {
     }
 }
 
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn turn_one<T: Element>(to: &mut [T], from: &[T], cos: &[T], sin: &[T], scale: T, sense: T) {
+    let half = cos.len();
+    let (from_low, from_high) = from[..2 * half].split_at(half);
+    let (to_low, to_high) = to[..2 * half].split_at_mut(half);
+    let sin = &sin[..half];
+    for i in 0..half {
+        let (c, s) = (cos[i] * scale, sin[i] * scale * sense);
+        to_low[i] = from_low[i] * c - from_high[i] * s;
+        to_high[i] = from_high[i] * c + from_low[i] * s;
+    }
+}
+
 vectorize! {
     /// One head, turned by the angles whose cosines and sines are given.
     fn turn_head<T>(to: &mut [T], from: &[T], cos: &[T], sin: &[T], scale: T, sense: T) {
-        let half = cos.len();
-        let (from_low, from_high) = from[..2 * half].split_at(half);
-        let (to_low, to_high) = to[..2 * half].split_at_mut(half);
-        let sin = &sin[..half];
-        for i in 0..half {
-            let (c, s) = (cos[i] * scale, sin[i] * scale * sense);
-            to_low[i] = from_low[i] * c - from_high[i] * s;
-            to_high[i] = from_high[i] * c + from_low[i] * s;
+        turn_one(to, from, cos, sin, scale, sense);
+    }
+}
+
+vectorize! {
+    /// A head of several tokens; the tables have all positions.
+    fn turn_heads<T>(
+        to: &mut [T],
+        from: &[T],
+        stride: usize,
+        cos: &[T],
+        sin: &[T],
+        positions: &[u32],
+        scale: T,
+        half: usize,
+    ) {
+        for ((to, from), &position) in to.chunks_exact_mut(2 * half).zip(from.chunks(stride)).zip(positions) {
+            let angles = position as usize * half..(position as usize + 1) * half;
+            turn_one(to, from, &cos[angles.clone()], &sin[angles], scale, T::ONE);
         }
     }
 }
