@@ -40,7 +40,7 @@ pub use decode::decode_attention;
 pub use embedding::embedding;
 pub use error::{Error, Result};
 pub use feed_forward::{FeedForwardSpec, feed_forward};
-pub use linear::linear;
+pub use linear::{PackedWeight, linear};
 pub use logits::{argmax, log_sum_exp};
 pub use parallel::set_threads;
 pub use rms_norm::rms_norm;

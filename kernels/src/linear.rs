@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::{Result, shape_mismatch};
-use crate::product::{Packed, View, multiply_transposed, product};
+use crate::product::{FEW_ROWS, Packed, View, multiply_transposed, product, product_of_few_rows};
 use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
@@ -29,6 +29,62 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         return Err(shape_mismatch(OP, "x", format!("[.., {n_in}]"), x.shape()));
     }
     Ok(x.apply_op2(&weight, Linear { n_in, n_out })?)
+}
+
+/// A weight that many products are made with, laid out for them once; without gradient.
+///
+/// Decoding reads all weights for each token, so that laying them out anew, or reading them as they lie on disk, would cost as
+/// much as the products.
+#[derive(Clone, Debug)]
+pub struct PackedWeight {
+    by_column: Packed<f32>,
+    n_in: usize,
+    n_out: usize,
+}
+
+impl PackedWeight {
+    /// Lays out `weight`, which is copied.
+    ///
+    /// # Shapes
+    /// `weight` (out, in).
+    ///
+    /// # Errors
+    /// [`crate::Error`] when it is no f32 matrix on the CPU.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        let weight = prepare(weight, OP, "weight")?;
+        let &[n_out, n_in] = weight.dims() else {
+            return Err(shape_mismatch(OP, "weight", "[out, in]", weight.shape()));
+        };
+        let values = Values::of(&weight);
+        let by_column = Packed::new(View::dense(values.as_slice::<f32>()?, n_out, n_in).transposed());
+        Ok(Self { by_column, n_in, n_out })
+    }
+
+    /// `y = x W^T`, the same bits as [`linear`] gives.
+    ///
+    /// # Shapes
+    /// `x` (.., in), result (.., out).
+    ///
+    /// # Errors
+    /// [`crate::Error`] when shape, element type or device do not fit.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let x = prepare(&x.detach(), OP, "x")?;
+        if x.dims().last() != Some(&self.n_in) {
+            return Err(shape_mismatch(OP, "x", format!("[.., {}]", self.n_in), x.shape()));
+        }
+        let values = Values::of(&x);
+        let rows = rows_of(values.as_slice::<f32>()?, self.n_in);
+        let y = if rows.rows() > FEW_ROWS {
+            product(rows, &self.by_column)
+        } else {
+            product_of_few_rows(rows, &self.by_column)
+        };
+        let mut dims = x.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.n_out;
+        }
+        Ok(tensor_of(y, dims)?)
+    }
 }
 
 struct Linear {
@@ -144,6 +200,18 @@ mod tests {
             let alone = linear(&x.narrow(0, row, 1).unwrap(), &weight).unwrap();
             assert_eq!(alone.to_vec2::<f32>().unwrap()[0], together[row]);
         }
+    }
+
+    #[test]
+    fn a_packed_weight_gives_the_same_bits() {
+        for (rows, n_in, n_out) in [(1, 5, 3), (32, 300, 130), (96, 64, 64), (150, 33, 200)] {
+            let (x, weight) = (draw(13, &[rows, n_in], DType::F32), draw(14, &[n_out, n_in], DType::F32));
+            let found = PackedWeight::new(&weight).unwrap().apply(&x).unwrap();
+            assert_eq!(found.to_vec2::<f32>().unwrap(), linear(&x, &weight).unwrap().to_vec2::<f32>().unwrap());
+        }
+        let packed = PackedWeight::new(&draw(15, &[4, 3], DType::F32)).unwrap();
+        assert!(packed.apply(&draw(16, &[2, 4], DType::F32)).is_err());
+        assert!(PackedWeight::new(&draw(15, &[4], DType::F32)).is_err());
     }
 
     #[test]

@@ -19,7 +19,7 @@ const DEPTH: usize = 256;
 const TALL_ROWS: usize = 48;
 const SHORT_ROWS: usize = 24;
 /// Up to this many rows `x W^T` is cheaper as `(W x^T)^T`, because then the small factor is packed.
-const FEW_ROWS: usize = 96;
+pub(crate) const FEW_ROWS: usize = 96;
 
 /// A matrix that is read in place.
 #[derive(Clone, Copy)]
@@ -44,6 +44,11 @@ impl<'a, T: Element> View<'a, T> {
         Self::strided(data, rows, cols, cols)
     }
 
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// The transpose, without moving anything.
     pub(crate) fn transposed(self) -> Self {
         Self {
@@ -57,6 +62,7 @@ impl<'a, T: Element> View<'a, T> {
 }
 
 /// The right factor of a product, rearranged into panels of `width` columns, `panel[inner][width]`, zero-padded.
+#[derive(Clone, Debug)]
 pub(crate) struct Packed<T> {
     panels: Vec<T>,
     inner: usize,
@@ -127,6 +133,24 @@ pub(crate) fn product<T: Element>(a: View<T>, b: &Packed<T>) -> Vec<T> {
     build_blocks(a.rows * b.cols, block_rows * b.cols, |idx, rows| {
         multiply_rows(rows, idx * block_rows, a, b, Into::Overwrite);
     })
+}
+
+/// `a (m x k) b (k x n)` for few rows: shared among the threads by panels of `b` rather than by rows.
+pub(crate) fn product_of_few_rows<T: Element>(a: View<T>, b: &Packed<T>) -> Vec<T> {
+    assert_eq!(a.cols, b.inner, "inner dimension");
+    let (m, n) = (a.rows, b.cols);
+    let mut dst = vec![T::ZERO; m * n];
+    let shared = SharedSlice::new(&mut dst);
+    map_blocks(n.div_ceil(b.width), |idx| {
+        let cols = idx * b.width..n.min((idx + 1) * b.width);
+        let mut block = vec![T::ZERO; m * cols.len()];
+        multiply_here(&mut block, cols.len(), a, b, 0..b.inner, cols.clone(), Into::Overwrite);
+        for (row, values) in block.chunks_exact(cols.len()).enumerate() {
+            // SAFETY: each block has columns of the result of its own, and one row of them is written at a time.
+            unsafe { shared.part(row * n + cols.start, cols.len()) }.copy_from_slice(values);
+        }
+    });
+    dst
 }
 
 /// Rows of one unit of parallel work.

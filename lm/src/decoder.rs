@@ -5,7 +5,8 @@ use crate::config::ModelConfig;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use kernels::{AttentionBlockSpec, AttentionSpec, FeedForwardSpec, KvCache};
+use kernels::{AttentionBlockSpec, AttentionSpec, FeedForwardSpec, KvCache, PackedWeight};
+use std::sync::{Arc, OnceLock};
 
 /// A Llama-style decoder over given weights; differentiable where these are variables.
 ///
@@ -18,6 +19,7 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: Tensor,
     lm_head: Tensor,
+    packed_lm_head: OnceLock<Arc<PackedWeight>>,
     attention: AttentionBlockSpec,
     feed_forward: FeedForwardSpec,
 }
@@ -35,33 +37,52 @@ struct Layer {
 #[derive(Debug, Clone)]
 enum Block {
     Parts(Vec<Tensor>),
-    Whole(Tensor),
+    Whole { flat: Tensor, packed: OnceLock<Arc<PackedBlock>> },
+}
+
+/// The weights of a block laid out for decoding: its norm, its first matrix and its second.
+#[derive(Debug)]
+struct PackedBlock {
+    norm: Tensor,
+    first: PackedWeight,
+    second: PackedWeight,
 }
 
 impl Block {
     fn new(parts: &[Tensor]) -> Result<Self> {
         let is_variable = parts.iter().any(Tensor::track_op);
-        let parts = Self::Parts(parts.iter().map(Tensor::flatten_all).collect::<candle_core::Result<_>>()?);
-        Ok(if is_variable { parts } else { Self::Whole(parts.join()?) })
+        let parts = parts.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
+        if is_variable {
+            return Ok(Self::Parts(parts));
+        }
+        Ok(Self::Whole { flat: Tensor::cat(&parts, 0)?, packed: OnceLock::new() })
     }
 
     fn join(&self) -> Result<Tensor> {
         match self {
             Self::Parts(parts) => Ok(Tensor::cat(parts, 0)?),
-            Self::Whole(whole) => Ok(whole.clone()),
+            Self::Whole { flat, .. } => Ok(flat.clone()),
         }
     }
 
-    /// The norm, the first matrix and the second, without gradient.
-    fn split(&self, first: (usize, usize), second: (usize, usize)) -> Result<[Tensor; 3]> {
-        let whole = self.join()?.detach();
-        let width = first.1;
-        let n_first = first.0 * first.1;
-        Ok([
-            whole.narrow(0, 0, width)?,
-            whole.narrow(0, width, n_first)?.reshape(first)?,
-            whole.narrow(0, width + n_first, second.0 * second.1)?.reshape(second)?,
-        ])
+    /// The weights for decoding, matrices of the given shapes; made once where they cannot change.
+    fn packed(&self, first: (usize, usize), second: (usize, usize)) -> Result<Arc<PackedBlock>> {
+        if let Self::Whole { packed, .. } = self
+            && let Some(packed) = packed.get()
+        {
+            return Ok(Arc::clone(packed));
+        }
+        let flat = self.join()?.detach();
+        let (width, n_first) = (first.1, first.0 * first.1);
+        let made = Arc::new(PackedBlock {
+            norm: flat.narrow(0, 0, width)?,
+            first: PackedWeight::new(&flat.narrow(0, width, n_first)?.reshape(first)?)?,
+            second: PackedWeight::new(&flat.narrow(0, width + n_first, second.0 * second.1)?.reshape(second)?)?,
+        });
+        if let Self::Whole { packed, .. } = self {
+            return Ok(Arc::clone(packed.get_or_init(|| made)));
+        }
+        Ok(made)
     }
 }
 
@@ -102,6 +123,7 @@ impl Decoder {
             layers,
             norm,
             lm_head,
+            packed_lm_head: OnceLock::new(),
             attention: AttentionBlockSpec { width, eps, attention },
             feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps },
         })
@@ -157,14 +179,13 @@ impl Decoder {
         let attention = &self.attention.attention;
         let (d, f) = (self.feed_forward.width, self.feed_forward.inner);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let [norm, qkv, output] =
-                layer.attention.split((attention.qkv_width(), d), (d, attention.output_width()))?;
-            let qkv = kernels::linear(&kernels::rms_norm(&x, &norm, eps)?, &qkv)?;
+            let block = layer.attention.packed((attention.qkv_width(), d), (d, attention.output_width()))?;
+            let qkv = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
             let heads = kernels::decode_attention(&qkv, attention, rows, cache, layer_idx)?;
-            x = (x + kernels::linear(&heads, &output)?)?;
-            let [norm, gate_up, down] = layer.feed_forward.split((2 * f, d), (d, f))?;
-            let gate_up = kernels::linear(&kernels::rms_norm(&x, &norm, eps)?, &gate_up)?;
-            x = (x + kernels::linear(&kernels::swiglu(&gate_up)?, &down)?)?;
+            x = (x + block.second.apply(&heads)?)?;
+            let block = layer.feed_forward.packed((2 * f, d), (d, f))?;
+            let gate_up = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
+            x = (x + block.second.apply(&kernels::swiglu(&gate_up)?)?)?;
         }
         cache.advance(rows)?;
         Ok(kernels::rms_norm(&x, &self.norm.detach(), eps)?)
@@ -177,15 +198,27 @@ impl Decoder {
     pub(crate) fn for_each_logits(&self, hidden: &Tensor, mut read: impl FnMut(usize, &[f32])) -> Result<()> {
         const CHUNK_ROWS: usize = 256;
         let (n_rows, _) = hidden.dims2()?;
-        let lm_head = self.lm_head.detach();
+        let lm_head = self.packed_lm_head()?;
         for start in (0..n_rows).step_by(CHUNK_ROWS) {
             let chunk = hidden.narrow(0, start, CHUNK_ROWS.min(n_rows - start))?;
-            let logits: Vec<f32> = kernels::linear(&chunk, &lm_head)?.flatten_all()?.to_vec1()?;
+            let logits: Vec<f32> = lm_head.apply(&chunk)?.flatten_all()?.to_vec1()?;
             for (idx, row) in logits.chunks(self.config.vocab_size).enumerate() {
                 read(start + idx, row);
             }
         }
         Ok(())
+    }
+
+    /// The output layer laid out for decoding; made once where it cannot change.
+    fn packed_lm_head(&self) -> Result<Arc<PackedWeight>> {
+        if let Some(packed) = self.packed_lm_head.get() {
+            return Ok(Arc::clone(packed));
+        }
+        let made = Arc::new(PackedWeight::new(&self.lm_head.detach())?);
+        if self.lm_head.track_op() {
+            return Ok(made);
+        }
+        Ok(Arc::clone(self.packed_lm_head.get_or_init(|| made)))
     }
 
     /// Logits of each next token, (B, T, V). Losses go through [`kernels::linear_cross_entropy`] instead, which never holds them all.
