@@ -409,13 +409,25 @@ vectorize! {
             past.fill(T::ZERO);
             return;
         }
-        for (score, &id) in past.iter_mut().zip(ids) {
-            *score = if id == own { *score } else { T::LOWEST };
+        // Where documents lie one after the other, everything from the first token of the query's own on is visible.
+        let first = ids.iter().position(|&id| id == own).unwrap_or(ids.len());
+        let (other, past) = past.split_at_mut(first);
+        let ids = &ids[first..];
+        other.fill(T::ZERO);
+        let is_mixed = ids.iter().any(|&id| id != own);
+        if is_mixed {
+            for (score, &id) in past.iter_mut().zip(ids) {
+                *score = if id == own { *score } else { T::LOWEST };
+            }
         }
         let top = largest(past);
-        for (score, &id) in past.iter_mut().zip(ids) {
-            let weight = (*score - top).exp();
-            *score = if id == own { weight } else { T::ZERO };
+        for score in past.iter_mut() {
+            *score = (*score - top).exp();
+        }
+        if is_mixed {
+            for (weight, &id) in past.iter_mut().zip(ids) {
+                *weight = if id == own { *weight } else { T::ZERO };
+            }
         }
         let inverse = T::ONE / sum_terms(past.len(), |i| past[i]);
         for weight in past {
