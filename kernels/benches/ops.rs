@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
-use kernels::{AdamW, AdamWConfig, AttentionSpec, KvCache, Segments, oracle};
+use kernels::{AdamW, AdamWConfig, AttentionBlockSpec, AttentionSpec, FeedForwardSpec, KvCache, Segments, oracle};
 use std::hint::black_box;
 
 const BATCH: usize = 8;
@@ -49,6 +49,22 @@ fn differentiable(criterion: &mut Criterion) {
         &[&[BATCH, LEN, SPEC.qkv_width()]],
         &|i| Ok(kernels::rope_attention(&i[0], &SPEC, &segments)?),
         &|i| oracle::rope_attention(&i[0], &SPEC, &segments),
+    );
+    let spec = AttentionBlockSpec { width: WIDTH, eps: EPS, attention: SPEC };
+    measure(
+        criterion,
+        "attention_block",
+        &[&[BATCH, LEN, WIDTH], &[spec.n_weights()]],
+        &|i| Ok(kernels::attention_block(&i[0], &i[1], &spec, &segments)?),
+        &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
+    );
+    let spec = FeedForwardSpec { width: WIDTH, inner: FFN, eps: EPS };
+    measure(
+        criterion,
+        "feed_forward",
+        &[&[rows, WIDTH], &[spec.n_weights()]],
+        &|i| Ok(kernels::feed_forward(&i[0], &i[1], &spec)?),
+        &|i| oracle::feed_forward(&i[0], &i[1], &spec),
     );
     let ids: Vec<u32> = (0..rows).map(|i| (i * 7_919 % VOCAB) as u32).collect();
     let tensor = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap();

@@ -155,7 +155,9 @@ impl AttentionBlock {
         });
         let grad = learns.then(|| {
             let mut grad = vec![T::ZERO; weights.len()];
-            d_norms.iter().for_each(|d_norm| add_to(&mut grad[..norm_end], d_norm));
+            for d_norm in &d_norms {
+                add_to(&mut grad[..norm_end], d_norm);
+            }
             let d_qkv = View::dense(&d_qkv, n, qkv_width);
             let normed = Packed::new(View::dense(normed, n, d));
             multiply(&mut grad[norm_end..qkv_end], d_qkv.transposed(), &normed, Into::Overwrite);

@@ -144,7 +144,9 @@ impl FeedForward {
         });
         let grad = learns.then(|| {
             let mut grad = vec![T::ZERO; weights.len()];
-            d_norms.iter().for_each(|d_norm| add_to(&mut grad[..norm_end], d_norm));
+            for d_norm in &d_norms {
+                add_to(&mut grad[..norm_end], d_norm);
+            }
             let d_gate_up = View::dense(&d_gate_up, n, 2 * f);
             let normed = Packed::new(View::dense(normed, n, d));
             multiply(&mut grad[norm_end..gate_up_end], d_gate_up.transposed(), &normed, Into::Overwrite);

@@ -6,8 +6,8 @@ use crate::check::{
     assert_close, assert_equals_differences, assert_equals_oracle, assert_same_for_any_threads, draw, values,
 };
 use crate::{
-    AdamW, AdamWConfig, IGNORE, KvCache, decode_attention, embedding, linear, linear_cross_entropy, linear_log_probs,
-    oracle, rms_norm, swiglu,
+    AdamW, AdamWConfig, AttentionBlockSpec, FeedForwardSpec, IGNORE, KvCache, attention_block, decode_attention,
+    embedding, feed_forward, linear, linear_cross_entropy, linear_log_probs, oracle, rms_norm, swiglu,
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -112,6 +112,32 @@ proptest! {
             &inputs,
             &|i| Ok(rope_attention(&i[0], &spec, &segments)?),
             &|i| oracle::rope_attention(&i[0], &spec, &segments),
+        );
+    }
+
+    #[test]
+    fn the_blocks_of_a_layer_equal_their_oracles(
+        attention in specs(),
+        batch in 1_usize..4,
+        len in prop_oneof![Just(1_usize), 2_usize..70],
+        width in 8_usize..40,
+        inner in 1_usize..60,
+        pads in any::<bool>(),
+        seed in 0_u64..1_000,
+    ) {
+        let segments = segments(batch, len, 20, pads, seed);
+        let x = draw(seed + 1, &[batch, len, width], DType::F32);
+        let spec = AttentionBlockSpec { width, eps: EPS, attention };
+        check(
+            &[x.clone(), draw(seed + 2, &[spec.n_weights()], DType::F32)],
+            &|i| Ok(attention_block(&i[0], &i[1], &spec, &segments)?),
+            &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
+        );
+        let spec = FeedForwardSpec { width, inner, eps: EPS };
+        check(
+            &[x, draw(seed + 3, &[spec.n_weights()], DType::F32)],
+            &|i| Ok(feed_forward(&i[0], &i[1], &spec)?),
+            &|i| oracle::feed_forward(&i[0], &i[1], &spec),
         );
     }
 
