@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +56,8 @@ class Peer:
             raise SystemExit(f"{name}: said {line!r} instead of `ready`")
 
     def work(self, keep):
+        # The threads of the peer before may still spin on the cores in the hope of more work.
+        time.sleep(0.05)
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -166,6 +169,9 @@ def describe(task, size, rows, rounds):
         median = f"{row['median_ms']:.1f}" + (f" ({row['rate_per_s'] / 1e9:.0f} GFLOP/s)" if row["rate_per_s"] else "")
         bar = f"{row['bar']:.2f}" if row["bar"] else "-"
         lines.append(f"| {row['variant']} | {median} | {ratio} | {bar} | {row['peak_mib']:.0f} |")
+    short = [f"{row['variant']} ({row['ratio']:.2f} instead of {row['bar']:.2f})" for row in rows if row["bar"] and row["ratio"] < row["bar"]]
+    if short:
+        lines += ["", "Short of what is aimed at: " + ", ".join(short) + "."]
     gap = max(row["largest_relative_difference"] for row in rows)
     if task == "train":
         lines += ["", f"Both sides start from the same weights and see the same tokens: losses agree within {gap:.1e} (relative)."]
@@ -225,4 +231,5 @@ def main():
         args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
