@@ -414,20 +414,15 @@ vectorize! {
         let (other, past) = past.split_at_mut(first);
         let ids = &ids[first..];
         other.fill(T::ZERO);
-        let is_mixed = ids.iter().any(|&id| id != own);
-        if is_mixed {
+        if ids.iter().any(|&id| id != own) {
             for (score, &id) in past.iter_mut().zip(ids) {
+                // So far below the query's own score that its exponential is 0.
                 *score = if id == own { *score } else { T::LOWEST };
             }
         }
         let top = largest(past);
         for score in past.iter_mut() {
             *score = (*score - top).exp();
-        }
-        if is_mixed {
-            for (weight, &id) in past.iter_mut().zip(ids) {
-                *weight = if id == own { *weight } else { T::ZERO };
-            }
         }
         let inverse = T::ONE / sum_terms(past.len(), |i| past[i]);
         for weight in past {

@@ -1,19 +1,17 @@
 //! The first half of a layer: norm, self-attention with its projections, and the sum with what came in.
 
 use crate::attention::{Attention, AttentionSpec, Segments};
+use crate::block::{BLOCK_ROWS, Block, Node, prepare_block};
 use crate::element::{Element, add_to};
 use crate::error::{Result, shape_mismatch};
 use crate::parallel::build_rows;
 use crate::product::{Into, Packed, View, multiply, multiply_whole, product};
 use crate::rms_norm::{differentiate_rows, normalize_rows};
-use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use crate::storage::{Values, tensor_of};
+use candle_core::Tensor;
 use std::sync::OnceLock;
 
 const OP: &str = "attention_block";
-/// Rows that go through norm and projection together.
-const BLOCK_ROWS: usize = 48;
 
 /// Shape of an attention block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,25 +46,20 @@ impl AttentionBlockSpec {
 /// # Reference
 /// As [`crate::rope_attention`]; pre-norm as in Touvron et al. 2023, arXiv:2302.13971.
 pub fn attention_block(x: &Tensor, weights: &Tensor, spec: &AttentionBlockSpec, segments: &Segments) -> Result<Tensor> {
-    let x = prepare(x, OP, "x")?;
-    let weights = prepare(weights, OP, "weights")?;
-    require_same_dtype(&weights, &x, OP, "weights")?;
+    let (x, weights, keeps) = prepare_block(x, weights, spec.n_weights(), OP)?;
     spec.attention.check(OP)?;
     segments.check(OP)?;
     if spec.width == 0 || x.dims() != [segments.batch, segments.len, spec.width] {
         let expected = format!("[{}, {}, {}]", segments.batch, segments.len, spec.width);
         return Err(shape_mismatch(OP, "x", expected, x.shape()));
     }
-    if weights.dims() != [spec.n_weights()] {
-        return Err(shape_mismatch(OP, "weights", format!("[{}]", spec.n_weights()), weights.shape()));
-    }
     let op = AttentionBlock {
         spec: *spec,
         attention: Attention::new(&spec.attention, segments),
-        keeps: x.track_op() || weights.track_op(),
+        keeps,
         kept: OnceLock::new(),
     };
-    Ok(x.apply_op2(&weights, op)?)
+    Ok(x.apply_op2(&weights, Node(op))?)
 }
 
 struct AttentionBlock {
@@ -94,6 +87,10 @@ impl AttentionBlock {
     fn widths(&self) -> (usize, usize, usize) {
         (self.spec.width, self.spec.attention.qkv_width(), self.spec.attention.output_width())
     }
+}
+
+impl Block for AttentionBlock {
+    const OP: &'static str = OP;
 
     fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
         let (d, qkv_width, heads_width) = self.widths();
@@ -123,7 +120,6 @@ impl AttentionBlock {
         Ok(y)
     }
 
-    /// Gradients of `x` and, where `weights` learn, of these.
     fn backward<T: Element>(
         &self,
         x: &[T],
@@ -166,42 +162,6 @@ impl AttentionBlock {
             grad
         });
         Ok((dx, grad))
-    }
-}
-
-impl CustomOp2 for AttentionBlock {
-    fn name(&self) -> &'static str {
-        OP
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weights: &CpuStorage,
-        weights_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        dispatch!(x.dtype(), OP, T => {
-            let y = self.forward::<T>(slice_of(x, x_layout)?, slice_of(weights, weights_layout)?)?;
-            Ok((candle_core::WithDType::to_cpu_storage_owned(y), x_layout.shape().clone()))
-        })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weights: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let (x_values, w_values, dy_values) = (Values::of(x), Values::of(weights), Values::of(&dy));
-        dispatch!(x.dtype(), OP, T => {
-            let (x_slice, w_slice, dy_slice) = (x_values.as_slice::<T>()?, w_values.as_slice()?, dy_values.as_slice()?);
-            let (dx, grad) = self.backward(x_slice, w_slice, dy_slice, weights.track_op())?;
-            let grad = grad.map(|grad| tensor_of(grad, weights.shape())).transpose()?;
-            Ok((Some(tensor_of(dx, x.shape())?), grad))
-        })
     }
 }
 

@@ -1,19 +1,17 @@
 //! The second half of a layer: norm, gated feed-forward network, and the sum with what came in.
 
+use crate::block::{BLOCK_ROWS, Block, Node, prepare_block};
 use crate::element::{Element, add_to};
 use crate::error::{Result, shape_mismatch};
 use crate::parallel::build_rows;
 use crate::product::{Into, Packed, View, multiply, multiply_whole};
 use crate::rms_norm::{differentiate_rows, normalize_rows};
-use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use crate::storage::{Values, tensor_of};
 use crate::swiglu::{self, gate_rows};
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use candle_core::Tensor;
 use std::sync::OnceLock;
 
 const OP: &str = "feed_forward";
-/// Rows that go through the block together: few enough that all of their values stay in the cache of a core.
-const BLOCK_ROWS: usize = 48;
 
 /// Shape of a feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,17 +47,11 @@ impl FeedForwardSpec {
 /// # Reference
 /// Shazeer 2020, arXiv:2002.05202, equation 6; pre-norm as in Touvron et al. 2023, arXiv:2302.13971.
 pub fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Result<Tensor> {
-    let x = prepare(x, OP, "x")?;
-    let weights = prepare(weights, OP, "weights")?;
-    require_same_dtype(&weights, &x, OP, "weights")?;
+    let (x, weights, keeps) = prepare_block(x, weights, spec.n_weights(), OP)?;
     if spec.width == 0 || x.dims().last() != Some(&spec.width) {
         return Err(shape_mismatch(OP, "x", format!("[.., {}]", spec.width), x.shape()));
     }
-    if weights.dims() != [spec.n_weights()] {
-        return Err(shape_mismatch(OP, "weights", format!("[{}]", spec.n_weights()), weights.shape()));
-    }
-    let keeps = x.track_op() || weights.track_op();
-    Ok(x.apply_op2(&weights, FeedForward { spec: *spec, keeps, kept: OnceLock::new() })?)
+    Ok(x.apply_op2(&weights, Node(FeedForward { spec: *spec, keeps, kept: OnceLock::new() }))?)
 }
 
 struct FeedForward {
@@ -81,6 +73,10 @@ impl FeedForward {
         let FeedForwardSpec { width, inner, .. } = self.spec;
         (width, width + 2 * inner * width)
     }
+}
+
+impl Block for FeedForward {
+    const OP: &'static str = OP;
 
     fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
         let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
@@ -110,7 +106,6 @@ impl FeedForward {
         Ok(y)
     }
 
-    /// Gradients of `x` and, where `weights` learn, of these.
     fn backward<T: Element>(
         &self,
         x: &[T],
@@ -155,42 +150,6 @@ impl FeedForward {
             grad
         });
         Ok((dx, grad))
-    }
-}
-
-impl CustomOp2 for FeedForward {
-    fn name(&self) -> &'static str {
-        OP
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weights: &CpuStorage,
-        weights_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        dispatch!(x.dtype(), OP, T => {
-            let y = self.forward::<T>(slice_of(x, x_layout)?, slice_of(weights, weights_layout)?)?;
-            Ok((candle_core::WithDType::to_cpu_storage_owned(y), x_layout.shape().clone()))
-        })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weights: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let (x_values, w_values, dy_values) = (Values::of(x), Values::of(weights), Values::of(&dy));
-        dispatch!(x.dtype(), OP, T => {
-            let (x_slice, w_slice, dy_slice) = (x_values.as_slice::<T>()?, w_values.as_slice()?, dy_values.as_slice()?);
-            let (dx, grad) = self.backward(x_slice, w_slice, dy_slice, weights.track_op())?;
-            let grad = grad.map(|grad| tensor_of(grad, weights.shape())).transpose()?;
-            Ok((Some(tensor_of(dx, x.shape())?), grad))
-        })
     }
 }
 

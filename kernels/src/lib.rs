@@ -8,6 +8,7 @@ mod adamw;
 mod allocator;
 mod attention;
 mod attention_block;
+mod block;
 mod cache;
 #[cfg(test)]
 mod check;
