@@ -54,6 +54,9 @@ pub struct Prompt {
     /// What it asks for; free, used for counting.
     #[serde(default)]
     pub kind: String,
+    /// Answers that are right, where they are known; the gold reward is 1 for one of them.
+    #[serde(default)]
+    pub right: Vec<String>,
 }
 
 /// A shape of line that can say what is wrong with its content beyond its syntax.

@@ -209,7 +209,7 @@ fn conversations() -> DataFile<Conversation> {
 }
 
 fn prompts() -> DataFile<Prompt> {
-    let prompt = |name| Prompt { prompt: question(name), kind: "qa".to_owned() };
+    let prompt = |name| Prompt { prompt: question(name), kind: "qa".to_owned(), right: Vec::new() };
     tiny::data_file("prompts.jsonl", ["Ada", "Bo", "Cleo", "Dag"].map(prompt).to_vec())
 }
 

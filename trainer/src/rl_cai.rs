@@ -243,7 +243,7 @@ mod tests {
         let parent = Checkpoint { config, weights, extra: Vec::new(), tokenizer: tiny::tokenizer(), lineage: None };
         let constitution = Constitution::parse(Path::new("constitution.toml"), CONSTITUTION).unwrap();
         let prompt = vec![Message { role: Role::User, content: "Who?".to_owned() }];
-        let prompt = Prompt { prompt, kind: String::new() };
+        let prompt = Prompt { prompt, kind: String::new(), right: Vec::new() };
         let pairs: Vec<Pair<'_>> = pairs
             .iter()
             .map(|(a, b)| (&prompt, &constitution.principles[0], (*a).to_owned(), (*b).to_owned()))
