@@ -5,6 +5,7 @@
 
 pub mod attribution;
 mod board;
+pub mod comparison;
 mod contribution;
 pub mod cutoff;
 pub mod diagnose;
