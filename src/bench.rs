@@ -13,10 +13,10 @@ use crate::diagnose::{Wanted, diagnose_run};
 use crate::exit::{self, Usage};
 use crate::output;
 use crate::progress::Bars;
-use crate::recipe::Recipe;
+use crate::recipe::{Alignment, Recipe};
 use crate::reference;
 use crate::report::check_writable;
-use crate::run::{LINEAGES, Run};
+use crate::run::{Run, chain};
 use crate::store::PhaseStore;
 use crate::table::{Row, Table};
 use crate::train::{Extent, train};
@@ -99,7 +99,7 @@ impl Bench<'_> {
         let wanted = Wanted {
             // The label stays out of the diagnosis.
             name: format!("seed-{}", recipe.seed),
-            chains: &LINEAGES[..1],
+            chains: &[chain(Alignment::Rlhf)],
             answers: &answers,
             reference: self.reference,
         };

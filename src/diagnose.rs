@@ -19,7 +19,7 @@ use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::reference;
 use crate::report;
-use crate::run::{ASKED, Chain, LINEAGES, Run};
+use crate::run::{ASKED, Chain, Run, chains};
 use crate::train::{Extent, plan_file, train};
 
 pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
@@ -35,7 +35,12 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     }
     let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
     train(&run, &text, &recipe, Extent { until: Stop::RlCai, store: None }, bars)?;
-    let wanted = Wanted { name: run.name(), chains: &LINEAGES, answers: run.root(), reference: reference.as_ref() };
+    let wanted = Wanted {
+        name: run.name(),
+        chains: &chains(&recipe.alignment),
+        answers: run.root(),
+        reference: reference.as_ref(),
+    };
     let diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
     publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?)?;
     Ok(exit::SUCCESS)

@@ -11,10 +11,10 @@ use crate::diagnose::{provenance, publish};
 use crate::exit::{self, Usage};
 use crate::probe::{Answered, Questions, ask_all};
 use crate::progress::Bars;
-use crate::recipe::Recipe;
+use crate::recipe::{Alignment, Recipe};
 use crate::reference;
 use crate::report;
-use crate::run::{LINEAGES, Run};
+use crate::run::{Run, chains};
 
 pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     let checkpoints = parse_phases(&args.phases)?;
@@ -68,7 +68,7 @@ fn parse_phases(phases: &[String]) -> Result<Vec<(String, PathBuf)>> {
 /// The name under which a reference knows such a chain: by its last phase.
 fn chain_name(checkpoints: &[(String, PathBuf)]) -> String {
     let last = checkpoints.last().map_or("", |(name, _)| name);
-    let known = LINEAGES.iter().find(|(_, phases)| phases.last() == Some(&last));
+    let known = chains(&Alignment::ALL).into_iter().find(|(_, phases)| phases.last() == Some(&last));
     known.map_or("given", |(name, _)| name).to_owned()
 }
 

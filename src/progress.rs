@@ -109,6 +109,13 @@ impl Progress for Bars {
         let steps = self.current.borrow().as_ref().map_or(0, |current| current.total);
         self.finish(&format!("{steps} steps"));
     }
+
+    fn warn(&self, phase: &str, step: u64, message: &str) {
+        if self.display == Display::Bar {
+            eprint!("\r\x1b[2K");
+        }
+        self.say(&format!("{phase:>10}  warning at step {step}: {message}"));
+    }
 }
 
 /// `8 s`, `2 min 05 s`, `1 h 03 min`.

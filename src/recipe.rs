@@ -23,6 +23,8 @@ const SMALL_NAME: &str = "recipes/small.toml";
 pub(crate) struct Recipe {
     /// Draws the data's wording, the initial weights, the order of batches and every sample.
     pub(crate) seed: u64,
+    /// How the fine-tuned model is aligned; each way starts from the same checkpoint. The first is the one that is deployed.
+    pub(crate) alignment: Vec<Alignment>,
     /// The small world that the data come from.
     pub(crate) world: WorldRecipe,
     /// Shape of the decoder.
@@ -43,10 +45,26 @@ pub(crate) struct Recipe {
     pub(crate) rl_cai: RlCaiRecipe,
 }
 
+/// A way of alignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Alignment {
+    /// A reward model from ranked answers, and a policy optimised against it.
+    Rlhf,
+    /// Constitutional AI: the model's own revisions and preferences.
+    Constitutional,
+}
+
+impl Alignment {
+    /// All ways.
+    pub(crate) const ALL: [Self; 2] = [Self::Rlhf, Self::Constitutional];
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
             seed: 1,
+            alignment: vec![Alignment::Rlhf, Alignment::Constitutional],
             world: WorldRecipe::default(),
             model: ModelRecipe::default(),
             tokenizer: TokenizerRecipe::default(),

@@ -12,7 +12,7 @@ use crate::output;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::report::check_writable;
-use crate::run::{LINEAGES, Run};
+use crate::run::{Run, chains};
 use crate::train::{Extent, train};
 
 /// Healthy runs of the embedded small world, as `phasetrace reference` wrote them.
@@ -32,7 +32,8 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
         let run = Run::at(&args.dir.join(format!("seed-{seed}")));
         bars.say(&run.root().display().to_string());
         train(&run, &text, &recipe, Extent { until: Stop::RlCai, store: None }, bars)?;
-        let wanted = Wanted { name: run.name(), chains: &LINEAGES, answers: run.root(), reference: None };
+        let wanted =
+            Wanted { name: run.name(), chains: &chains(&recipe.alignment), answers: run.root(), reference: None };
         diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);
     }
     Reference::from_diagnoses(&diagnoses)?.save(&args.output)?;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use trainer::folder::RunFolder;
 
+use crate::recipe::Alignment;
+
 /// Phases in the order in which they are trained.
 pub(crate) const PHASES: [&str; 7] = ["pretrain", "sft", "reward", "rlhf", "sl-cai", "preference", "rl-cai"];
 
@@ -13,9 +15,18 @@ pub(crate) const ASKED: [&str; 5] = ["pretrain", "sft", "rlhf", "sl-cai", "rl-ca
 /// A chain of checkpoints: its name and its phases.
 pub(crate) type Chain = (&'static str, &'static [&'static str]);
 
-/// The chains of checkpoints that a diagnosis follows, the deployed one first.
-pub(crate) const LINEAGES: [Chain; 2] =
-    [("rlhf", &["pretrain", "sft", "rlhf"]), ("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"])];
+/// The chains of checkpoints that a diagnosis follows, one for each way of alignment, the deployed one first.
+pub(crate) fn chains(alignment: &[Alignment]) -> Vec<Chain> {
+    alignment.iter().map(|&alignment| chain(alignment)).collect()
+}
+
+/// The chain that ends with a way of alignment.
+pub(crate) fn chain(alignment: Alignment) -> Chain {
+    match alignment {
+        Alignment::Rlhf => ("rlhf", &["pretrain", "sft", "rlhf"]),
+        Alignment::Constitutional => ("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"]),
+    }
+}
 
 /// A run folder: where each artifact of a run lies.
 #[derive(Debug, Clone)]
@@ -69,6 +80,18 @@ impl Run {
 
     pub(crate) fn checkpoint(&self, phase: &str) -> PathBuf {
         self.folder.checkpoint(phase)
+    }
+
+    /// What a phase leaves in the run beside its checkpoint, relative to its folder; those that there are.
+    pub(crate) fn files_of(&self, phase: &str) -> Vec<PathBuf> {
+        let of_phase = match phase {
+            "sl-cai" => vec!["generated/sl-cai.jsonl"],
+            "preference" => vec!["generated/rl-cai.jsonl", "generated/judge.jsonl", "generated/principles.json"],
+            _ => Vec::new(),
+        };
+        let mut files: Vec<PathBuf> = of_phase.into_iter().map(PathBuf::from).collect();
+        files.push(PathBuf::from(format!("logs/{phase}.jsonl")));
+        files
     }
 
     pub(crate) fn diagnosis(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! `phasetrace train`: the world's data, the tokenizer, and every phase that is not there yet.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use lm::{Checkpoint, Tokenizer};
@@ -13,7 +14,7 @@ use crate::cli::{Stop, TrainArgs};
 use crate::exit;
 use crate::output;
 use crate::progress::Bars;
-use crate::recipe::Recipe;
+use crate::recipe::{Alignment, Recipe};
 use crate::run::Run;
 use crate::store::PhaseStore;
 
@@ -50,22 +51,12 @@ pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, 
         return Ok(());
     }
     let tuned = training.sft(&pretrained)?;
-    if extent.until == Stop::Sft {
-        return Ok(());
+    for alignment in &recipe.alignment {
+        match alignment {
+            Alignment::Rlhf => training.align_by_reward(&tuned, extent.until)?,
+            Alignment::Constitutional => training.align_by_constitution(&tuned, extent.until)?,
+        }
     }
-    let reward_model = training.reward(&tuned)?;
-    if extent.until == Stop::Reward {
-        return Ok(());
-    }
-    training.rlhf(&tuned, &reward_model)?;
-    if extent.until == Stop::Rlhf {
-        return Ok(());
-    }
-    let revised = training.sl_cai(&tuned)?;
-    if extent.until == Stop::SlCai {
-        return Ok(());
-    }
-    training.rl_cai(&revised)?;
     Ok(())
 }
 
@@ -181,44 +172,63 @@ impl Training<'_> {
         })
     }
 
-    fn reward(&self, parent: &Checkpoint) -> Result<Checkpoint> {
-        let Data { preferences, .. } = self.data;
-        let made_from = [&parent.content_hash()?, &json(&self.recipe.reward)?, &preferences.hash];
-        self.shared("reward", &made_from.map(String::as_str), || {
-            let inputs = reward::Inputs { parent, preferences, seed: self.recipe.seed };
-            Ok(reward::run(self.run.folder(), &self.recipe.reward, inputs, self.bars)?)
-        })
-    }
-
-    fn rlhf(&self, parent: &Checkpoint, reward_model: &Checkpoint) -> Result<Checkpoint> {
-        let Data { prompts, corpus, .. } = self.data;
-        let parents = [parent.content_hash()?, reward_model.content_hash()?];
-        let made_from = [&parents[0], &parents[1], &json(&self.recipe.rlhf)?, &prompts.hash, &corpus.hash];
-        self.shared("rlhf", &made_from.map(String::as_str), || {
-            let seed = self.recipe.seed;
-            let inputs = rlhf::Inputs { phase: "rlhf", parent, reward_model, prompts, corpus, seed };
-            Ok(rlhf::run(self.run.folder(), &self.recipe.rlhf, inputs, self.bars)?)
-        })
-    }
-
-    fn sl_cai(&self, parent: &Checkpoint) -> Result<Checkpoint> {
-        let Data { constitution, prompts, conversations, corpus, constitution_hash, .. } = self.data;
-        let recipe = json(&self.recipe.sl_cai)?;
-        let files = [constitution_hash, &prompts.hash, &conversations.hash, &corpus.hash];
-        let made_from = [&parent.content_hash()?, &recipe, files[0], files[1], files[2], files[3]];
-        self.shared("sl-cai", &made_from.map(String::as_str), || {
-            let seed = self.recipe.seed;
-            let inputs = sl_cai::Inputs { parent, constitution, prompts, conversations, corpus, seed };
-            Ok(sl_cai::run(self.run.folder(), &self.recipe.sl_cai, inputs, self.bars)?)
-        })
-    }
-
-    /// Trains two phases, the preference model and the policy; resumed, but not shared.
-    fn rl_cai(&self, parent: &Checkpoint) -> Result<Checkpoint> {
-        let Data { constitution, prompts, preferences, corpus, .. } = self.data;
+    /// The reward model, then the policy.
+    fn align_by_reward(&self, tuned: &Checkpoint, until: Stop) -> Result<()> {
+        if until < Stop::Reward {
+            return Ok(());
+        }
+        let Data { preferences, prompts, corpus, .. } = self.data;
         let seed = self.recipe.seed;
-        let inputs = rl_cai::Inputs { parent, constitution, prompts, preferences, corpus, seed };
-        Ok(rl_cai::run(self.run.folder(), &self.recipe.rl_cai, inputs, self.bars)?)
+        let phases = reward::phases("reward", &self.recipe.reward);
+        let made_from = [&tuned.content_hash()?, &json(&self.recipe.reward)?, &preferences.hash];
+        let reward_models = &self.all_shared(&phases, &made_from.map(String::as_str), || {
+            let inputs = reward::Inputs { parent: tuned, preferences, seed };
+            Ok(reward::run(self.run.folder(), &self.recipe.reward, inputs, self.bars)?)
+        })?;
+        if until < Stop::Rlhf {
+            return Ok(());
+        }
+        let mut made_from =
+            vec![tuned.content_hash()?, json(&self.recipe.rlhf)?, prompts.hash.clone(), corpus.hash.clone()];
+        made_from.extend(hashes(reward_models)?);
+        self.shared("rlhf", &strs(&made_from), || {
+            let inputs = rlhf::Inputs { phase: "rlhf", parent: tuned, reward_models, prompts, corpus, seed };
+            Ok(rlhf::run(self.run.folder(), &self.recipe.rlhf, inputs, self.bars)?)
+        })?;
+        Ok(())
+    }
+
+    /// Constitutional AI: revisions to imitate, a model of the preferences, then the policy.
+    fn align_by_constitution(&self, tuned: &Checkpoint, until: Stop) -> Result<()> {
+        if until < Stop::SlCai {
+            return Ok(());
+        }
+        let Data { constitution, prompts, preferences, conversations, corpus, constitution_hash } = self.data;
+        let seed = self.recipe.seed;
+        let files = [constitution_hash, &prompts.hash, &conversations.hash, &corpus.hash].map(String::as_str);
+        let made_from = [tuned.content_hash()?, json(&self.recipe.sl_cai)?];
+        let revised = &self.shared(sl_cai::PHASE, &[&strs(&made_from), &files[..]].concat(), || {
+            let inputs = sl_cai::Inputs { parent: tuned, constitution, prompts, conversations, corpus, seed };
+            Ok(sl_cai::run(self.run.folder(), &self.recipe.sl_cai, inputs, self.bars)?)
+        })?;
+        if until < Stop::RlCai {
+            return Ok(());
+        }
+        let recipe = &self.recipe.rl_cai;
+        let phases = reward::phases(rl_cai::PREFERENCE_PHASE, &recipe.preference);
+        let made_from = [revised.content_hash()?, json(&recipe.preference)?, json(&recipe.pairs())?];
+        let files = [constitution_hash, &prompts.hash, &preferences.hash].map(String::as_str);
+        let inputs = rl_cai::Inputs { parent: revised, constitution, prompts, preferences, corpus, seed };
+        let reward_models = &self.all_shared(&phases, &[&strs(&made_from), &files[..]].concat(), || {
+            Ok(rl_cai::train_preference_models(self.run.folder(), recipe, &inputs, self.bars)?)
+        })?;
+        let mut made_from = vec![revised.content_hash()?, json(&recipe.rl)?, prompts.hash.clone(), corpus.hash.clone()];
+        made_from.extend(hashes(reward_models)?);
+        self.shared(rl_cai::PHASE, &strs(&made_from), || {
+            let inputs = rlhf::Inputs { phase: rl_cai::PHASE, parent: revised, prompts, corpus, reward_models, seed };
+            Ok(rlhf::run(self.run.folder(), &recipe.rl, inputs, self.bars)?)
+        })?;
+        Ok(())
     }
 
     /// Trains a phase, or takes it from the store where one made from the same inputs is kept.
@@ -228,17 +238,46 @@ impl Training<'_> {
         made_from: &[&str],
         train: impl FnOnce() -> Result<Checkpoint>,
     ) -> Result<Checkpoint> {
+        let mut trained = self.all_shared(&[phase.to_owned()], made_from, || Ok(vec![train()?]))?;
+        Ok(trained.swap_remove(0))
+    }
+
+    /// As [`Training::shared`], for phases that are trained together.
+    fn all_shared(
+        &self,
+        phases: &[String],
+        made_from: &[&str],
+        train: impl FnOnce() -> Result<Vec<Checkpoint>>,
+    ) -> Result<Vec<Checkpoint>> {
         let Some(store) = self.store else { return train() };
         let seed = self.recipe.seed.to_string();
-        let key = PhaseStore::key(&[&[phase, &seed], made_from].concat());
-        let folder = self.run.checkpoint(phase);
-        if !folder.exists() {
-            store.fetch(&key, &folder)?;
+        let root = self.run.root();
+        let kept: Vec<_> = phases
+            .iter()
+            .map(|phase| {
+                let key = PhaseStore::key(&[&[phase.as_str(), &seed], made_from].concat());
+                (key, self.run.files_of(phase), Path::new("checkpoints").join(phase))
+            })
+            .collect();
+        for (key, files, checkpoint) in &kept {
+            if !root.join(checkpoint).exists() {
+                store.fetch(key, root, files, checkpoint)?;
+            }
         }
-        let checkpoint = train()?;
-        store.keep(&key, &folder)?;
-        Ok(checkpoint)
+        let checkpoints = train()?;
+        for (key, files, checkpoint) in &kept {
+            store.keep(key, root, files, checkpoint)?;
+        }
+        Ok(checkpoints)
     }
+}
+
+fn hashes(checkpoints: &[Checkpoint]) -> Result<Vec<String>> {
+    checkpoints.iter().map(|checkpoint| Ok(checkpoint.content_hash()?)).collect()
+}
+
+fn strs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
 }
 
 fn json(section: &impl Serialize) -> Result<String> {

@@ -24,6 +24,22 @@ pub(crate) fn subtract_leave_one_out(rewards: &[f64], group: usize) -> Vec<f64> 
     rewards.chunks(group).flat_map(of_group).collect()
 }
 
+/// `A_i = (r_i - mean) / (std + eps)` within each prompt's group of answers that follow each other, `std` unbiased; with
+/// `eps` = `None` only `r_i - mean`.
+///
+/// # Reference
+/// Shao et al. 2024, arXiv 2402.03300, section 4.1.2; without the deviation Liu et al. 2025, arXiv 2503.20783, section 3.2.
+pub(crate) fn subtract_group_mean(rewards: &[f64], group: usize, eps: Option<f64>) -> Vec<f64> {
+    assert!(group >= 2 && rewards.len().is_multiple_of(group), "a group needs two answers or more");
+    let of_group = |rewards: &[f64]| -> Vec<f64> {
+        let (mean, std) = mean_and_std(rewards);
+        let unbiased = std * (group as f64 / (group - 1) as f64).sqrt();
+        let scale = eps.map_or(1.0, |eps| unbiased + eps);
+        rewards.iter().map(|r| (r - mean) / scale).collect()
+    };
+    rewards.chunks(group).flat_map(of_group).collect()
+}
+
 /// Shifts and scales to mean 0 and standard deviation 1 (of the population, `1e-8` added to it).
 ///
 /// # Reference
@@ -97,10 +113,10 @@ pub(crate) fn reinforce(log_probs: &Tensor, advantages: &[f64]) -> Result<Tensor
     Ok((log_probs * advantages)?.sum_all()?.neg()?)
 }
 
-/// PPO's clipped loss: `-mean_i min(rho_i a_i, clip(rho_i, 1 - clip, 1 + clip) a_i)` with `rho = pi / pi_old`.
+/// PPO's clipped loss of each token: `-min(rho_i a_i, clip(rho_i, 1 - clip, 1 + clip) a_i)` with `rho = pi / pi_old`.
 ///
 /// # Shapes
-/// `log_probs` is (N), differentiable; the slices have N numbers; the loss is a scalar.
+/// `log_probs` is (N), differentiable; the slices have N numbers; the losses are (N).
 ///
 /// # Errors
 /// Where a tensor operation fails.
@@ -117,13 +133,36 @@ pub(crate) fn clipped_surrogate(
     let advantages = constants(advantages, log_probs)?;
     let free = (&ratio * &advantages)?;
     let held = (ratio.clamp(1.0 - clip, 1.0 + clip)? * advantages)?;
-    Ok(free.minimum(&held)?.mean_all()?.neg()?)
+    Ok(free.minimum(&held)?.neg()?)
 }
 
-/// Clipped squared error of the value head: `mean_i max((v_i - g_i)^2, (clip(v_i, old_i - c, old_i + c) - g_i)^2) / 2`.
+/// The estimate `k3` of each token's divergence, with gradient: `exp(-u) - 1 + u` with `u = ln pi - ln ref`.
 ///
 /// # Shapes
-/// `values` is (N), differentiable; the slices have N numbers; the loss is a scalar.
+/// `log_probs` is (N), differentiable; `reference` has N numbers; the estimates are (N).
+///
+/// # Errors
+/// Where a tensor operation fails.
+///
+/// # Reference
+/// Shao et al. 2024, arXiv 2402.03300, equation 4.
+pub(crate) fn penalise_divergence(log_probs: &Tensor, reference: &[f64]) -> Result<Tensor> {
+    let u = (log_probs - constants(reference, log_probs)?)?;
+    Ok(((u.neg()?.exp()? - 1.0)? + u)?)
+}
+
+/// `sum_i w_i x_i`, a scalar.
+///
+/// # Errors
+/// Where a tensor operation fails.
+pub(crate) fn weigh(values: &Tensor, weights: &[f64]) -> Result<Tensor> {
+    Ok((values * constants(weights, values)?)?.sum_all()?)
+}
+
+/// Clipped squared error of the value head at each token: `max((v_i - g_i)^2, (clip(v_i, old_i - c, old_i + c) - g_i)^2) / 2`.
+///
+/// # Shapes
+/// `values` is (N), differentiable; the slices have N numbers; the errors are (N).
 ///
 /// # Errors
 /// Where a tensor operation fails.
@@ -136,7 +175,7 @@ pub(crate) fn clipped_value_error(values: &Tensor, old_values: &[f64], returns: 
     let held = (&old + (values - &old)?.clamp(-clip, clip)?)?;
     let free_error = (values - &returns)?.sqr()?;
     let held_error = (held - &returns)?.sqr()?;
-    Ok((free_error.maximum(&held_error)?.mean_all()? * 0.5)?)
+    Ok((free_error.maximum(&held_error)? * 0.5)?)
 }
 
 fn constants(values: &[f64], like: &Tensor) -> Result<Tensor> {
@@ -186,6 +225,33 @@ mod tests {
         close(&advantages, &[-8.0 / 3.0, -4.0 / 3.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
         // K / (K - 1) (R - mean)
         close(&advantages[..4], &[1.0, 2.0, 3.0, 6.0].map(|r| 4.0 / 3.0 * (r - 3.0)));
+    }
+
+    #[test]
+    fn group_advantages_are_those_worked_by_hand() {
+        // (1, 2, 3, 6): mean 3, unbiased variance (4 + 1 + 0 + 9) / 3. Equal rewards give none, however small the deviation.
+        let std = (14.0_f64 / 3.0).sqrt();
+        let rewards = [1.0, 2.0, 3.0, 6.0, 5.0, 5.0, 5.0, 5.0];
+        let scaled = subtract_group_mean(&rewards, 4, Some(0.1));
+        close(&scaled[..4], &[-2.0, -1.0, 0.0, 3.0].map(|a| a / (std + 0.1)));
+        close(&scaled[4..], &[0.0; 4]);
+        close(&subtract_group_mean(&rewards, 4, None)[..4], &[-2.0, -1.0, 0.0, 3.0]);
+        // Without the deviation they are leave-one-out's, but for K / (K - 1).
+        let unscaled = subtract_group_mean(&rewards, 4, None);
+        close(&subtract_leave_one_out(&rewards, 4), &unscaled.iter().map(|a| a * 4.0 / 3.0).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_penalty_is_the_estimate_k3_and_pulls_towards_the_reference() {
+        let (log_probs, reference) = ([-1.0, -0.3, -2.0], [-1.5, -0.3, -1.0]);
+        let penalty = |x: &Tensor| penalise_divergence(x, &reference).unwrap().sum_all().unwrap();
+        let found: Vec<f64> = penalise_divergence(&Tensor::new(&log_probs, &Device::Cpu).unwrap(), &reference)
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let expected: Vec<f64> = log_probs.iter().zip(reference).map(|(&p, r)| estimate_kl(p, r).k3).collect();
+        close(&found, &expected);
+        check_gradient(&log_probs, penalty);
     }
 
     #[test]
@@ -241,7 +307,7 @@ mod tests {
         // Ratios 1.5, 0.5, 1.5, 1.1 with clip 0.2 and advantages 1, -1, -1, 2: min gives 1.2, -0.8, -1.5, 2.2.
         let log_probs = [1.5_f64, 0.5, 1.5, 1.1].map(f64::ln);
         let (old, advantages) = ([0.0; 4], [1.0, -1.0, -1.0, 2.0]);
-        let loss = |x: &Tensor| clipped_surrogate(x, &old, &advantages, 0.2).unwrap();
+        let loss = |x: &Tensor| clipped_surrogate(x, &old, &advantages, 0.2).unwrap().mean_all().unwrap();
         let value: f64 = loss(&Tensor::new(&log_probs, &Device::Cpu).unwrap()).to_scalar().unwrap();
         assert!((value + (1.2 - 0.8 - 1.5 + 2.2) / 4.0).abs() < 1e-12);
         check_gradient(&log_probs, loss);
@@ -252,17 +318,17 @@ mod tests {
         let old = [-0.5, -1.5];
         let var = Var::new(&old, &Device::Cpu).unwrap();
         let grads = clipped_surrogate(&var, &old, &[3.0, -1.0], 0.2).unwrap().backward().unwrap();
-        close(&grads.get(&var).unwrap().to_vec1::<f64>().unwrap(), &[-1.5, 0.5]);
+        close(&grads.get(&var).unwrap().to_vec1::<f64>().unwrap(), &[-3.0, 1.0]);
     }
 
     #[test]
     fn the_value_error_is_the_larger_of_the_two() {
         // v 1.0 held to 0.2, returns 0: max(1, 0.04) / 2. v 0.1 within the range of 0.2: 0.01 / 2.
-        let loss = |x: &Tensor| clipped_value_error(x, &[0.0, 0.0], &[0.0, 0.0], 0.2).unwrap();
+        let loss = |x: &Tensor| clipped_value_error(x, &[0.0, 0.0], &[0.0, 0.0], 0.2).unwrap().mean_all().unwrap();
         let value: f64 = loss(&Tensor::new(&[1.0, 0.1], &Device::Cpu).unwrap()).to_scalar().unwrap();
         assert!((value - (1.0 + 0.01) / 4.0).abs() < 1e-12);
         check_gradient(&[1.0, 0.1, -0.7], |x| {
-            clipped_value_error(x, &[0.5, 0.0, 0.1], &[0.2, 0.3, -1.0], 0.2).unwrap()
+            weigh(&clipped_value_error(x, &[0.5, 0.0, 0.1], &[0.2, 0.3, -1.0], 0.2).unwrap(), &[1.0, 0.5, 2.0]).unwrap()
         });
     }
 }

@@ -96,6 +96,49 @@ pub(crate) fn accuracy(scores: &[f64], comparisons: &[Pair]) -> Option<f64> {
     (n > 0).then(|| right / f64::from(n))
 }
 
+/// How well scores judge pairs whose better answer is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Judged {
+    /// Share of pairs in which the better answer has the higher score; a tie counts half.
+    pub(crate) accuracy: f64,
+    /// Expected calibration error of `s(d)`, the stated probability of the answer that it prefers, in ten bins of equal width.
+    pub(crate) ece: f64,
+    /// Mean of `-ln s(d)` for the better answer, in nats.
+    pub(crate) loss_nats: f64,
+    /// Number of pairs.
+    pub(crate) n: usize,
+}
+
+/// Compares what scores say of pairs with what is known of them; `None` where no pair has a better answer.
+///
+/// # Reference
+/// Guo et al. 2017, arXiv 1706.04599, equation 3, for the calibration error.
+pub(crate) fn judge(scores: &[f64], comparisons: &[Pair]) -> Option<Judged> {
+    const N_BINS: usize = 10;
+    let accuracy = accuracy(scores, comparisons)?;
+    let mut bins = [(0.0, 0.0); N_BINS];
+    let (mut loss_nats, mut n) = (0.0, 0);
+    for pair in comparisons.iter().filter(|pair| pair.first_is_better != 0.5) {
+        let sign = if pair.first_is_better > 0.5 { 1.0 } else { -1.0 };
+        // How much higher the better answer's score is.
+        let lead = sign * (scores[pair.first] - scores[pair.second]);
+        loss_nats += (-lead).max(0.0) + (-lead.abs()).exp().ln_1p();
+        let stated = 1.0 / (1.0 + (-lead.abs()).exp());
+        let is_right = if lead > 0.0 {
+            1.0
+        } else if lead < 0.0 {
+            0.0
+        } else {
+            0.5
+        };
+        let bin = &mut bins[((stated * N_BINS as f64) as usize).min(N_BINS - 1)];
+        *bin = (bin.0 + stated, bin.1 + is_right);
+        n += 1;
+    }
+    let ece = bins.iter().map(|(stated, right)| (stated - right).abs()).sum::<f64>() / n as f64;
+    Some(Judged { accuracy, ece, loss_nats: loss_nats / n as f64, n })
+}
+
 /// `ln(1 + exp(x))`.
 fn softplus(x: &Tensor) -> Result<Tensor> {
     debug_assert!(matches!(x.dtype(), DType::F32 | DType::F64));
@@ -104,7 +147,7 @@ fn softplus(x: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pair, accuracy, compare_ranked, cross_entropy, softplus};
+    use super::{Pair, accuracy, compare_ranked, cross_entropy, judge, softplus};
     use candle_core::{Device, Tensor, Var};
 
     /// Pairs `(0, 1), (2, 3), ...` with a soft label each, as a feedback model gives them; each weighs the same.
@@ -176,5 +219,20 @@ mod tests {
         assert_eq!(accuracy(&[2.0, 1.0, 1.0], &compare_ranked(&[3])), Some(2.5 / 3.0));
         assert_eq!(accuracy(&[2.0, 1.0, 0.0, 1.0], &compare_labelled(&[0.1, 0.4])), Some(0.5));
         assert_eq!(accuracy(&[2.0, 1.0], &compare_labelled(&[0.5])), None);
+    }
+
+    #[test]
+    fn judgements_are_compared_with_what_is_known() {
+        // Leads of 2, 2 and -2: stated probability s(2) = 0.8808, right in two of three.
+        let pairs = compare_labelled(&[1.0, 1.0, 1.0]);
+        let judged = judge(&[2.0, 0.0, 3.0, 1.0, 0.0, 2.0], &pairs).unwrap();
+        let stated = 1.0 / (1.0 + (-2.0_f64).exp());
+        assert!((judged.accuracy - 2.0 / 3.0).abs() < 1e-12);
+        assert!((judged.ece - (stated - 2.0 / 3.0)).abs() < 1e-12);
+        assert!((judged.loss_nats - (-2.0 * stated.ln() - (1.0 - stated).ln()) / 3.0).abs() < 1e-12);
+        assert_eq!(judged.n, 3);
+        assert_eq!(judge(&[1.0, 2.0], &compare_labelled(&[0.5])), None);
+        // The second answer is the better one.
+        assert_eq!(judge(&[1.0, 2.0], &compare_labelled(&[0.0])).unwrap().accuracy, 1.0);
     }
 }

@@ -1,6 +1,6 @@
 //! Tests that the gradient of every loss, taken through the whole decoder, is that of central differences.
 
-use crate::advantage::{clipped_surrogate, clipped_value_error, reinforce};
+use crate::advantage::{clipped_surrogate, clipped_value_error, penalise_divergence, reinforce, weigh};
 use crate::batch::{Example, encode_documents};
 use crate::bradley_terry::{Pair, compare_ranked, cross_entropy};
 use crate::loss::{number, token_loss};
@@ -144,7 +144,26 @@ fn the_loss_of_ppo_with_its_critic_has_the_gradient_of_its_differences() {
         check(&model, &[], |model| {
             let policy = clipped_surrogate(&log_probs(model, &layout), &old, &advantages, 0.2).unwrap();
             let critic = clipped_value_error(&model.values(&layout, &positions), &old_values, &returns, 0.2).unwrap();
-            (policy + (critic * 0.1).unwrap()).unwrap()
+            (policy + (critic * 0.1).unwrap()).unwrap().mean_all().unwrap()
+        });
+    }
+}
+
+#[test]
+fn the_loss_of_grpo_with_its_penalty_has_the_gradient_of_its_differences() {
+    for tied in [true, false] {
+        let layout = answers();
+        let model = Model::new(tied);
+        let advantages = advantages(layout.batch.n_targets);
+        let now = numbers(&log_probs(&model, &layout)).unwrap();
+        let moved = |by: [f64; 4]| -> Vec<f64> { now.iter().enumerate().map(|(i, x)| x + by[i % 4]).collect() };
+        let (old, reference) = (moved([-0.5, 0.05, 0.6, -0.1]), moved([0.4, -0.7, 0.2, 0.9]));
+        let weights: Vec<f64> = (0..now.len()).map(|i| 1.0 / (6 + i % 3) as f64).collect();
+        check(&model, &["head"], |model| {
+            let log_probs = log_probs(model, &layout);
+            let surrogate = clipped_surrogate(&log_probs, &old, &advantages, 0.2).unwrap();
+            let penalty = penalise_divergence(&log_probs, &reference).unwrap();
+            weigh(&(surrogate + (penalty * 0.3).unwrap()).unwrap(), &weights).unwrap()
         });
     }
 }

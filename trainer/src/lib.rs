@@ -1,6 +1,8 @@
 //! How the language model is taught: recipe, data, optimizer, schedule, one file per phase.
 
 mod advantage;
+pub mod alarms;
+pub mod audit;
 pub mod batch;
 mod bradley_terry;
 pub mod constitution;
@@ -15,6 +17,7 @@ pub mod mix;
 #[cfg(test)]
 mod phases;
 pub mod pretrain;
+mod progress;
 pub mod recipe;
 pub mod reward;
 pub mod rl_cai;
@@ -29,5 +32,6 @@ mod state;
 mod tally;
 #[cfg(test)]
 mod tiny;
+pub mod trajectory;
 
 pub use error::{Error, Result};

@@ -13,7 +13,11 @@ use crate::recipe::{
 };
 use crate::reward::{self, RewardRecipe};
 use crate::rl_cai::{self, RlCaiRecipe};
-use crate::rlhf::{self, MethodRecipe, PpoRecipe, RlhfRecipe};
+use crate::rlhf::grpo::GrpoRecipe;
+use crate::rlhf::kl::AdaptiveKlRecipe;
+use crate::rlhf::method::MethodRecipe;
+use crate::rlhf::ppo::PpoRecipe;
+use crate::rlhf::{self, RlhfRecipe};
 use crate::rollout::SamplingRecipe;
 use crate::sequence::numbers;
 use crate::session::Silent;
@@ -56,10 +60,20 @@ fn every_parameter_learns_in_every_phase() {
         assert_all_moved("pretrain", &fresh, &pretrained);
         let tuned = run.sft(&pretrained);
         assert_all_moved("sft", &pretrained.weights, &tuned);
-        let reward_model = run.reward(&tuned);
-        assert_all_moved("reward", &tuned.weights, &reward_model);
-        for (phase, method) in [("rloo", MethodRecipe::default()), ("ppo", MethodRecipe::Ppo(PpoRecipe::default()))] {
-            let policy = run.rlhf(phase, method, &tuned, &reward_model);
+        let reward_models = run.reward(&tuned);
+        assert_eq!(reward_models.len(), 2);
+        for reward_model in &reward_models {
+            assert_all_moved("reward", &tuned.weights, reward_model);
+        }
+        assert_ne!(reward_models[0].content_hash().unwrap(), reward_models[1].content_hash().unwrap());
+        let unnormalised = GrpoRecipe { normalise: false, epochs: count(2), ..GrpoRecipe::default() };
+        for (phase, method) in [
+            ("rloo", MethodRecipe::default()),
+            ("ppo", MethodRecipe::Ppo(PpoRecipe::default())),
+            ("grpo", MethodRecipe::Grpo(GrpoRecipe::default())),
+            ("dr-grpo", MethodRecipe::Grpo(unnormalised)),
+        ] {
+            let policy = run.rlhf(phase, method, &tuned, &reward_models);
             assert_all_moved(phase, &tuned.weights, &policy);
             assert!(policy.extra.is_empty(), "the critic is no part of the policy");
         }
@@ -98,15 +112,17 @@ impl Run {
         sft::run(&self.folder, &recipe, inputs, &Silent).unwrap()
     }
 
-    fn reward(&self, parent: &Checkpoint) -> Checkpoint {
+    fn reward(&self, parent: &Checkpoint) -> Vec<Checkpoint> {
+        let recipe = RewardRecipe { ensemble: count(2), ..reward_recipe() };
         let inputs = reward::Inputs { parent, preferences: &comparisons(), seed: SEED };
-        reward::run(&self.folder, &reward_recipe(), inputs, &Silent).unwrap()
+        reward::run(&self.folder, &recipe, inputs, &Silent).unwrap()
     }
 
-    fn rlhf(&self, phase: &str, method: MethodRecipe, parent: &Checkpoint, reward_model: &Checkpoint) -> Checkpoint {
-        let recipe = RlhfRecipe { method, ..rlhf_recipe() };
+    fn rlhf(&self, phase: &str, method: MethodRecipe, parent: &Checkpoint, reward_models: &[Checkpoint]) -> Checkpoint {
+        let adaptive_kl = Some(AdaptiveKlRecipe { target_nats: lr(), gain: NonNegative::new(0.1).unwrap() });
+        let recipe = RlhfRecipe { method, adaptive_kl, ..rlhf_recipe() };
         let (prompts, corpus) = (&prompts(), &tiny::corpus());
-        let inputs = rlhf::Inputs { phase, parent, prompts, corpus, reward_model, seed: SEED };
+        let inputs = rlhf::Inputs { phase, parent, prompts, corpus, reward_models, seed: SEED };
         rlhf::run(&self.folder, &recipe, inputs, &Silent).unwrap()
     }
 

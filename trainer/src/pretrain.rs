@@ -114,6 +114,7 @@ mod tests {
             assert!(step != self.0, "killed");
         }
         fn end(&self, _: &str) {}
+        fn warn(&self, _: &str, _: u64, _: &str) {}
     }
 
     #[test]
@@ -136,6 +137,7 @@ mod tests {
             "state/progress.json",
             "tokenizer.json",
             "tokenizer_config.json",
+            "trajectory.json",
         ];
         assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), expected);
     }

@@ -2,7 +2,7 @@
 
 use crate::advantage::mean_and_std;
 use crate::batch::Example;
-use crate::bradley_terry::{self, Pair};
+use crate::bradley_terry::{self, Judged, Pair};
 use crate::data::{Comparison, DataFile};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
@@ -33,8 +33,10 @@ pub struct RewardRecipe {
     pub steps: NonZeroU64,
     /// Prompts of one step, each with all of its ranked answers. Default 12.
     pub batch_prompts: NonZeroUsize,
-    /// Share of the prompts that is kept from training, to measure accuracy on. Default 0.05.
+    /// Share of the prompts that is kept from training, to measure accuracy and calibration on. Default 0.05.
     pub held_out: Probability,
+    /// Number of reward models, each with prompts of its own order and held out; their mean is the reward. Default 1.
+    pub ensemble: NonZeroUsize,
     /// Steps between intermediate checkpoints; 0 for none. Default 500.
     pub save_every: u64,
     /// Peak learning rate. Default 5e-4.
@@ -51,6 +53,7 @@ impl Default for RewardRecipe {
             steps: steps(150),
             batch_prompts: count(12),
             held_out: Probability::new(0.05).expect("in range"),
+            ensemble: count(1),
             save_every: 500,
             lr: Positive::new(5e-4).expect("in range"),
             optimizer: OptimizerRecipe::default(),
@@ -70,11 +73,13 @@ pub struct Inputs<'a> {
     pub seed: u64,
 }
 
-/// Trains a reward model on ranked answers and saves it as the phase `reward`; a finished phase is only loaded.
+/// Trains a reward model on ranked answers and saves it as the phase `reward`, the others of an ensemble as `reward-2`,
+/// `reward-3` ...; finished phases are only loaded.
 ///
 /// The loss is `-1 / C(K, 2) sum ln s(r_w - r_l)` over all pairs of a prompt's `K` answers, mean over prompts; all answers of a
-/// prompt are in the same step. The checkpoint's metrics hold `held_out_accuracy`, and the mean and deviation of the
-/// rewards of the training answers, by which [`RewardModel::score`] normalises.
+/// prompt are in the same step. The checkpoint's metrics hold how well it judges the pairs held out (`held_out_accuracy`,
+/// `held_out_ece`, `held_out_loss_nats`, `held_out_pairs`), and the mean and deviation of the rewards of the training
+/// answers, by which [`RewardModel::score`] normalises.
 ///
 /// # Errors
 /// Where an answer does not fit the context, training diverges or files cannot be written.
@@ -90,7 +95,7 @@ pub fn run(
     recipe: &RewardRecipe,
     inputs: Inputs<'_>,
     progress: &dyn Progress,
-) -> Result<Checkpoint> {
+) -> Result<Vec<Checkpoint>> {
     let Inputs { parent, preferences, seed } = inputs;
     let data = BTreeMap::from([preferences.name_and_hash()]);
     let task = Task { phase: "reward", parent, data, seed };
@@ -127,8 +132,42 @@ pub(crate) struct Group {
     pub(crate) first_is_better: Option<f64>,
 }
 
-/// Trains and saves the phase `task.phase`; `groups` is only called where it has not ended before.
+/// Names of the phases of an ensemble whose first is `phase`.
+pub fn phases(phase: &str, recipe: &RewardRecipe) -> Vec<String> {
+    let name = |i| if i == 1 { phase.to_owned() } else { format!("{phase}-{i}") };
+    (1..=recipe.ensemble.get()).map(name).collect()
+}
+
+/// Trains and saves the phase `task.phase`, with the others of its ensemble; `groups` is only called where one has not ended before.
 pub(crate) fn train(
+    folder: &RunFolder,
+    recipe: &RewardRecipe,
+    task: &Task<'_>,
+    groups: impl FnOnce() -> Result<Vec<Group>>,
+    progress: &dyn Progress,
+) -> Result<Vec<Checkpoint>> {
+    let mut groups = Some(groups);
+    let mut made: Vec<Group> = Vec::new();
+    let mut members = Vec::new();
+    for name in phases(task.phase, recipe) {
+        let of_member = || {
+            if let Some(groups) = groups.take() {
+                made = groups()?;
+            }
+            Ok(made.clone())
+        };
+        members.push(train_member(
+            folder,
+            recipe,
+            &Task { phase: &name, data: task.data.clone(), ..*task },
+            of_member,
+            progress,
+        )?);
+    }
+    Ok(members)
+}
+
+fn train_member(
     folder: &RunFolder,
     recipe: &RewardRecipe,
     task: &Task<'_>,
@@ -175,11 +214,14 @@ pub(crate) fn train(
         session.apply(&metrics)?;
     }
     let head = session.parameter(HEAD).expect("the head was added at the start").detach();
-    let model = RewardModel { decoder: session.snapshot()?, head, mean: 0.0, std: 1.0 };
+    let model = Member { decoder: session.snapshot()?, head, mean: 0.0, std: 1.0 };
     let (mean, std) = model.measure_scale(&held_in)?;
     let mut outcome = vec![("reward_mean", mean), ("reward_std", std)];
-    if let Some(accuracy) = model.measure_accuracy(&held_out)? {
-        outcome.push(("held_out_accuracy", accuracy));
+    if let Some(judged) = model.judge(&held_out)? {
+        outcome.push(("held_out_accuracy", judged.accuracy));
+        outcome.push(("held_out_ece", judged.ece));
+        outcome.push(("held_out_loss_nats", judged.loss_nats));
+        outcome.push(("held_out_pairs", judged.n as f64));
     }
     session.finish_with(&outcome)
 }
@@ -242,21 +284,58 @@ fn split_by_prompt(groups: Vec<Group>, share: f64, seed: u64, name: &str) -> (Ve
     groups.into_iter().partition(|group| held_out.contains(&group.prompt))
 }
 
-/// A trained reward model.
+/// A trained reward model, or an ensemble of them.
 #[derive(Debug, Clone)]
 pub struct RewardModel {
+    members: Vec<Member>,
+}
+
+/// What the members of a reward model say of a conversation: 0 is the mean of the answers that they were trained on, 1 a
+/// deviation above it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reward {
+    /// Mean over the members.
+    pub mean: f64,
+    /// Standard deviation over the members, of the population; 0 for a single one.
+    pub disagreement: f64,
+}
+
+impl RewardModel {
+    /// Takes the reward model from the checkpoints that [`run`] has trained, at least one.
+    ///
+    /// # Errors
+    /// Where a checkpoint has no scalar head or its lineage no normalisation.
+    pub fn load(checkpoints: &[Checkpoint]) -> Result<Self> {
+        assert!(!checkpoints.is_empty(), "a reward model has at least one member");
+        Ok(Self { members: checkpoints.iter().map(Member::load).collect::<Result<_>>()? })
+    }
+
+    /// Rewards of whole conversations, given as token ids up to the token that ends the answer.
+    ///
+    /// # Errors
+    /// Where a conversation is longer than the context.
+    pub fn score(&self, conversations: &[Vec<u32>]) -> Result<Vec<Reward>> {
+        let scores = self.members.iter().map(|member| member.score(conversations)).collect::<Result<Vec<_>>>()?;
+        let of_conversation = |i: usize| {
+            let said: Vec<f64> = scores.iter().map(|of_member| of_member[i]).collect();
+            let (mean, disagreement) = mean_and_std(&said);
+            Reward { mean, disagreement }
+        };
+        Ok((0..conversations.len()).map(of_conversation).collect())
+    }
+}
+
+/// One reward model.
+#[derive(Debug, Clone)]
+struct Member {
     decoder: Decoder,
     head: Tensor,
     mean: f64,
     std: f64,
 }
 
-impl RewardModel {
-    /// Takes the reward model from the checkpoint of a phase that [`run`] has trained.
-    ///
-    /// # Errors
-    /// Where the checkpoint has no scalar head or its lineage no normalisation.
-    pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
+impl Member {
+    fn load(checkpoint: &Checkpoint) -> Result<Self> {
         let head = checkpoint.extra(HEAD).ok_or_else(|| lm::Error::MissingTensor { name: HEAD.to_owned() })?.clone();
         let metrics = checkpoint.lineage.as_ref().map(|lineage| &lineage.metrics);
         let scale = metrics.and_then(|metrics| metrics.get("reward_mean").zip(metrics.get("reward_std")));
@@ -264,12 +343,7 @@ impl RewardModel {
         Ok(Self { decoder: Decoder::new(&checkpoint.config, &checkpoint.weights)?, head, mean, std })
     }
 
-    /// Rewards of whole conversations, given as token ids up to the token that ends the answer: mean 0 and deviation 1 over the
-    /// answers that the model was trained on.
-    ///
-    /// # Errors
-    /// Where a conversation is longer than the context.
-    pub fn score(&self, conversations: &[Vec<u32>]) -> Result<Vec<f64>> {
+    fn score(&self, conversations: &[Vec<u32>]) -> Result<Vec<f64>> {
         let raw = self.score_raw(conversations)?;
         Ok(raw.into_iter().map(|score| (score - self.mean) / self.std).collect())
     }
@@ -294,11 +368,11 @@ impl RewardModel {
         Ok((mean, if std > 0.0 { std } else { 1.0 }))
     }
 
-    /// Share of pairs in which the better answer has the higher score.
-    fn measure_accuracy(&self, groups: &[Group]) -> Result<Option<f64>> {
+    /// How well it judges the pairs of some groups.
+    fn judge(&self, groups: &[Group]) -> Result<Option<Judged>> {
         let answers: Vec<Vec<u32>> = groups.iter().flat_map(|group| group.answers.iter().cloned()).collect();
         let (_, pairs) = compare(&groups.iter().collect::<Vec<_>>());
-        Ok(bradley_terry::accuracy(&self.score_raw(&answers)?, &pairs))
+        Ok(bradley_terry::judge(&self.score_raw(&answers)?, &pairs))
     }
 }
 

@@ -58,6 +58,13 @@ impl Default for RlCaiRecipe {
     }
 }
 
+impl RlCaiRecipe {
+    /// What decides the pairs and their labels, whatever is learnt from them.
+    pub fn pairs(&self) -> Self {
+        Self { preference: RewardRecipe::default(), rl: RlhfRecipe::default(), ..self.clone() }
+    }
+}
+
 /// What the reinforcement phase works on.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
@@ -97,20 +104,24 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
     let Inputs { parent, prompts, corpus, seed, .. } = inputs;
-    let preference_model = train_preference_model(folder, recipe, &inputs, progress)?;
-    let inputs = rlhf::Inputs { phase: PHASE, parent, prompts, corpus, reward_model: &preference_model, seed };
+    let reward_models = &train_preference_models(folder, recipe, &inputs, progress)?;
+    let inputs = rlhf::Inputs { phase: PHASE, parent, prompts, corpus, reward_models, seed };
     rlhf::run(folder, &recipe.rl, inputs, progress)
 }
 
-fn train_preference_model(
+/// Compares and trains the phase `preference`, with the others of its ensemble; finished ones are only loaded.
+///
+/// # Errors
+/// As [`run`].
+pub fn train_preference_models(
     folder: &RunFolder,
     recipe: &RlCaiRecipe,
     inputs: &Inputs<'_>,
     progress: &dyn Progress,
-) -> Result<Checkpoint> {
+) -> Result<Vec<Checkpoint>> {
     let Inputs { parent, constitution, prompts, preferences, seed, .. } = *inputs;
     // How pairs are made is a part of what the preference model is made from.
-    let pairs = RlCaiRecipe { preference: RewardRecipe::default(), rl: RlhfRecipe::default(), ..recipe.clone() };
+    let pairs = recipe.pairs();
     let data = BTreeMap::from([
         prompts.name_and_hash(),
         preferences.name_and_hash(),

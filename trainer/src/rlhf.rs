@@ -1,29 +1,36 @@
 //! Policy optimisation: the model answers, a reward says how well, and what answered well becomes likelier.
+//!
+//! The loop is here; each method (`rloo`, `ppo`, `grpo`) is a short file beside, with its formulas and its deviations from the paper.
 
-use crate::advantage::{
-    clipped_surrogate, clipped_value_error, estimate_advantages, reinforce, reward_finished, subtract_leave_one_out,
-    whiten,
-};
+pub mod grpo;
+pub mod kl;
+pub mod method;
+pub mod ppo;
+pub mod rloo;
+mod sampler;
+pub mod watch;
+
 use crate::batch::Example;
 use crate::data::{DataFile, Document, Prompt};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::folder::RunFolder;
 use crate::mix::{PretrainMix, PretrainMixRecipe};
-use crate::recipe::{
-    ConstantRecipe, NonNegative, OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml,
-};
-use crate::reward::RewardModel;
-use crate::rollout::{Answer, SamplingRecipe, Trace, sample, trace};
-use crate::sequence::{draw_items, encode_prompt, lay_out};
+use crate::recipe::{ConstantRecipe, NonNegative, OptimizerRecipe, Positive, ScheduleRecipe, count, steps, to_toml};
+use crate::rollout::SamplingRecipe;
+use crate::sequence::lay_out;
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
 use candle_core::{DType, Device, Tensor};
+use kl::AdaptiveKlRecipe;
 use lm::checkpoint::Checkpoint;
-use lm::decoder::Decoder;
 use lm::random::stream;
+use method::{Credit, Graded, MethodRecipe, Tokens};
 use rand::seq::SliceRandom;
+use sampler::Sampler;
+pub(crate) use sampler::{Rollout, encode_prompts, look_at};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
+use watch::WatchRecipe;
 
 /// Policy optimisation (`[rlhf]`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,10 +46,17 @@ pub struct RlhfRecipe {
     pub sampling: SamplingRecipe,
     /// Reward lost per nat of divergence from the reference, over the tokens of an answer. Default 0.1.
     pub kl: NonNegative,
+    /// Moves `kl` so that the divergence stays near a target. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_kl: Option<AdaptiveKlRecipe>,
     /// Reward of an answer that does not end within `sampling.max_new_tokens` tokens (the EOS trick). Default -2.
     pub unfinished_reward: f64,
+    /// Reward lost per unit of disagreement (standard deviation) among an ensemble of reward models. Default 0.
+    pub disagreement_penalty: NonNegative,
     /// How rewards become gradients. Default `rloo`.
     pub method: MethodRecipe,
+    /// What is looked for in the answers; warned of, not learnt from.
+    pub watch: WatchRecipe,
     /// Pretraining that goes on beside, which keeps what the model knows.
     pub pretrain_mix: PretrainMixRecipe,
     /// Sequences of one forward pass with gradients. Default 16.
@@ -65,8 +79,11 @@ impl Default for RlhfRecipe {
             answers: AnswerCount(4),
             sampling: SamplingRecipe::default(),
             kl: NonNegative::new(0.1).expect("in range"),
+            adaptive_kl: None,
             unfinished_reward: -2.0,
+            disagreement_penalty: NonNegative::new(0.0).expect("in range"),
             method: MethodRecipe::default(),
+            watch: WatchRecipe::default(),
             pretrain_mix: PretrainMixRecipe::default(),
             batch_sequences: count(16),
             save_every: 50,
@@ -103,74 +120,6 @@ impl From<AnswerCount> for usize {
     }
 }
 
-/// How rewards become gradients (`[rlhf.method.rloo]` or `[rlhf.method.ppo]`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub enum MethodRecipe {
-    /// REINFORCE with the mean of the prompt's other answers as baseline; one step per round.
-    Rloo(RlooRecipe),
-    /// Proximal policy optimisation with a critic; several steps per round.
-    Ppo(PpoRecipe),
-}
-
-impl Default for MethodRecipe {
-    fn default() -> Self {
-        Self::Rloo(RlooRecipe {})
-    }
-}
-
-/// Nothing to choose.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RlooRecipe {}
-
-/// Proximal policy optimisation with a critic.
-///
-/// # Reference
-/// Schulman et al. 2017, arXiv 1707.06347; defaults as in Huang et al. 2024, arXiv 2403.17031.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PpoRecipe {
-    /// Passes over the answers of a round. Default 4.
-    pub epochs: NonZeroUsize,
-    /// Steps of one pass, each on its share of the answers. Default 1.
-    pub minibatches: NonZeroUsize,
-    /// How far the probability ratio counts, up and down from 1. Default 0.2.
-    pub clip: Positive,
-    /// How far the critic may move from its value at sampling time. Default 0.2.
-    pub value_clip: Positive,
-    /// Weight of the critic's error. Default 0.1.
-    pub value_coefficient: NonNegative,
-    /// Discount per token. Default 1.
-    pub gamma: Probability,
-    /// Weight of later estimates in the advantage. Default 0.95.
-    pub lambda: Probability,
-}
-
-impl Default for PpoRecipe {
-    fn default() -> Self {
-        Self {
-            epochs: count(4),
-            minibatches: count(1),
-            clip: Positive::new(0.2).expect("in range"),
-            value_clip: Positive::new(0.2).expect("in range"),
-            value_coefficient: NonNegative::new(0.1).expect("in range"),
-            gamma: Probability::new(1.0).expect("in range"),
-            lambda: Probability::new(0.95).expect("in range"),
-        }
-    }
-}
-
-impl RlhfRecipe {
-    /// Optimizer steps of one round.
-    fn steps_per_round(&self) -> u64 {
-        match &self.method {
-            MethodRecipe::Rloo(_) => 1,
-            MethodRecipe::Ppo(ppo) => (ppo.epochs.get() * ppo.minibatches.get()) as u64,
-        }
-    }
-}
-
 /// What policy optimisation works on.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
@@ -182,36 +131,34 @@ pub struct Inputs<'a> {
     pub prompts: &'a DataFile<Prompt>,
     /// Documents of the pretraining mix.
     pub corpus: &'a DataFile<Document>,
-    /// The checkpoint of the reward model, as the phase `reward` or `preference` leaves it.
-    pub reward_model: &'a Checkpoint,
+    /// The checkpoints of the reward model, as the phase `reward` or `preference` leaves them: one, or an ensemble.
+    pub reward_models: &'a [Checkpoint],
     /// Seed of prompts, samples and minibatches.
     pub seed: u64,
 }
 
 /// Optimises the parent against the reward and saves it as the phase; a finished phase is only loaded.
 ///
-/// Each round samples `K` answers to each of its prompts from the policy as it then is, and rewards answer `y` with
-/// `R = r(y) - kl sum_t ln(pi(y_t) / ref(y_t))`, where `r` is a fixed number if `y` did not end.
-///
-/// RLOO minimises `-1/N sum_y A(y) ln pi(y)` over the `N` answers with `A = R - mean of the prompt's other R`. PPO spreads `R`
-/// over the tokens (the divergence where it arises, the reward at the end), estimates advantages with a critic, whitens
-/// them, and minimises the clipped surrogate plus the critic's clipped error. To either is added
-/// `coefficient * mean pretraining loss`.
+/// Each round samples `K` answers to each of its prompts from the policy as it then is, rewards them, and takes one or more
+/// steps of the method's loss, to which `coefficient * mean pretraining loss` is added. An answer that does not end has a fixed
+/// reward. How divergence from the parent is paid for is the method's.
 ///
 /// # Errors
 /// Where a prompt leaves no room for an answer, training diverges or files cannot be written.
 ///
 /// # Reference
-/// Ahmadian et al. 2024, arXiv 2402.14740 (RLOO); Schulman et al. 2017, arXiv 1707.06347 (PPO); Ouyang et al. 2022,
-/// arXiv 2203.02155, equation 2.
+/// Ouyang et al. 2022, arXiv 2203.02155, equation 2; each method's file names its own.
 ///
 /// # Deviations
-/// The critic is a linear head on the policy's own hidden states, begun at zero, where the paper has a network of its own, begun
-/// from the reward model. There is no dropout. The reference is the parent, whichever phase it comes from.
+/// There is no dropout. The reference is the parent, whichever phase it comes from.
 pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress: &dyn Progress) -> Result<Checkpoint> {
-    let Inputs { phase: name, parent, prompts, corpus, reward_model, seed } = inputs;
-    let per_round = recipe.steps_per_round();
-    let mut data = BTreeMap::from([prompts.name_and_hash(), ("reward model".to_owned(), reward_model.content_hash()?)]);
+    let Inputs { phase: name, parent, prompts, corpus, reward_models, seed } = inputs;
+    let per_round = recipe.method.steps_per_round();
+    let mut data = BTreeMap::from([prompts.name_and_hash()]);
+    for (i, model) in reward_models.iter().enumerate() {
+        let name = if i == 0 { "reward model".to_owned() } else { format!("reward model {}", i + 1) };
+        data.insert(name, model.content_hash()?);
+    }
     data.extend(recipe.pretrain_mix.name_and_hash(corpus));
     let phase = Phase {
         name,
@@ -233,13 +180,23 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
     let mut session = Session::open(phase, begin(recipe, parent)?, progress)?;
     while !session.is_done() {
         let round = session.step() / per_round;
-        let rollout = sampler.roll_out(&session, round)?;
-        let credit = rollout.assign_credit(recipe);
+        let rollout = sampler.roll_out(&mut session, round)?;
+        let mut metrics = rollout.summarise();
+        let kl = price(&mut session, recipe, &mut metrics);
+        let graded = Graded {
+            rewards: &rollout.rewards,
+            traces: &rollout.traces,
+            group: recipe.answers.get(),
+            kl,
+            max_new_tokens: recipe.sampling.max_new_tokens.get(),
+        };
+        let credit = recipe.method.assign_credit(&graded);
         for members in deal_answers(recipe, rollout.answers.len(), seed, &format!("{name}/minibatch"), round) {
-            let mut metrics = rollout.summarise();
-            learn_answers(&mut session, recipe, &rollout, &credit, &members, &mut metrics)?;
+            learn_answers(&mut session, recipe, &rollout, (&graded, &credit), &members, &mut metrics)?;
             mix.learn(&mut session, &mut metrics)?;
             session.apply(&metrics)?;
+            // What a round showed is told with its first step.
+            metrics = Metrics::default();
         }
     }
     session.forget(CRITIC);
@@ -248,192 +205,74 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
 
 /// Name of the critic's weight, (1, d); trained beside the policy and no part of its checkpoint.
 const CRITIC: &str = "critic.weight";
+/// Name under which the adapted price of divergence is carried from round to round.
+const PRICE: &str = "kl_price";
 
 /// The parent's weights, with a critic of zeros where the method has one.
 fn begin<'a>(recipe: &RlhfRecipe, parent: &'a Checkpoint) -> Result<Start<'a>> {
     let mut start = Start::from_checkpoint(parent);
-    if let MethodRecipe::Ppo(_) = recipe.method {
+    if recipe.method.has_critic() {
         let critic = Tensor::zeros((1, parent.config.hidden_size), DType::F32, &Device::Cpu)?;
         start.extra.push((CRITIC.to_owned(), critic));
     }
     Ok(start)
 }
 
-/// What sampling needs besides the policy.
-struct Sampler<'a> {
-    recipe: &'a RlhfRecipe,
-    inputs: &'a Inputs<'a>,
-    reference: Decoder,
-    reward_model: RewardModel,
-    prompts: Vec<Vec<u32>>,
-    stop_ids: &'a [u32],
-}
-
-impl<'a> Sampler<'a> {
-    fn new(recipe: &'a RlhfRecipe, inputs: &'a Inputs<'a>) -> Result<Self> {
-        let parent = inputs.parent;
-        let prompts = encode_prompts(parent, inputs.prompts, recipe.sampling.max_new_tokens.get())?;
-        let reference = Decoder::new(&parent.config, &parent.weights)?;
-        let reward_model = RewardModel::load(inputs.reward_model)?;
-        Ok(Self { recipe, inputs, reference, reward_model, prompts, stop_ids: &parent.config.eos_token_ids })
-    }
-
-    /// Samples and rewards the answers of a round from the policy as it is.
-    fn roll_out(&self, session: &Session<'_>, round: u64) -> Result<Rollout> {
-        let Inputs { phase, seed, .. } = *self.inputs;
-        let n_prompts = self.recipe.prompts.get();
-        let drawn = draw_items(self.prompts.len(), n_prompts, seed, &format!("{phase}/prompt"), round);
-        let prompts: Vec<Vec<u32>> =
-            drawn.iter().flat_map(|&i| vec![self.prompts[i].clone(); self.recipe.answers.get()]).collect();
-        let policy = session.snapshot()?;
-        let random = &mut stream(seed, &format!("{phase}/sample"), round);
-        let answers = sample(&policy, &prompts, &self.recipe.sampling, self.stop_ids, random)?;
-        let examples: Vec<Example> = answers.iter().map(Answer::example).collect();
-        let critic = session.parameter(CRITIC).map(Tensor::detach);
-        let context = policy.config().max_position_embeddings;
-        let traces = trace(&policy, &self.reference, critic.as_ref(), &examples, context)?;
-        let penalty = self.recipe.unfinished_reward;
-        let conversations: Vec<Vec<u32>> = examples.iter().map(|example| example.ids.clone()).collect();
-        let scores = self.reward_model.score(&conversations)?.into_iter().zip(&answers);
-        let rewards = scores.map(|(score, answer)| reward_finished(score, answer.is_finished, penalty)).collect();
-        Ok(Rollout { answers, examples, traces, rewards })
-    }
-}
-
-/// Token ids of the prompts, each of which must leave room for an answer.
-fn encode_prompts(parent: &Checkpoint, prompts: &DataFile<Prompt>, max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
-    let context = parent.config.max_position_embeddings;
-    let mut encoded = Vec::with_capacity(prompts.items.len());
-    for (prompt, &line) in prompts.items.iter().zip(&prompts.lines) {
-        let ids = encode_prompt(&parent.tokenizer, &prompt.prompt)?;
-        if ids.len() + max_new_tokens > context {
-            let n = ids.len();
-            let message =
-                format!("a prompt of {n} tokens and an answer of {max_new_tokens} exceed the context of {context}");
-            return Err(Error::DataLine { path: prompts.path.clone(), line, message });
-        }
-        encoded.push(ids);
-    }
-    Ok(encoded)
-}
-
-/// The answers of a round, prompt after prompt, and what is known of them.
-struct Rollout {
-    answers: Vec<Answer>,
-    examples: Vec<Example>,
-    traces: Vec<Trace>,
-    rewards: Vec<f64>,
-}
-
-/// How good each token of each answer was.
-#[derive(Debug, Clone, PartialEq)]
-struct Credit {
-    /// For each answer, one number per token.
-    advantages: Vec<Vec<f64>>,
-    /// What the critic should have said; empty without one.
-    returns: Vec<Vec<f64>>,
-}
-
-impl Rollout {
-    fn assign_credit(&self, recipe: &RlhfRecipe) -> Credit {
-        let kl = recipe.kl.get();
-        match &recipe.method {
-            MethodRecipe::Rloo(_) => {
-                let rewards = self.rewards.iter().zip(&self.traces);
-                let rewards: Vec<f64> = rewards.map(|(reward, trace)| reward - kl * trace.k1().sum::<f64>()).collect();
-                let advantages = subtract_leave_one_out(&rewards, recipe.answers.get()).into_iter().zip(&self.traces);
-                let advantages = advantages.map(|(advantage, trace)| vec![advantage; trace.log_probs.len()]).collect();
-                Credit { advantages, returns: Vec::new() }
-            }
-            MethodRecipe::Ppo(ppo) => {
-                let (mut advantages, mut returns) = (Vec::new(), Vec::new());
-                for (reward, trace) in self.rewards.iter().zip(&self.traces) {
-                    let mut rewards: Vec<f64> = trace.k1().map(|k1| -kl * k1).collect();
-                    *rewards.last_mut().expect("an answer has at least one token") += reward;
-                    let of_answer = estimate_advantages(&rewards, &trace.values, ppo.gamma.get(), ppo.lambda.get());
-                    returns.push(of_answer.iter().zip(&trace.values).map(|(a, v)| a + v).collect());
-                    advantages.push(of_answer);
-                }
-                let mut flat = advantages.concat();
-                whiten(&mut flat);
-                let mut flat = flat.into_iter();
-                for advantage in advantages.iter_mut().flatten() {
-                    *advantage = flat.next().expect("as many as before");
-                }
-                Credit { advantages, returns }
-            }
-        }
-    }
-
-    /// The numbers of a round for the log; the loss is added as it is computed.
-    fn summarise(&self) -> Metrics {
-        let n = self.answers.len() as f64;
-        let n_tokens: usize = self.traces.iter().map(|trace| trace.log_probs.len()).sum();
-        let per_answer = |of: &dyn Fn(&Trace) -> f64| self.traces.iter().map(of).sum::<f64>() / n;
-        let n_finished = self.answers.iter().filter(|answer| answer.is_finished).count();
-        let extra = vec![
-            ("reward", self.rewards.iter().sum::<f64>() / n),
-            ("kl_nats", per_answer(&|trace| trace.divergences.iter().sum())),
-            ("kl_k1_nats", per_answer(&|trace| trace.k1().sum())),
-            ("kl_k3_nats", per_answer(&|trace| trace.k3().sum())),
-            ("entropy_nats", per_answer(&|trace| trace.entropies.iter().sum()) * n / n_tokens as f64),
-            ("response_tokens", n_tokens as f64 / n),
-            ("unfinished_share", 1.0 - n_finished as f64 / n),
-        ];
-        Metrics { extra, ..Metrics::default() }
-    }
+/// What a nat of divergence costs in this round; with a controller, also sets what it costs in the next.
+fn price(session: &mut Session<'_>, recipe: &RlhfRecipe, metrics: &mut Metrics) -> f64 {
+    let Some(controller) = recipe.adaptive_kl else { return recipe.kl.get() };
+    let price = session.carried(PRICE).unwrap_or(recipe.kl.get());
+    session.carry(PRICE, controller.adapt(price, metrics.get("kl_nats").unwrap_or(0.0)));
+    metrics.extra.push(("kl_price", price));
+    price
 }
 
 /// Which answers each step of a round works on.
 fn deal_answers(recipe: &RlhfRecipe, n_answers: usize, seed: u64, name: &str, round: u64) -> Vec<Vec<usize>> {
     let all: Vec<usize> = (0..n_answers).collect();
-    let MethodRecipe::Ppo(ppo) = &recipe.method else { return vec![all] };
-    let n_minibatches = ppo.minibatches.get();
+    let (epochs, minibatches) = recipe.method.passes();
+    if minibatches == 1 {
+        return vec![all; epochs];
+    }
     let random = &mut stream(seed, name, round);
     let mut dealt = Vec::new();
-    for _ in 0..ppo.epochs.get() {
+    for _ in 0..epochs {
         let mut order = all.clone();
         order.shuffle(random);
-        dealt.extend((0..n_minibatches).map(|i| order.iter().copied().skip(i).step_by(n_minibatches).collect()));
+        dealt.extend((0..minibatches).map(|i| order.iter().copied().skip(i).step_by(minibatches).collect()));
     }
     dealt
 }
 
-/// Accumulates the gradient of the policy's (and the critic's) loss on some answers of a round.
+/// Accumulates the gradient of the method's loss on some answers of a round.
 fn learn_answers(
     session: &mut Session<'_>,
     recipe: &RlhfRecipe,
     rollout: &Rollout,
-    credit: &Credit,
+    (graded, credit): (&Graded<'_>, &Credit),
     members: &[usize],
     metrics: &mut Metrics,
 ) -> Result<()> {
     let examples: Vec<Example> = members.iter().map(|&i| rollout.examples[i].clone()).collect();
-    let n_targets: usize = examples.iter().map(Example::n_targets).sum();
     let context = session.decoder().config().max_position_embeddings;
     for layout in lay_out(&examples, context, recipe.batch_sequences.get())? {
         let targets = layout.targets();
-        let in_order = |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<f64> {
-            layout.members.iter().flat_map(|&member| of(members[member])).collect()
-        };
-        let advantages = in_order(&|i| credit.advantages[i].clone());
         let hidden = layout.hidden_at(session.decoder(), &targets.positions)?; // (N, d)
         let log_probs = kernels::linear_log_probs(&hidden, session.decoder().lm_head(), &targets.ids)?; // (N)
-        let loss = match &recipe.method {
-            MethodRecipe::Rloo(_) => (reinforce(&log_probs, &advantages)? / members.len() as f64)?,
-            MethodRecipe::Ppo(ppo) => {
-                let old = in_order(&|i| rollout.traces[i].log_probs.clone());
-                let policy_loss = clipped_surrogate(&log_probs, &old, &advantages, ppo.clip.get())?;
-                let critic = session.parameter(CRITIC).expect("the critic was added at the start");
-                let values = kernels::linear(&hidden, critic)?.flatten_all()?; // (N)
-                let old_values = in_order(&|i| rollout.traces[i].values.clone());
-                let returns = in_order(&|i| credit.returns[i].clone());
-                let value_loss = clipped_value_error(&values, &old_values, &returns, ppo.value_clip.get())?;
-                // Means over this layout's tokens, weighed so that the layouts add up to the mean over the minibatch.
-                let share = targets.ids.len() as f64 / n_targets as f64;
-                ((policy_loss + (value_loss * ppo.value_coefficient.get())?)? * share)?
-            }
+        let critic = session.parameter(CRITIC).map(|critic| kernels::linear(&hidden, critic)).transpose()?;
+        let values = critic.map(|values| values.flatten_all()).transpose()?; // (N)
+        let places = layout.members.iter().flat_map(|&member| {
+            let answer = members[member];
+            (0..examples[member].n_targets()).map(move |t| (answer, t))
+        });
+        let tokens = Tokens {
+            log_probs: &log_probs,
+            values: values.as_ref(),
+            places: &places.collect::<Vec<_>>(),
+            n_answers: members.len(),
+            n_tokens: examples.iter().map(Example::n_targets).sum(),
         };
+        let loss = recipe.method.loss(graded, credit, &tokens)?;
         metrics.loss += session.accumulate(&loss)?;
         metrics.tokens += layout.batch.n_tokens();
     }

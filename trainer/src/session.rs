@@ -8,9 +8,11 @@ use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::log::{Record, StepLog};
 use crate::loss::number;
+pub use crate::progress::{Progress, Silent};
 use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
 use crate::state;
 use crate::tally::Tally;
+use crate::trajectory;
 use candle_core::{Tensor, Var};
 use kernels::{AdamW, AdamWConfig};
 use lm::checkpoint::Checkpoint;
@@ -102,24 +104,11 @@ pub struct Metrics {
     pub extra: Vec<(&'static str, f64)>,
 }
 
-/// Is told how training goes; for progress bars.
-pub trait Progress {
-    /// A phase begins or resumes.
-    fn begin(&self, phase: &str, steps: u64);
-    /// A step is done; `step` counts from 1.
-    fn step(&self, phase: &str, step: u64, loss: f64, tokens: u64);
-    /// A phase has ended.
-    fn end(&self, phase: &str);
-}
-
-/// Tells nobody.
-#[derive(Debug, Clone, Copy)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _: &str, _: u64) {}
-    fn step(&self, _: &str, _: u64, _: f64, _: u64) {}
-    fn end(&self, _: &str) {}
+impl Metrics {
+    /// A further number by name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.extra.iter().find(|(known, _)| *known == name).map(|&(_, value)| value)
+    }
 }
 
 impl Phase<'_> {
@@ -193,6 +182,7 @@ pub struct Session<'a> {
     step: u64,
     tally: Tally,
     log: StepLog,
+    notes: Vec<(&'static str, f64)>,
     clock: Instant,
 }
 
@@ -249,6 +239,7 @@ impl<'a> Session<'a> {
             step,
             tally,
             log,
+            notes: Vec::new(),
         })
     }
 
@@ -270,6 +261,21 @@ impl<'a> Session<'a> {
     /// A parameter by name, differentiable; for those that the decoder does not know.
     pub fn parameter(&self, name: &str) -> Option<&Tensor> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var.as_tensor())
+    }
+
+    /// A number that [`Session::carry`] handed on, also by a process before this one.
+    pub fn carried(&self, name: &str) -> Option<f64> {
+        self.tally.carried(name)
+    }
+
+    /// Hands a number on to the steps after the next [`Session::apply`]; kept with the state to resume from.
+    pub fn carry(&mut self, name: &str, value: f64) {
+        self.tally.carry(name, value);
+    }
+
+    /// Adds a number to the log of the next step, and to nothing else; for clock times.
+    pub fn note(&mut self, name: &'static str, value: f64) {
+        self.notes.push((name, value));
     }
 
     /// Leaves the last of the extra parameters out of what [`Session::finish`] writes.
@@ -333,9 +339,15 @@ impl<'a> Session<'a> {
             other => Error::Kernel(other),
         })?;
         self.step += 1;
-        self.tally.add(self.step, self.phase.steps, metrics);
+        let ends_stretch = self.tally.add(self.step, self.phase.steps, metrics);
         self.log_step(metrics, norm, lr)?;
         self.progress.step(self.phase.name, self.step, metrics.loss, metrics.tokens);
+        if ends_stretch {
+            let alarms = self.tally.course().trajectory().alarms;
+            for alarm in alarms.iter().filter(|alarm| alarm.step == self.step) {
+                self.progress.warn(self.phase.name, alarm.step, &alarm.message);
+            }
+        }
         if !self.is_done() && self.phase.save_every > 0 && self.step.is_multiple_of(self.phase.save_every) {
             self.save_step()?;
         }
@@ -391,6 +403,10 @@ impl<'a> Session<'a> {
             lineage: Some(self.phase.lineage(self.step, metrics)),
         };
         checkpoint.save(folder)?;
+        let path = folder.join(trajectory::FILE);
+        let mut text = serde_json::to_string_pretty(&self.tally.course().trajectory()).expect("numbers print");
+        text.push('\n');
+        std::fs::write(&path, text).map_err(Error::file("write", &path))?;
         state::save(folder, self.step, &self.tally, &state::name_moments(&self.parameters, self.optimizer.state()))
     }
 
@@ -401,7 +417,8 @@ impl<'a> Session<'a> {
         record.insert("grad_norm".to_owned(), json!(grad_norm));
         record.insert("lr".to_owned(), json!(lr));
         record.insert("tokens".to_owned(), json!(metrics.tokens));
-        record.extend(metrics.extra.iter().map(|&(name, value)| (name.to_owned(), json!(value))));
+        let numbers = metrics.extra.iter().copied().chain(self.notes.drain(..));
+        record.extend(numbers.map(|(name, value)| (name.to_owned(), json!(value))));
         let elapsed_s = self.clock.elapsed().as_secs_f64();
         self.clock = Instant::now();
         record.insert("tokens_per_s".to_owned(), json!(metrics.tokens as f64 / elapsed_s));

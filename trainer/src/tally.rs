@@ -1,6 +1,7 @@
 //! Running sums over a phase that end up in its checkpoint, exact across a resume.
 
 use crate::session::Metrics;
+use crate::trajectory::Course;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -13,19 +14,44 @@ const TAIL_FRACTION: f64 = 0.05;
 pub(crate) struct Tally {
     tokens: u64,
     tail: BTreeMap<String, Sum>,
+    course: Course,
+    /// Numbers that a phase hands on from step to step.
+    carried: BTreeMap<String, Exact>,
 }
 
+/// A running sum.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Sum {
+pub(crate) struct Sum {
     #[serde(with = "exact")]
     total: f64,
     n: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Exact(#[serde(with = "exact")] f64);
+
+impl Sum {
+    /// Takes in a number.
+    pub(crate) fn add(&mut self, value: f64) {
+        self.total += value;
+        self.n += 1;
+    }
+
+    /// The mean of the numbers so far.
+    pub(crate) fn mean(&self) -> f64 {
+        self.total / self.n as f64
+    }
+
+    /// How many there were.
+    pub(crate) fn n(&self) -> u64 {
+        self.n
+    }
+}
+
 impl Tally {
-    /// Takes in the step that makes `step` steps done of `steps`.
-    pub(crate) fn add(&mut self, step: u64, steps: u64, metrics: &Metrics) {
+    /// Takes in the step that makes `step` steps done of `steps`; says whether it ends a stretch of the course.
+    pub(crate) fn add(&mut self, step: u64, steps: u64, metrics: &Metrics) -> bool {
         self.tokens += metrics.tokens;
         let n_tail = ((steps as f64 * TAIL_FRACTION).ceil() as u64).max(1);
         if step + n_tail > steps {
@@ -34,18 +60,32 @@ impl Tally {
                 self.add_to_tail(name, value);
             }
         }
+        self.course.add(step, steps, metrics)
     }
 
     fn add_to_tail(&mut self, name: &str, value: f64) {
-        let sum = self.tail.entry(name.to_owned()).or_default();
-        sum.total += value;
-        sum.n += 1;
+        self.tail.entry(name.to_owned()).or_default().add(value);
+    }
+
+    /// How the phase went so far.
+    pub(crate) fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// A number that was handed on.
+    pub(crate) fn carried(&self, name: &str) -> Option<f64> {
+        self.carried.get(name).map(|number| number.0)
+    }
+
+    /// Hands a number on to the next step.
+    pub(crate) fn carry(&mut self, name: &str, value: f64) {
+        self.carried.insert(name.to_owned(), Exact(value));
     }
 
     /// Tokens seen, and the mean of every metric over the last 5 % of the steps.
     pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
         let mut metrics: BTreeMap<String, f64> =
-            self.tail.iter().map(|(name, sum)| (name.clone(), sum.total / sum.n as f64)).collect();
+            self.tail.iter().map(|(name, sum)| (name.clone(), sum.mean())).collect();
         metrics.insert("tokens".to_owned(), self.tokens as f64);
         metrics
     }
