@@ -71,11 +71,7 @@ pub fn encode_conversations(
 ) -> Result<Vec<Example>> {
     let mut examples = Vec::with_capacity(conversations.items.len());
     for (conversation, &line) in conversations.items.iter().zip(&conversations.lines) {
-        let mut example = encode_conversation(tokenizer, &conversation.messages)?;
-        if conversation.given > 0 {
-            let n_given = encode_conversation(tokenizer, &conversation.messages[..conversation.given])?.ids.len();
-            example.is_target[..n_given].fill(false);
-        }
+        let example = encode_continuation(tokenizer, &conversation.messages, conversation.given)?;
         if example.ids.len() > sequence_tokens {
             let (path, tokens) = (conversations.path.clone(), example.ids.len());
             return Err(Error::TooLong { path, line, tokens, limit: sequence_tokens });
@@ -83,6 +79,19 @@ pub fn encode_conversations(
         examples.push(example);
     }
     Ok(examples)
+}
+
+/// Tokenizes one conversation, of which the first `given` turns are not learnt, whoever speaks.
+///
+/// # Errors
+/// Where the tokenizer or the template fails.
+pub(crate) fn encode_continuation(tokenizer: &Tokenizer, messages: &[Message], given: usize) -> Result<Example> {
+    let mut example = encode_conversation(tokenizer, messages)?;
+    if given > 0 {
+        let n_given = encode_conversation(tokenizer, &messages[..given])?.ids.len();
+        example.is_target[..n_given].fill(false);
+    }
+    Ok(example)
 }
 
 /// Tokenizes one conversation; what the assistant says is learnt, up to and including the token that ends its turn.

@@ -3,7 +3,9 @@
 use crate::advantage::{clipped_surrogate, clipped_value_error, penalise_divergence, reinforce, weigh};
 use crate::batch::{Example, encode_documents};
 use crate::bradley_terry::{Pair, compare_ranked, cross_entropy};
+use crate::dpo::log_ratios;
 use crate::loss::{number, token_loss};
+use crate::preference_loss::{ipo, sigmoid};
 use crate::sequence::{Layout, lay_out, numbers};
 use crate::tiny;
 use candle_core::{DType, Device, Tensor, Var};
@@ -22,8 +24,12 @@ struct Model {
 
 impl Model {
     fn new(tie_word_embeddings: bool) -> Self {
+        Self::drawn(tie_word_embeddings, 5)
+    }
+
+    fn drawn(tie_word_embeddings: bool, seed: u64) -> Self {
         let config = ModelConfig { tie_word_embeddings, initializer_range: 0.3, ..tiny::config() };
-        let weights = Weights::random(&config, 5).unwrap().to_dtype(DType::F64).unwrap();
+        let weights = Weights::random(&config, seed).unwrap().to_dtype(DType::F64).unwrap();
         let named = weights.iter().map(|(name, tensor)| (name.to_owned(), Var::from_tensor(tensor).unwrap()));
         let mut parameters: Vec<(String, Var)> = named.collect();
         let tensors = parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
@@ -165,5 +171,18 @@ fn the_loss_of_grpo_with_its_penalty_has_the_gradient_of_its_differences() {
             let penalty = penalise_divergence(&log_probs, &reference).unwrap();
             weigh(&(surrogate + (penalty * 0.3).unwrap()).unwrap(), &weights).unwrap()
         });
+    }
+}
+
+#[test]
+fn the_losses_of_dpo_and_ipo_have_the_gradient_of_their_differences() {
+    for tied in [true, false] {
+        let layout = answers();
+        let (model, reference) = (Model::new(tied), Model::drawn(tied, 6));
+        let ratios = |model: &Model| log_ratios(&model.decoder, &reference.decoder, &layout).unwrap();
+        let pairs = compare_ranked(&[4, 2]);
+        check(&model, &["head"], |model| sigmoid(&ratios(model), &pairs, 0.7, 0.1).unwrap());
+        let n_tokens = vec![6; layout.members.len()];
+        check(&model, &["head"], |model| ipo(&ratios(model), &n_tokens, &pairs, 0.7).unwrap());
     }
 }

@@ -7,6 +7,7 @@ pub mod batch;
 mod bradley_terry;
 pub mod constitution;
 pub mod data;
+pub mod dpo;
 pub mod error;
 pub mod folder;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub mod loss;
 pub mod mix;
 #[cfg(test)]
 mod phases;
+mod preference_loss;
 pub mod pretrain;
 mod progress;
 pub mod recipe;

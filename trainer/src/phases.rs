@@ -4,6 +4,7 @@
 
 use crate::constitution::Constitution;
 use crate::data::{Comparison, Conversation, DataFile, Prompt};
+use crate::dpo::{self, DpoRecipe, IpoRecipe, PreferenceLossRecipe};
 use crate::folder::RunFolder;
 use crate::mix::PretrainMixRecipe;
 use crate::pretrain;
@@ -77,6 +78,10 @@ fn every_parameter_learns_in_every_phase() {
             assert_all_moved(phase, &tuned.weights, &policy);
             assert!(policy.extra.is_empty(), "the critic is no part of the policy");
         }
+        let ipo = PreferenceLossRecipe::Ipo(IpoRecipe {});
+        for (losses, loss) in [("dpo", PreferenceLossRecipe::default()), ("ipo", ipo)] {
+            assert_all_moved(losses, &tuned.weights, &run.dpo(loss, &tuned));
+        }
         let revised = run.sl_cai(&tuned);
         assert_all_moved("sl-cai", &tuned.weights, &revised);
         let policy = run.rl_cai(&revised);
@@ -124,6 +129,24 @@ impl Run {
         let (prompts, corpus) = (&prompts(), &tiny::corpus());
         let inputs = rlhf::Inputs { phase, parent, prompts, corpus, reward_models, seed: SEED };
         rlhf::run(&self.folder, &recipe, inputs, &Silent).unwrap()
+    }
+
+    /// In a folder of its own: the phase has one name, whichever its loss.
+    fn dpo(&self, loss: PreferenceLossRecipe, parent: &Checkpoint) -> Checkpoint {
+        let root = tempfile::tempdir().unwrap();
+        let recipe = DpoRecipe {
+            steps: steps(3),
+            batch_prompts: count(2),
+            loss,
+            lr: lr(),
+            optimizer: undecayed(),
+            schedule: constant(),
+            pretrain_mix: no_mix(),
+            ..DpoRecipe::default()
+        };
+        let (preferences, corpus) = (&comparisons(), &tiny::corpus());
+        let inputs = dpo::Inputs { parent, preferences, corpus, seed: SEED };
+        dpo::run(&RunFolder::new(root.path()), &recipe, inputs, &Silent).unwrap()
     }
 
     fn sl_cai(&self, parent: &Checkpoint) -> Checkpoint {

@@ -317,6 +317,10 @@ bounded!(
     Probability, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x)
 );
 bounded!(
+    /// A number from 0 to less than 0.5: the share of labels that are wrong, where most are right.
+    BelowHalf, "a number from 0 to less than 0.5", |x| (0.0..0.5).contains(&x)
+);
+bounded!(
     /// A finite number above 0.
     Positive, "a finite number above 0", |x| x > 0.0 && x.is_finite()
 );
@@ -406,6 +410,7 @@ pub(crate) const fn steps(n: u64) -> NonZeroU64 {
 #[cfg(test)]
 mod tests {
     use super::{ModelRecipe, Positive, PretrainRecipe, Probability, ScheduleRecipe, SftRecipe, parse, to_toml};
+    use crate::dpo::{DpoRecipe, PreferenceLossRecipe};
     use crate::reward::RewardRecipe;
     use crate::rl_cai::RlCaiRecipe;
     use crate::rlhf::RlhfRecipe;
@@ -422,6 +427,7 @@ mod tests {
         sft: SftRecipe,
         reward: RewardRecipe,
         rlhf: RlhfRecipe,
+        dpo: DpoRecipe,
         sl_cai: SlCaiRecipe,
         rl_cai: RlCaiRecipe,
     }
@@ -471,6 +477,19 @@ mod tests {
         assert_eq!((wsd.warmup_steps, wsd.decay_fraction.get()), (3, 0.2));
         let error = parse_text("[sft.schedule.wsd]\nwarmup = 3\n").unwrap_err();
         assert!(error.starts_with("recipe.toml:2: key `sft.schedule.wsd.warmup`: "), "{error}");
+    }
+
+    #[test]
+    fn a_preference_loss_is_chosen_by_its_table() {
+        let recipe = parse_text("[dpo.loss.ipo]\n").unwrap();
+        assert!(matches!(recipe.dpo.loss, PreferenceLossRecipe::Ipo(_)));
+        let recipe = parse_text("[dpo.loss.sigmoid]\nlabel_smoothing = 0.1\n").unwrap();
+        assert_eq!(parse_text(&to_toml(&recipe)).unwrap(), recipe);
+        let error = parse_text("[dpo.loss.sigmoid]\nlabel_smoothing = 0.5\n").unwrap_err();
+        let expected = "recipe.toml:2: key `dpo.loss.sigmoid.label_smoothing`: expected a number from 0 to less than 0.5, found 0.5";
+        assert_eq!(error, expected);
+        let error = parse_text("[dpo.loss.ipo]\nlabel_smoothing = 0.1\n").unwrap_err();
+        assert!(error.starts_with("recipe.toml:2: key `dpo.loss.ipo.label_smoothing`: "), "{error}");
     }
 
     #[test]
