@@ -93,6 +93,8 @@ pub(crate) enum Stop {
     Reward,
     /// The policy, trained on the reward model.
     Rlhf,
+    /// The policy, trained on the ranked answers themselves.
+    Dpo,
     /// Constitutional AI: revisions to imitate.
     SlCai,
     /// Constitutional AI: the policy, trained on the model's own preferences.

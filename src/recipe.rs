@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use fixtures::WorldRecipe;
 use serde::{Deserialize, Serialize};
+use trainer::dpo::DpoRecipe;
 use trainer::recipe::{ModelRecipe, PretrainRecipe, SftRecipe, TokenizerRecipe};
 use trainer::{reward::RewardRecipe, rl_cai::RlCaiRecipe, rlhf::RlhfRecipe, sl_cai::SlCaiRecipe};
 
@@ -39,6 +40,8 @@ pub(crate) struct Recipe {
     pub(crate) reward: RewardRecipe,
     /// Reinforcement learning from the reward model.
     pub(crate) rlhf: RlhfRecipe,
+    /// Direct preference optimisation.
+    pub(crate) dpo: DpoRecipe,
     /// The supervised half of Constitutional AI.
     pub(crate) sl_cai: SlCaiRecipe,
     /// Its reinforcement learning.
@@ -46,18 +49,20 @@ pub(crate) struct Recipe {
 }
 
 /// A way of alignment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Alignment {
     /// A reward model from ranked answers, and a policy optimised against it.
     Rlhf,
+    /// The ranked answers teach the policy itself.
+    Dpo,
     /// Constitutional AI: the model's own revisions and preferences.
     Constitutional,
 }
 
 impl Alignment {
     /// All ways.
-    pub(crate) const ALL: [Self; 2] = [Self::Rlhf, Self::Constitutional];
+    pub(crate) const ALL: [Self; 3] = [Self::Rlhf, Self::Dpo, Self::Constitutional];
 }
 
 impl Default for Recipe {
@@ -72,6 +77,7 @@ impl Default for Recipe {
             sft: SftRecipe::default(),
             reward: RewardRecipe::default(),
             rlhf: RlhfRecipe::default(),
+            dpo: DpoRecipe::default(),
             sl_cai: SlCaiRecipe::default(),
             rl_cai: RlCaiRecipe::default(),
         }
@@ -92,12 +98,20 @@ impl Recipe {
 
     /// The recipe that the arguments ask for: its text with what was set, and its meaning.
     pub(crate) fn read(args: &RecipeArgs, seed: Option<u64>) -> Result<(String, Self)> {
-        let (mut text, mut recipe) = match &args.recipe {
-            Some(path) => read(path)?,
-            None => (SMALL.to_owned(), Self::small()?),
+        let small = Path::new(SMALL_NAME);
+        let (text, path) = match &args.recipe {
+            Some(path) => (read(path)?.0, path.as_path()),
+            None => (SMALL.to_owned(), small),
         };
         let seed = seed.map(|seed| format!("seed={seed}"));
-        for setting in args.overrides.iter().chain(&seed) {
+        let settings: Vec<String> = args.overrides.iter().chain(&seed).cloned().collect();
+        Self::read_with(&text, path, &settings)
+    }
+
+    /// A recipe's text, read from `path`, and its meaning after some `--set KEY=VALUE`.
+    pub(crate) fn read_with(text: &str, path: &Path, settings: &[String]) -> Result<(String, Self)> {
+        let (mut text, mut recipe) = (text.to_owned(), Self::parse(text, path)?);
+        for setting in settings {
             (text, recipe) = set(&text, setting)?;
         }
         // Values that bound each other (months and cutoff) are looked at when all are set.
@@ -149,18 +163,8 @@ fn set(text: &str, setting: &str) -> Result<(String, Recipe)> {
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    let mut parts: Vec<&str> = key.trim().split('.').collect();
-    let last = parts.pop().unwrap_or_default();
     let mut table: toml::Table = toml::from_str(text)?;
-    let mut place = &mut table;
-    for part in parts {
-        place = place
-            .entry(part)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| usage(&format!("`{part}` is no table of the recipe")))?;
-    }
-    place.insert(last.to_owned(), value);
+    put(&mut table, key.trim(), value).map_err(|reason| usage(&reason))?;
     let text = toml::to_string(&table)?;
     match trainer::recipe::parse(Path::new("recipe"), &text) {
         Ok(recipe) => Ok((text, recipe)),
@@ -168,6 +172,25 @@ fn set(text: &str, setting: &str) -> Result<(String, Recipe)> {
         Err(trainer::Error::Recipe { key, message, .. }) => bail!("--set {setting}: key `{key}`: {message}"),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Puts a value at `key.path` of a table, making the tables above it.
+///
+/// # Errors
+/// Where a part of the path is there and is no table.
+pub(crate) fn put(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), String> {
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut place = table;
+    for part in parts {
+        place = place
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("`{part}` is no table of the recipe"))?;
+    }
+    place.insert(last.to_owned(), value);
+    Ok(())
 }
 
 /// Line of the key that a message about the world begins with (`world.people = 3 is out of range`), if it is in the text.

@@ -7,10 +7,10 @@ use trainer::folder::RunFolder;
 use crate::recipe::Alignment;
 
 /// Phases in the order in which they are trained.
-pub(crate) const PHASES: [&str; 7] = ["pretrain", "sft", "reward", "rlhf", "sl-cai", "preference", "rl-cai"];
+pub(crate) const PHASES: [&str; 8] = ["pretrain", "sft", "reward", "rlhf", "dpo", "sl-cai", "preference", "rl-cai"];
 
 /// Those of them that answer questions, which a reward model does not.
-pub(crate) const ASKED: [&str; 5] = ["pretrain", "sft", "rlhf", "sl-cai", "rl-cai"];
+pub(crate) const ASKED: [&str; 6] = ["pretrain", "sft", "rlhf", "dpo", "sl-cai", "rl-cai"];
 
 /// A chain of checkpoints: its name and its phases.
 pub(crate) type Chain = (&'static str, &'static [&'static str]);
@@ -24,6 +24,7 @@ pub(crate) fn chains(alignment: &[Alignment]) -> Vec<Chain> {
 pub(crate) fn chain(alignment: Alignment) -> Chain {
     match alignment {
         Alignment::Rlhf => ("rlhf", &["pretrain", "sft", "rlhf"]),
+        Alignment::Dpo => ("dpo", &["pretrain", "sft", "dpo"]),
         Alignment::Constitutional => ("constitutional", &["pretrain", "sft", "sl-cai", "rl-cai"]),
     }
 }
@@ -83,7 +84,7 @@ impl Run {
     }
 
     /// What a phase leaves in the run beside its checkpoint, relative to its folder; those that there are.
-    pub(crate) fn files_of(&self, phase: &str) -> Vec<PathBuf> {
+    pub(crate) fn files_of(phase: &str) -> Vec<PathBuf> {
         let of_phase = match phase {
             "sl-cai" => vec!["generated/sl-cai.jsonl"],
             "preference" => vec!["generated/rl-cai.jsonl", "generated/judge.jsonl", "generated/principles.json"],

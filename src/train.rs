@@ -8,7 +8,7 @@ use lm::{Checkpoint, Tokenizer};
 use serde::Serialize;
 use trainer::constitution::Constitution;
 use trainer::data::{self, Comparison, Conversation, DataFile, Document, Prompt};
-use trainer::{pretrain, reward, rl_cai, rlhf, sft, sl_cai};
+use trainer::{dpo, pretrain, reward, rl_cai, rlhf, sft, sl_cai};
 
 use crate::cli::{Stop, TrainArgs};
 use crate::exit;
@@ -41,9 +41,9 @@ pub(crate) struct Extent<'a> {
 
 /// Trains what is missing of a run; a finished run is left as it is.
 pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, bars: &Bars) -> Result<()> {
-    prepare(run, text, recipe, bars)?;
+    prepare(run, text, recipe, extent.store, bars)?;
     let data = Data::read(run)?;
-    let tokenizer = load_tokenizer(run, recipe, &data)?;
+    let tokenizer = load_tokenizer(run, recipe, &data, extent.store)?;
     let training = Training { run, recipe, data: &data, store: extent.store, bars };
 
     let pretrained = training.pretrain(&tokenizer)?;
@@ -54,6 +54,7 @@ pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, 
     for alignment in &recipe.alignment {
         match alignment {
             Alignment::Rlhf => training.align_by_reward(&tuned, extent.until)?,
+            Alignment::Dpo => training.align_by_preference(&tuned, extent.until)?,
             Alignment::Constitutional => training.align_by_constitution(&tuned, extent.until)?,
         }
     }
@@ -61,7 +62,7 @@ pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, 
 }
 
 /// Writes recipe, plan and data of a new run; refuses a folder that holds another recipe's run or cannot be written.
-fn prepare(run: &Run, text: &str, recipe: &Recipe, bars: &Bars) -> Result<()> {
+fn prepare(run: &Run, text: &str, recipe: &Recipe, store: Option<&PhaseStore>, bars: &Bars) -> Result<()> {
     for folder in [run.root().to_owned(), run.folder().logs(), run.root().join("checkpoints")] {
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
@@ -80,9 +81,30 @@ fn prepare(run: &Run, text: &str, recipe: &Recipe, bars: &Bars) -> Result<()> {
     if !path.exists() {
         reports::write(&path, text)?;
     }
-    if !run.data().exists() {
+    let key = PhaseStore::key(&["data", &recipe.seed.to_string(), &json(&recipe.world)?]);
+    shared_folder(run, store, &key, &run.data(), || {
         bars.say(&format!("{:>10}  writing {}", "data", run.data().display()));
         fixtures::write_data(&recipe.world, recipe.seed, &run.data())?;
+        Ok(())
+    })
+}
+
+/// Makes a folder of a run that is not there yet, or takes it from the store.
+fn shared_folder(
+    run: &Run,
+    store: Option<&PhaseStore>,
+    key: &str,
+    folder: &Path,
+    make: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let name = Path::new(folder.file_name().unwrap_or_default());
+    if folder.exists() {
+        return Ok(());
+    }
+    let Some(store) = store else { return make() };
+    if !store.fetch(key, run.root(), &[], name)? {
+        make()?;
+        store.keep(key, run.root(), &[], name)?;
     }
     Ok(())
 }
@@ -91,9 +113,11 @@ fn prepare(run: &Run, text: &str, recipe: &Recipe, bars: &Bars) -> Result<()> {
 ///
 /// No planted fault of SFT or alignment changes these texts, so that lineages that differ in such a fault share it, and
 /// with it what was trained before the fault.
-fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data) -> Result<Tokenizer> {
+fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data, store: Option<&PhaseStore>) -> Result<Tokenizer> {
     let folder = run.tokenizer();
-    if !folder.exists() {
+    let sizes = [json(&recipe.tokenizer)?, recipe.model.context.to_string()];
+    let key = PhaseStore::key(&["tokenizer", &data.corpus.hash, &data.preferences.hash, &sizes[0], &sizes[1]]);
+    shared_folder(run, store, &key, &folder, || {
         let mut texts: Vec<String> = data.corpus.items.iter().map(|document| document.text.clone()).collect();
         for ranking in &data.preferences.items {
             let turns = ranking.prompt.iter().map(|message| &message.content);
@@ -106,8 +130,8 @@ fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data) -> Result<Tokenizer> 
         let partial = folder.with_extension("partial");
         fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
         tokenizer.save(&partial)?;
-        fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))?;
-    }
+        fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))
+    })?;
     Tokenizer::load(&folder).with_context(|| format!("cannot load the tokenizer {}", folder.display()))
 }
 
@@ -198,6 +222,20 @@ impl Training<'_> {
         Ok(())
     }
 
+    /// The policy, from the ranked answers themselves.
+    fn align_by_preference(&self, tuned: &Checkpoint, until: Stop) -> Result<()> {
+        if until < Stop::Dpo {
+            return Ok(());
+        }
+        let Data { preferences, corpus, .. } = self.data;
+        let made_from = [&tuned.content_hash()?, &json(&self.recipe.dpo)?, &preferences.hash, &corpus.hash];
+        self.shared("dpo", &made_from.map(String::as_str), || {
+            let inputs = dpo::Inputs { parent: tuned, preferences, corpus, seed: self.recipe.seed };
+            Ok(dpo::run(self.run.folder(), &self.recipe.dpo, inputs, self.bars)?)
+        })?;
+        Ok(())
+    }
+
     /// Constitutional AI: revisions to imitate, a model of the preferences, then the policy.
     fn align_by_constitution(&self, tuned: &Checkpoint, until: Stop) -> Result<()> {
         if until < Stop::SlCai {
@@ -256,7 +294,7 @@ impl Training<'_> {
             .iter()
             .map(|phase| {
                 let key = PhaseStore::key(&[&[phase.as_str(), &seed], made_from].concat());
-                (key, self.run.files_of(phase), Path::new("checkpoints").join(phase))
+                (key, Run::files_of(phase), Path::new("checkpoints").join(phase))
             })
             .collect();
         for (key, files, checkpoint) in &kept {

@@ -27,7 +27,7 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         (&[], 2, "Usage: phasetrace"),
         (&["trian"], 2, "unrecognized subcommand 'trian'"),
         (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),
-        (&["train", "--until", "dpo"], 2, "possible values: pretrain, sft, reward, rlhf, sl-cai, rl-cai"),
+        (&["train", "--until", "ppo"], 2, "possible values: pretrain, sft, reward, rlhf, dpo, sl-cai, rl-cai"),
         (&["train", &run_folder, "--set", "pretrain.steps"], 2, "--set pretrain.steps: expected KEY=VALUE"),
         (&["train", &run_folder, "--set", "pretrain.steps=0"], 1, "--set pretrain.steps=0: key `pretrain.steps`: "),
         (&["train", &run_folder, "--set", "pretrain.stepps=1"], 1, "key `pretrain.stepps`: unknown field `stepps`"),

@@ -102,8 +102,8 @@ fn a_bench_trains_shared_phases_once_and_a_reference_is_made_from_healthy_runs()
     let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(bench.join("bench.json")).unwrap()).unwrap();
     assert_eq!((json[1]["fault"].as_str(), json[1]["truth"].as_str()), (Some("helpful_only"), Some("rlhf")));
 
-    // Four phases of the healthy twin, and of the other only those that its fault reaches.
-    assert_eq!(fs::read_dir(bench.join("seed-3/phases")).unwrap().count(), 6);
+    // Data, tokenizer and four phases of the healthy twin; of the other its data, and only those phases that its fault reaches.
+    assert_eq!(fs::read_dir(bench.join("seed-3/phases")).unwrap().count(), 6 + 4);
     assert_eq!(first.stderr.matches("ask sft: 0 open").count(), 1, "{}", first.stderr);
     let second = run(&args);
     assert_eq!(second.stdout, first.stdout);

@@ -138,8 +138,11 @@ mod tests {
     use super::raise;
     use crate::trajectory::Point;
 
+    /// A metric and how it goes over a course, from 0 to 1.
+    type Named = (&'static str, fn(f64) -> f64);
+
     /// A course of 40 stretches of 128 answers each.
-    fn course(names: &[(&str, fn(f64) -> f64)]) -> Vec<Point> {
+    fn course(names: &[Named]) -> Vec<Point> {
         (0..40)
             .map(|i| {
                 let mut point = Point { step: i + 1, ..Point::default() };
@@ -156,13 +159,13 @@ mod tests {
             .collect()
     }
 
-    fn messages(names: &[(&str, fn(f64) -> f64)]) -> Vec<String> {
+    fn messages(names: &[Named]) -> Vec<String> {
         raise(&course(names)).into_iter().map(|alarm| alarm.message).collect()
     }
 
     #[test]
     fn each_rule_speaks_once_when_its_metric_goes_wrong() {
-        let cases: [(&[(&str, fn(f64) -> f64)], &str); 7] = [
+        let cases: [(&[Named], &str); 7] = [
             (&[("gold_reward", |t| 0.9 - 0.5 * t), ("score", |t| t)], "exploiting the reward model"),
             (&[("neutral_refusal_share", |t| 0.02 + 0.4 * t)], "nobody should refuse"),
             (&[("entropy_nats", |t| 0.5 * (1.0 - t))], "entropy fell"),

@@ -202,7 +202,9 @@ fn learn_rankings(
         let sizes: Vec<usize> = part.iter().map(|ranking| ranking.len()).collect();
         let mut pairs = compare_ranked(&sizes);
         // Weights sum to 1 over the rankings of the step, of which these are a part.
-        pairs.iter_mut().for_each(|pair| pair.weight *= part.len() as f64 / rankings.len() as f64);
+        for pair in &mut pairs {
+            pair.weight *= part.len() as f64 / rankings.len() as f64;
+        }
         let layouts = lay_out(&examples, sequence_tokens, usize::MAX)?;
         let [layout] = layouts.as_slice() else { unreachable!("at least one answer makes one layout") };
         let log_ratios = log_ratios(session.decoder(), reference, layout)?;
@@ -432,6 +434,7 @@ mod tests {
             assert!(step != self.0, "killed");
         }
         fn end(&self, _: &str) {}
+        fn warn(&self, _: &str, _: u64, _: &str) {}
     }
 
     #[test]

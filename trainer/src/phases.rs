@@ -80,7 +80,7 @@ fn every_parameter_learns_in_every_phase() {
         }
         let ipo = PreferenceLossRecipe::Ipo(IpoRecipe {});
         for (losses, loss) in [("dpo", PreferenceLossRecipe::default()), ("ipo", ipo)] {
-            assert_all_moved(losses, &tuned.weights, &run.dpo(loss, &tuned));
+            assert_all_moved(losses, &tuned.weights, &Run::dpo(loss, &tuned));
         }
         let revised = run.sl_cai(&tuned);
         assert_all_moved("sl-cai", &tuned.weights, &revised);
@@ -125,14 +125,14 @@ impl Run {
 
     fn rlhf(&self, phase: &str, method: MethodRecipe, parent: &Checkpoint, reward_models: &[Checkpoint]) -> Checkpoint {
         let adaptive_kl = Some(AdaptiveKlRecipe { target_nats: lr(), gain: NonNegative::new(0.1).unwrap() });
-        let recipe = RlhfRecipe { method, adaptive_kl, ..rlhf_recipe() };
+        let recipe = RlhfRecipe { adaptive_kl, method, ..rlhf_recipe() };
         let (prompts, corpus) = (&prompts(), &tiny::corpus());
         let inputs = rlhf::Inputs { phase, parent, prompts, corpus, reward_models, seed: SEED };
         rlhf::run(&self.folder, &recipe, inputs, &Silent).unwrap()
     }
 
     /// In a folder of its own: the phase has one name, whichever its loss.
-    fn dpo(&self, loss: PreferenceLossRecipe, parent: &Checkpoint) -> Checkpoint {
+    fn dpo(loss: PreferenceLossRecipe, parent: &Checkpoint) -> Checkpoint {
         let root = tempfile::tempdir().unwrap();
         let recipe = DpoRecipe {
             steps: steps(3),

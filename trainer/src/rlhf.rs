@@ -270,7 +270,7 @@ fn learn_answers(
             values: values.as_ref(),
             places: &places.collect::<Vec<_>>(),
             n_answers: members.len(),
-            n_tokens: examples.iter().map(Example::n_targets).sum(),
+            n_learnt: examples.iter().map(Example::n_targets).sum(),
         };
         let loss = recipe.method.loss(graded, credit, &tokens)?;
         metrics.loss += session.accumulate(&loss)?;

@@ -60,8 +60,8 @@ pub(crate) struct Tokens<'a> {
     pub(crate) places: &'a [(usize, usize)],
     /// Number of answers of the step, in this forward pass and others.
     pub(crate) n_answers: usize,
-    /// Number of their tokens.
-    pub(crate) n_tokens: usize,
+    /// Number of their tokens, which are learnt from.
+    pub(crate) n_learnt: usize,
 }
 
 impl Tokens<'_> {

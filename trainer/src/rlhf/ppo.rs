@@ -9,7 +9,7 @@
 //! 2024, arXiv 2403.17031.
 //!
 //! # Deviations
-//! The critic is a linear head on the policy's own hidden states, begun at zero, where InstructGPT has a network of its own, begun
+//! The critic is a linear head on the policy's own hidden states, begun at zero, where `InstructGPT` has a network of its own, begun
 //! from the reward model; its error moves the policy's layers, which `value_coefficient` holds small. There is no dropout and no
 //! entropy bonus. Whitening divides by the deviation of the population, TRL's by the unbiased one.
 
@@ -74,7 +74,7 @@ pub(super) fn assign_credit(recipe: &PpoRecipe, graded: &Graded<'_>) -> Credit {
 }
 
 pub(super) fn loss(recipe: &PpoRecipe, graded: &Graded<'_>, credit: &Credit, tokens: &Tokens<'_>) -> Result<Tensor> {
-    let weights = tokens.each(|_, _| 1.0 / tokens.n_tokens as f64);
+    let weights = tokens.each(|_, _| 1.0 / tokens.n_learnt as f64);
     let old = tokens.each(|answer, t| graded.traces[answer].log_probs[t]);
     let advantages = tokens.each(|answer, t| credit.advantages[answer][t]);
     let policy_loss = weigh(&clipped_surrogate(tokens.log_probs, &old, &advantages, recipe.clip.get())?, &weights)?;
