@@ -77,6 +77,18 @@ impl Axis {
     pub fn is_share(self) -> bool {
         !matches!(self, Self::Calibration | Self::Kl)
     }
+
+    /// What is counted, in plain words, within a sentence: `harmless requests refused`.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::OverRefusal => "harmless requests refused",
+            Self::HarmfulCompliance => "harmful requests answered",
+            Self::InstructionFollowing => "instructions followed",
+            Self::Calibration => "confidence off by",
+            Self::KnowledgeKept => "known facts kept",
+            Self::Kl => "distance from the start",
+        }
+    }
 }
 
 /// One setting and what it showed.
@@ -94,11 +106,13 @@ pub struct Setting {
     /// What it showed; an axis that was not measured is absent. Intervals are over seeds and items where there are several seeds,
     /// over items alone (and say so in `method`) where there is one.
     pub axes: BTreeMap<Axis, Estimate>,
-    /// The value of each seed, in the order of `seeds`; the spread that a single run would hide.
+    /// The value of each seed, in the order of `seeds`; the spread that a single run would hide. An axis that was not measured
+    /// with every seed is absent.
     pub by_seed: BTreeMap<Axis, Vec<f64>>,
-    /// Whether no other trained setting is better on one axis and at least as good on all others.
+    /// Whether no other setting, trained or the start, dominates it; `false` for explored settings, which are not judged.
     pub is_non_dominated: bool,
-    /// The settings that dominate it.
+    /// The settings that dominate it: shown to be better on one axis and not to be worse on any other. Nearness to the start counts
+    /// for a setting, but its want not against it: divergence is what an outcome costs.
     pub dominated_by: Vec<String>,
     /// Share of right answers sampled at temperature 1, where right answers are known.
     pub gold_reward: Option<Estimate>,
@@ -161,10 +175,12 @@ pub struct Difference {
     pub p_holm: Option<f64>,
     /// Smallest difference that this much data shows with 80 % power.
     pub detectable: Option<f64>,
-    /// Items per seed that would show a difference of the size seen with 80 % power; `None` where it is resolved already, or where
-    /// no number of items would do because the seeds themselves differ by more.
+    /// Items per seed that would show a difference of the size seen with 80 % power in a test of this pair alone; at least as many as
+    /// there are. `None` where it is resolved already, or where no number of items would do because the seeds themselves differ by
+    /// more.
     pub n_needed: Option<usize>,
-    /// Seeds that would show it with the items that there are; as `n_needed`.
+    /// Seeds that would show it with the items that there are; as `n_needed`. `None` with one seed, which does not tell how much
+    /// seeds differ.
     pub seeds_needed: Option<usize>,
 }
 

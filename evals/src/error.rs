@@ -68,6 +68,20 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// There is nothing to compare.
+    #[error("nothing to compare: {what}")]
+    NothingToCompare {
+        /// What is missing.
+        what: String,
+    },
+    /// Two settings have the same name, or one setting has a seed twice: which is meant cannot be told.
+    #[error("setting `{setting}` is given twice{}", seed.map_or_else(String::new, |seed| format!(" with seed {seed}")))]
+    DuplicateSetting {
+        /// The name.
+        setting: String,
+        /// The seed, where the name is unique.
+        seed: Option<u64>,
+    },
 }
 
 /// Result of this crate.

@@ -1,10 +1,12 @@
 //! What the answers mean: results over a lineage, statistics, attribution and verdicts.
 //!
-//! [`store::Store`] keeps what was answered, [`diagnose::diagnose`] turns it into a [`diagnosis::Diagnosis`], and
-//! [`reference::Reference`] holds what healthy lineages show.
+//! [`store::Store`] keeps what was answered, [`diagnose::diagnose`] turns it into a [`diagnosis::Diagnosis`],
+//! [`reference::Reference`] holds what healthy lineages show, and [`compare::compare`] turns the answers of several settings of
+//! alignment into a [`comparison::Comparison`].
 
 pub mod attribution;
 mod board;
+pub mod compare;
 pub mod comparison;
 mod contribution;
 pub mod cutoff;

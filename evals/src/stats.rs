@@ -8,4 +8,5 @@ pub mod mcnemar;
 pub mod multiplicity;
 pub mod normal;
 pub mod power;
+pub mod student;
 pub mod wilson;

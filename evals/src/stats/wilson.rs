@@ -11,13 +11,18 @@ use super::normal::Z_95;
 /// # Reference
 /// Wilson 1927, *Probable inference*, JASA 22; with an effective n: Franco et al. 2019, *J. Survey Stat. Methodol.* 7.
 pub fn wilson(p: f64, n: f64) -> (f64, f64) {
+    wilson_at(p, n, Z_95)
+}
+
+/// Wilson's interval with another quantile than the normal one: Student's where the effective `n` is itself estimated.
+pub fn wilson_at(p: f64, n: f64, quantile: f64) -> (f64, f64) {
     if n <= 0.0 {
         return (0.0, 1.0);
     }
-    let z2 = Z_95 * Z_95;
+    let z2 = quantile * quantile;
     let scale = 1.0 + z2 / n;
     let centre = (p + z2 / (2.0 * n)) / scale;
-    let half = Z_95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt() / scale;
+    let half = quantile * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt() / scale;
     // At a share of 0 or 1 that end is exact; rounding must not push it past the estimate.
     ((centre - half).clamp(0.0, p), (centre + half).clamp(p, 1.0))
 }
