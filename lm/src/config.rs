@@ -112,6 +112,24 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// Checks that a sequence fits the context window; `what` is named in the error.
+    pub(crate) fn require_fit(&self, what: &str, n_tokens: usize) -> Result<()> {
+        let limit = self.max_position_embeddings;
+        if n_tokens > limit {
+            return Err(Error::TooLong { what: what.to_owned(), n_tokens, limit });
+        }
+        Ok(())
+    }
+
+    /// Checks that the embedding table has a row for each id.
+    pub(crate) fn require_known(&self, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(Error::TokenOutOfRange { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
     /// The text of a `config.json` that Hugging Face's libraries read, with a line break at its end.
     ///
     /// `architecture` is the class that loads it, `LlamaForCausalLM` or `LlamaForSequenceClassification`.

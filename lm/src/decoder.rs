@@ -1,9 +1,9 @@
 //! The forward pass: a Llama-style decoder.
 
+use crate::Result;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::weights::Weights;
-use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use kernels::{AttentionBlockSpec, AttentionSpec, FeedForwardSpec, KvCache, PackedWeight};
 use std::sync::{Arc, OnceLock};
@@ -147,7 +147,7 @@ impl Decoder {
     /// # Errors
     /// Where a row is longer than the context window or an id lies outside the vocabulary.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        self.require_fit("a row of the batch", batch.row_len())?;
+        self.config.require_fit("a row of the batch", batch.row_len())?;
         let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?; // (B, T, d)
         for layer in &self.layers {
             x = kernels::attention_block(&x, &layer.attention.join()?, &self.attention, batch.segments())?;
@@ -172,7 +172,7 @@ impl Decoder {
     /// # Errors
     /// Where an id lies outside the vocabulary, a row would outgrow the cache, or the weights are not f32.
     pub fn extend(&self, cache: &mut KvCache, ids: &[u32], rows: &[usize]) -> Result<Tensor> {
-        self.require_known(ids)?;
+        self.config.require_known(ids)?;
         let eps = self.config.rms_norm_eps;
         let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
         let mut x = kernels::embedding(&ids, &self.embed_tokens.detach())?; // (N, d)
@@ -227,22 +227,6 @@ impl Decoder {
     /// As [`Decoder::forward`].
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
         Ok(kernels::linear(&self.forward(batch)?, &self.lm_head)?)
-    }
-
-    pub(crate) fn require_fit(&self, what: &str, n_tokens: usize) -> Result<()> {
-        let limit = self.config.max_position_embeddings;
-        if n_tokens > limit {
-            return Err(Error::TooLong { what: what.to_owned(), n_tokens, limit });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn require_known(&self, ids: &[u32]) -> Result<()> {
-        let vocab_size = self.config.vocab_size;
-        match ids.iter().find(|&&id| id as usize >= vocab_size) {
-            Some(&id) => Err(Error::TokenOutOfRange { id, vocab_size }),
-            None => Ok(()),
-        }
     }
 }
 

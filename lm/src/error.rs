@@ -182,6 +182,18 @@ pub enum Error {
         /// Rows of the embedding table.
         vocab_size: usize,
     },
+    /// Two models between which others should lie are not of one kind.
+    #[error("the reference and the aligned model cannot be mixed: {difference}")]
+    NotAlike {
+        /// What they differ in.
+        difference: String,
+    },
+    /// A place between two models that is none.
+    #[error("lambda = {lambda} is not supported, it must be a number from 0 on")]
+    BadLambda {
+        /// The place: 0 at the reference, 1 at the aligned model.
+        lambda: f64,
+    },
     /// A device was asked for that is not there.
     #[error("device `{name}` is not available: {reason}")]
     UnknownDevice {

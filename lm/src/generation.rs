@@ -1,8 +1,7 @@
 //! Completions of many prompts at once, over a cache of keys and values.
 
-use crate::decoder::Decoder;
+use crate::next_token::{After, NextToken, Tokens};
 use crate::{Error, Result};
-use candle_core::Tensor;
 use kernels::{argmax, log_sum_exp};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -45,33 +44,33 @@ pub struct Completion {
 /// # Errors
 /// Where a prompt is empty or fills the context window, or an id lies outside the vocabulary.
 pub fn generate(
-    decoder: &Decoder,
+    model: &impl NextToken,
     prompts: &[Prompt],
     choice: Choice,
     stop_ids: &[u32],
     stream: &mut ChaCha8Rng,
 ) -> Result<Vec<Completion>> {
-    generate_until(decoder, prompts, choice, stream, |_, ids| ids.last().is_some_and(|id| stop_ids.contains(id)))
+    generate_until(model, prompts, choice, stream, |_, ids| ids.last().is_some_and(|id| stop_ids.contains(id)))
 }
 
 /// As [`generate`], but ends a completion when `is_done(prompt_idx, ids so far)` says so.
 ///
 /// # Errors
 /// As [`generate`].
-pub fn generate_until(
-    decoder: &Decoder,
+pub fn generate_until<M: NextToken>(
+    model: &M,
     prompts: &[Prompt],
     choice: Choice,
     stream: &mut ChaCha8Rng,
     mut is_done: impl FnMut(usize, &[u32]) -> bool,
 ) -> Result<Vec<Completion>> {
-    let window = decoder.config().max_position_embeddings;
+    let window = model.config().max_position_embeddings;
     let mut max_len = 0;
     for (idx, prompt) in prompts.iter().enumerate() {
         if prompt.ids.is_empty() {
             return Err(Error::Empty { what: format!("prompt {idx}") });
         }
-        decoder.require_fit(&format!("prompt {idx}"), prompt.ids.len())?;
+        model.config().require_fit(&format!("prompt {idx}"), prompt.ids.len())?;
         max_len = max_len.max(prompt.ids.len() + prompt.max_new_tokens);
     }
     let max_len = max_len.min(window);
@@ -87,8 +86,8 @@ pub fn generate_until(
     // Equal prompts next to each other, so that they are admitted together; popped from the end.
     let mut waiting: Vec<usize> = (0..prompts.len()).filter(|&idx| answers[idx].limit > 0).collect();
     waiting.sort_by(|&a, &b| (&prompts[b].ids, b).cmp(&(&prompts[a].ids, a)));
-    let n_slots = slots(decoder, max_len).min(waiting.len());
-    let mut cache = decoder.new_cache(n_slots, max_len);
+    let n_slots = slots(model.numbers_per_token() * max_len).min(waiting.len());
+    let mut cache = model.new_cache(n_slots, max_len);
     let mut free: Vec<usize> = (0..n_slots).rev().collect();
     let mut active: Vec<Running> = Vec::new();
     while !(waiting.is_empty() && active.is_empty()) {
@@ -101,19 +100,22 @@ pub fn generate_until(
             Some(Running { slot, idx })
         })
         .collect();
-        read_prompts(decoder, prompts, &admitted, &mut cache, &mut answers, choice)?;
+        read_prompts(model, prompts, &admitted, &mut cache, &mut answers, choice)?;
         let continuing = std::mem::take(&mut active);
         if !continuing.is_empty() {
-            let ids: Vec<u32> = continuing.iter().map(|row| answers[row.idx].last_id()).collect();
-            let rows: Vec<usize> = continuing.iter().map(|row| row.slot).collect();
-            let hidden = decoder.extend(&mut cache, &ids, &rows)?;
-            decoder.for_each_logits(&hidden, |i, logits| answers[continuing[i].idx].choose(logits, choice))?;
+            let mut tokens = Tokens::default();
+            for row in &continuing {
+                tokens.push(row.slot, &[answers[row.idx].last_id()]);
+            }
+            model.read(&mut cache, &tokens, After::Each, |i, logits| {
+                answers[continuing[i].idx].choose(logits, choice);
+            })?;
         }
         for row in continuing.into_iter().chain(admitted) {
             let answer = &mut answers[row.idx];
             answer.completion.is_complete = is_done(row.idx, &answer.completion.ids);
             if answer.completion.is_complete || answer.completion.ids.len() == answer.limit {
-                cache.truncate(row.slot, 0)?;
+                M::truncate(&mut cache, row.slot, 0)?;
                 free.push(row.slot);
             } else {
                 active.push(row);
@@ -130,9 +132,7 @@ const MAX_CACHE_NUMBERS: usize = 1 << 28;
 /// Tokens of prompts that are read at the same time.
 const READ_TOKENS: usize = 4096;
 
-fn slots(decoder: &Decoder, max_len: usize) -> usize {
-    let config = decoder.config();
-    let per_row = 2 * config.num_hidden_layers * max_len * config.num_key_value_heads * config.head_dim;
+fn slots(per_row: usize) -> usize {
     (MAX_CACHE_NUMBERS / per_row.max(1)).clamp(1, MAX_SLOTS)
 }
 
@@ -164,11 +164,11 @@ impl Answer {
 }
 
 /// Reads the prompts of newly admitted rows and chooses the first token of each.
-fn read_prompts(
-    decoder: &Decoder,
+fn read_prompts<M: NextToken>(
+    model: &M,
     prompts: &[Prompt],
     admitted: &[Running],
-    cache: &mut kernels::KvCache,
+    cache: &mut M::Cache,
     answers: &mut [Answer],
     choice: Choice,
 ) -> Result<()> {
@@ -184,24 +184,18 @@ fn read_prompts(
         });
         let (now, later) = rest.split_at(n_runs.count());
         rest = later;
-        let (mut ids, mut rows, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tokens = Tokens::default();
         for run in now {
-            let prompt = &prompts[run[0].idx].ids;
-            ids.extend_from_slice(prompt);
-            rows.resize(ids.len(), run[0].slot);
-            last.push(ids.len() as u32 - 1);
+            tokens.push(run[0].slot, &prompts[run[0].idx].ids);
         }
-        let hidden = decoder.extend(cache, &ids, &rows)?;
-        let n_last = last.len();
-        let hidden = hidden.index_select(&Tensor::from_vec(last, n_last, hidden.device())?, 0)?;
-        decoder.for_each_logits(&hidden, |i, logits| {
+        model.read(cache, &tokens, After::Runs, |i, logits| {
             for row in now[i] {
                 answers[row.idx].choose(logits, choice);
             }
         })?;
         for run in now {
             let others: Vec<usize> = run[1..].iter().map(|row| row.slot).collect();
-            cache.copy_prefix(run[0].slot, prompts[run[0].idx].ids.len(), &others)?;
+            M::copy_prefix(cache, run[0].slot, prompts[run[0].idx].ids.len(), &others)?;
         }
     }
     Ok(())

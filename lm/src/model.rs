@@ -5,11 +5,13 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::generation::{Choice, Prompt, generate_until};
+use crate::next_token::NextToken;
 use crate::random;
 use crate::scoring::{self, TokenRequest};
 use crate::subject::{GenerateRequest, Generation, Score, ScoreRequest, Subject};
 use crate::tensors::hexadecimal;
 use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -40,6 +42,16 @@ impl LoadedModel {
     /// Where tokenizer and weights do not belong together.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
         let Checkpoint { config, weights, tokenizer, .. } = checkpoint;
+        Self::assemble(config, &weights.snapshot()?, tokenizer, fingerprint(checkpoint)?)
+    }
+
+    /// A model of weights that nothing else changes, known under a key that says where they come from.
+    pub(crate) fn assemble(
+        config: &ModelConfig,
+        weights: &Weights,
+        tokenizer: &Tokenizer,
+        fingerprint: String,
+    ) -> Result<Self> {
         let (n_tokens, n_embeddings) = (tokenizer.vocab_size(), config.vocab_size);
         if n_tokens > n_embeddings {
             return Err(Error::TokenizerMismatch { n_tokens, n_embeddings });
@@ -47,11 +59,11 @@ impl LoadedModel {
         let mut stop_ids = config.eos_token_ids.clone();
         stop_ids.extend(tokenizer.eos_id().filter(|id| !stop_ids.contains(id)));
         Ok(Self {
-            decoder: Decoder::new(config, &weights.snapshot()?)?,
-            fingerprint: fingerprint(&checkpoint.content_hash()?, config, tokenizer),
+            decoder: Decoder::new(config, weights)?,
             end_of_turn: tokenizer.eos_id().map(|id| tokenizer.decode_all(&[id])).transpose()?,
             tokenizer: tokenizer.clone(),
             stop_ids,
+            fingerprint,
         })
     }
 
@@ -90,6 +102,17 @@ impl Subject for LoadedModel {
     }
 
     fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>> {
+        self.score_by(&self.decoder, requests)
+    }
+
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generation>> {
+        self.generate_by(&self.decoder, requests)
+    }
+}
+
+impl LoadedModel {
+    /// [`Subject::score`] by the logits of `model`, in this model's tokens.
+    pub(crate) fn score_by(&self, model: &impl NextToken, requests: &[ScoreRequest]) -> Result<Vec<Score>> {
         let mut contexts: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         let mut tokens = Vec::with_capacity(requests.len());
         for request in requests {
@@ -101,10 +124,11 @@ impl Subject for LoadedModel {
                 continuation: self.tokenizer.encode(&request.continuation)?,
             });
         }
-        scoring::score(&self.decoder, &tokens)
+        scoring::score(model, &tokens)
     }
 
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generation>> {
+    /// [`Subject::generate`] by the logits of `model`, in this model's tokens.
+    pub(crate) fn generate_by(&self, model: &impl NextToken, requests: &[GenerateRequest]) -> Result<Vec<Generation>> {
         let prompts: Vec<Prompt> = requests
             .iter()
             .map(|request| {
@@ -118,7 +142,7 @@ impl Subject for LoadedModel {
         };
         // Greedy completions draw nothing: any stream will do.
         let mut stream = random::stream(0, "greedy", 0);
-        let completions = generate_until(&self.decoder, &prompts, Choice::Greedy, &mut stream, is_done)?;
+        let completions = generate_until(model, &prompts, Choice::Greedy, &mut stream, is_done)?;
         let finish = |(idx, completion): (usize, crate::generation::Completion)| {
             let (text, _) = self.cut(&completion.ids, &requests[idx].stop)?;
             Ok(Generation {
@@ -129,9 +153,7 @@ impl Subject for LoadedModel {
         };
         completions.into_iter().enumerate().map(finish).collect()
     }
-}
 
-impl LoadedModel {
     /// Text up to the first stop string, and whether there is one.
     fn cut(&self, ids: &[u32], stop: &[String]) -> Result<(String, bool)> {
         let mut text = self.tokenizer.decode(ids)?;
@@ -143,15 +165,60 @@ impl LoadedModel {
     }
 }
 
-fn fingerprint(content_hash: &str, config: &ModelConfig, tokenizer: &Tokenizer) -> String {
+/// The key under which answers of a checkpoint are kept.
+pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let mut hasher = Sha256::new();
-    hasher.update(content_hash);
-    hasher.update(config.to_json("LlamaForCausalLM"));
-    for (name, text) in tokenizer.files() {
+    hasher.update(checkpoint.content_hash()?);
+    hasher.update(checkpoint.config.to_json("LlamaForCausalLM"));
+    for (name, text) in checkpoint.tokenizer.files() {
         hasher.update((name.len() as u64).to_le_bytes());
         hasher.update(name);
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);
     }
-    hexadecimal(&hasher.finalize())
+    Ok(hexadecimal(&hasher.finalize()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::checkpoint::Checkpoint;
+    use crate::config::ModelConfig;
+    use crate::decoder::tests::{lively, tiny_config};
+    use crate::subject::{GenerateRequest, ScoreRequest};
+    use crate::tokenizer::Tokenizer;
+
+    /// Special tokens, bytes and the first merges of a text: 270 tokens.
+    pub(crate) fn tiny_tokenizer(text: &str) -> Tokenizer {
+        Tokenizer::train([text], 270, 64).unwrap()
+    }
+
+    /// A tiny model that reads and writes text.
+    pub(crate) fn tiny_checkpoint(seed: u64) -> Checkpoint {
+        let tokenizer = tiny_tokenizer("the boat and the bell lie in the bay");
+        let config = ModelConfig { vocab_size: tokenizer.vocab_size(), ..tiny_config() };
+        Checkpoint { weights: lively(&config, seed), config, extra: Vec::new(), tokenizer, lineage: None }
+    }
+
+    /// Contexts with several continuations of several lengths, an empty context among them.
+    pub(crate) fn score_requests() -> Vec<ScoreRequest> {
+        let contexts = ["the boat", "", "<|user|> the bell lies<|end|><|assistant|>"];
+        let continuations = [" lies", " in the bay", "<|end|>"];
+        let pairs = contexts.iter().flat_map(|context| continuations.iter().map(move |it| (context, it)));
+        let requests = pairs.map(|(&context, &it)| ScoreRequest { context: context.into(), continuation: it.into() });
+        requests.collect()
+    }
+
+    /// Prompts of several lengths, with stop strings that end some of the answers.
+    pub(crate) fn generate_requests() -> Vec<GenerateRequest> {
+        let prompts = ["the boat", "", "the bell and the", "<|user|> the bay<|end|><|assistant|>"];
+        let stops: [&[&str]; 2] = [&[], &["a", "e", "th"]];
+        let requests = prompts.iter().flat_map(|&prompt| {
+            stops.map(|stop| GenerateRequest {
+                prompt: prompt.into(),
+                max_new_tokens: 12,
+                stop: stop.iter().map(|&text| text.into()).collect(),
+            })
+        });
+        requests.collect()
+    }
 }

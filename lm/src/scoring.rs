@@ -1,10 +1,9 @@
 //! Exact log-likelihoods of given continuations.
 
-use crate::decoder::Decoder;
+use crate::next_token::{After, NextToken, Tokens};
 use crate::subject::Score;
 use crate::{Error, Result};
-use candle_core::Tensor;
-use kernels::{KvCache, argmax, log_sum_exp};
+use kernels::{argmax, log_sum_exp};
 use std::collections::BTreeMap;
 
 /// A context and the continuation whose likelihood is asked for, as token ids; neither is empty.
@@ -23,10 +22,10 @@ pub struct TokenRequest {
 ///
 /// # Errors
 /// Where a context or continuation is empty, a request does not fit the context window, or an id lies outside the vocabulary.
-pub fn score(decoder: &Decoder, requests: &[TokenRequest]) -> Result<Vec<Score>> {
+pub fn score(model: &impl NextToken, requests: &[TokenRequest]) -> Result<Vec<Score>> {
     let mut contexts: BTreeMap<&[u32], BTreeMap<&[u32], Vec<usize>>> = BTreeMap::new();
     for (idx, request) in requests.iter().enumerate() {
-        check(decoder, idx, request)?;
+        check(model, idx, request)?;
         let continuations = contexts.entry(&request.context).or_default();
         continuations.entry(&request.continuation).or_default().push(idx);
     }
@@ -40,8 +39,8 @@ pub fn score(decoder: &Decoder, requests: &[TokenRequest]) -> Result<Vec<Score>>
     contexts.sort_by_key(Context::cache_len);
     let mut rest = contexts.as_mut_slice();
     while !rest.is_empty() {
-        let (now, later) = rest.split_at_mut(first_pack(decoder, rest));
-        score_pack(decoder, now)?;
+        let (now, later) = rest.split_at_mut(first_pack(model.numbers_per_token(), rest));
+        score_pack(model, now)?;
         rest = later;
     }
     let mut scores = vec![None; requests.len()];
@@ -88,40 +87,35 @@ impl Context<'_> {
     }
 }
 
-fn check(decoder: &Decoder, idx: usize, request: &TokenRequest) -> Result<()> {
+fn check(model: &impl NextToken, idx: usize, request: &TokenRequest) -> Result<()> {
     for (what, ids) in [("context", &request.context), ("continuation", &request.continuation)] {
         if ids.is_empty() {
             return Err(Error::Empty { what: format!("the {what} of request {idx}") });
         }
-        decoder.require_known(ids)?;
+        model.config().require_known(ids)?;
     }
-    decoder.require_fit(&format!("request {idx}"), request.context.len() + request.continuation.len() - 1)
+    model.config().require_fit(&format!("request {idx}"), request.context.len() + request.continuation.len() - 1)
 }
 
 /// How many contexts, sorted by the length of their cache rows, go through the model together.
-fn first_pack(decoder: &Decoder, contexts: &[Context]) -> usize {
-    let config = decoder.config();
-    let per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+fn first_pack(numbers_per_token: usize, contexts: &[Context]) -> usize {
     let mut n_tokens = 0;
     let fitting = contexts.iter().enumerate().take_while(|(idx, context)| {
         n_tokens += context.ids.len();
         let n_cached = (idx + 1) * context.cache_len();
-        *idx == 0 || (n_tokens <= PACK_TOKENS && n_cached * per_token <= MAX_CACHE_NUMBERS)
+        *idx == 0 || (n_tokens <= PACK_TOKENS && n_cached * numbers_per_token <= MAX_CACHE_NUMBERS)
     });
     fitting.count()
 }
 
-fn score_pack(decoder: &Decoder, contexts: &mut [Context]) -> Result<()> {
+fn score_pack<M: NextToken>(model: &M, contexts: &mut [Context]) -> Result<()> {
     let max_len = contexts.iter().map(Context::cache_len).max().unwrap_or(0);
-    let mut cache = decoder.new_cache(contexts.len(), max_len);
+    let mut cache = model.new_cache(contexts.len(), max_len);
     let mut tokens = Tokens::default();
     for (row, context) in contexts.iter().enumerate() {
         tokens.push(row, context.ids);
     }
-    let last: Vec<u32> = tokens.ends.iter().map(|&end| end as u32 - 1).collect();
-    let hidden = tokens.read(decoder, &mut cache)?;
-    let hidden = hidden.index_select(&Tensor::from_vec(last, contexts.len(), hidden.device())?, 0)?;
-    decoder.for_each_logits(&hidden, |row, logits| {
+    model.read(&mut cache, &tokens, After::Runs, |row, logits| {
         let (log_total, best) = (log_sum_exp(logits), argmax(logits));
         for continuation in &mut contexts[row].continuations {
             continuation.add(logits, log_total, best, continuation.ids[0]);
@@ -130,12 +124,12 @@ fn score_pack(decoder: &Decoder, contexts: &mut [Context]) -> Result<()> {
     // In each round every context reads its next longer continuation, which is forgotten again after.
     let n_rounds = contexts.iter().map(|context| context.continuations.len()).max().unwrap_or(0);
     for round in 0..n_rounds {
-        score_round(decoder, contexts, round, &mut cache)?;
+        score_round(model, contexts, round, &mut cache)?;
     }
     Ok(())
 }
 
-fn score_round(decoder: &Decoder, contexts: &mut [Context], round: usize, cache: &mut KvCache) -> Result<()> {
+fn score_round<M: NextToken>(model: &M, contexts: &mut [Context], round: usize, cache: &mut M::Cache) -> Result<()> {
     let mut tokens = Tokens::default();
     let mut targets = Vec::new();
     for (row, context) in contexts.iter().enumerate() {
@@ -147,36 +141,14 @@ fn score_round(decoder: &Decoder, contexts: &mut [Context], round: usize, cache:
     if targets.is_empty() {
         return Ok(());
     }
-    let hidden = tokens.read(decoder, cache)?;
-    decoder.for_each_logits(&hidden, |i, logits| {
+    model.read(cache, &tokens, After::Each, |i, logits| {
         let (row, id) = targets[i];
         contexts[row].continuations[round].add(logits, log_sum_exp(logits), argmax(logits), id);
     })?;
     for (row, context) in contexts.iter().enumerate() {
-        cache.truncate(row, context.ids.len())?;
+        M::truncate(cache, row, context.ids.len())?;
     }
     Ok(())
-}
-
-/// Tokens of several cache rows after one another.
-#[derive(Default)]
-struct Tokens {
-    ids: Vec<u32>,
-    rows: Vec<usize>,
-    /// Where each row's tokens end.
-    ends: Vec<usize>,
-}
-
-impl Tokens {
-    fn push(&mut self, row: usize, ids: &[u32]) {
-        self.ids.extend_from_slice(ids);
-        self.rows.resize(self.ids.len(), row);
-        self.ends.push(self.ids.len());
-    }
-
-    fn read(&self, decoder: &Decoder, cache: &mut KvCache) -> Result<Tensor> {
-        decoder.extend(cache, &self.ids, &self.rows)
-    }
 }
 
 #[cfg(test)]
