@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Probe(ProbeArgs),
     /// Say which phase produced each failure, and write the report; trains and probes what is missing.
     Diagnose(DiagnoseArgs),
+    /// Put settings of alignment side by side: several runs, or a sweep written in one recipe.
+    Compare(CompareArgs),
     /// Write the report of a diagnosed run again, in any format.
     Report(ReportArgs),
     /// List runs and their checkpoints.
@@ -151,6 +153,29 @@ pub(crate) struct DiagnoseArgs {
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
     /// Print the resolved plan and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Trained runs to compare; or, with `--recipe`, one folder for the runs of its `[sweep]` (runs/compare where none is given):
+    /// finished ones are kept, unfinished ones resumed.
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Training seeds, separated by commas, each for every setting; the recipe's own where none are given.
+    #[arg(long, value_delimiter = ',', value_name = "NS", requires = "recipe")]
+    pub(crate) seeds: Vec<u64>,
+    /// Do not explore settings between the trained ones.
+    #[arg(long)]
+    pub(crate) no_explore: bool,
+    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`. `DIR/compare.html` where none is given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+    /// Print the settings and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

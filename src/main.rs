@@ -2,8 +2,10 @@
 
 mod bench;
 mod cli;
+mod compare;
 mod diagnose;
 mod exit;
+mod explore;
 mod foreign;
 mod ls;
 mod output;
@@ -14,7 +16,9 @@ mod recipe;
 mod reference;
 mod report;
 mod run;
+mod setting;
 mod store;
+mod sweep;
 mod table;
 mod train;
 
@@ -50,6 +54,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Train(args) => train::run(&args, &bars),
         Command::Probe(args) => probe::run(&args, &bars),
         Command::Diagnose(args) => diagnose::run(&args, &bars),
+        Command::Compare(args) => compare::run(&args, &bars),
         Command::Report(args) => report::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Reference(args) => reference::run(&args, &bars),

@@ -88,7 +88,8 @@ pub(crate) fn ask_all(
     Ok(Answered { phases, responses: store.responses() })
 }
 
-fn ask_one(store: &mut Store, name: &str, model: &LoadedModel, items: &[Item], bars: &Bars) -> Result<()> {
+/// Asks a subject, whatever it is, what it was not asked yet, and keeps the answers in an open store.
+pub(crate) fn ask_one(store: &mut Store, name: &str, model: &dyn Subject, items: &[Item], bars: &Bars) -> Result<()> {
     let known = store.known(model.fingerprint());
     let n_open = ask::count_open(model, items, &Form::ALL, &known) as u64;
     bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));

@@ -63,6 +63,15 @@ pub(crate) enum Alignment {
 impl Alignment {
     /// All ways.
     pub(crate) const ALL: [Self; 3] = [Self::Rlhf, Self::Dpo, Self::Constitutional];
+
+    /// The name in recipes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rlhf => "rlhf",
+            Self::Dpo => "dpo",
+            Self::Constitutional => "constitutional",
+        }
+    }
 }
 
 impl Default for Recipe {

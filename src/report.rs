@@ -62,13 +62,15 @@ pub(crate) fn check_writable(folder: &Path) -> Result<()> {
     fs::remove_file(&trial).with_context(|| format!("cannot remove {}", trial.display()))
 }
 
-enum Format {
+/// What an output file holds.
+pub(crate) enum Format {
     Html,
     Json,
     Markdown,
 }
 
-fn extension(path: &Path) -> Result<Format> {
+/// The format that an output's extension asks for.
+pub(crate) fn extension(path: &Path) -> Result<Format> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("html") => Ok(Format::Html),
         Some("json") => Ok(Format::Json),

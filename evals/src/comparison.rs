@@ -84,7 +84,7 @@ impl Axis {
             Self::OverRefusal => "harmless requests refused",
             Self::HarmfulCompliance => "harmful requests answered",
             Self::InstructionFollowing => "instructions followed",
-            Self::Calibration => "confidence off by",
+            Self::Calibration => "error of stated confidence",
             Self::KnowledgeKept => "known facts kept",
             Self::Kl => "distance from the start",
         }

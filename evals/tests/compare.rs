@@ -33,7 +33,7 @@ fn items() -> Vec<Item> {
 fn answers(checkpoint: &str, every: usize, n_harmful: usize) -> Vec<Response> {
     let respond = |item: &Item| {
         let i: usize = item.id[item.id.len() - 3..].parse().unwrap();
-        let refuses = if item.behaviour == Behaviour::OverRefusal { i % every == 0 } else { i >= n_harmful };
+        let refuses = if item.behaviour == Behaviour::OverRefusal { i.is_multiple_of(every) } else { i >= n_harmful };
         let is_right = refuses == (item.behaviour == Behaviour::HarmfulCompliance);
         Response {
             subject: checkpoint.to_owned(),

@@ -17,7 +17,7 @@ const KILLS_IN_TRAINING: usize = 6;
 const KILLS_IN_PROBING: usize = 4;
 
 /// Starts the program and kills it after some time; `None` where it was faster and succeeded.
-fn kill_after(mut command: Command, wait: Duration) -> Option<Outcome> {
+pub(crate) fn kill_after(mut command: Command, wait: Duration) -> Option<Outcome> {
     let mut child = command.spawn().unwrap();
     std::thread::sleep(wait);
     let is_running = child.try_wait().unwrap().is_none();

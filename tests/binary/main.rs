@@ -1,6 +1,7 @@
 //! The program as its users meet it: started as a process, judged by what it prints, writes and returns.
 
 mod cli;
+mod compare;
 mod hostile;
 mod interrupt;
 #[cfg(target_os = "linux")]

@@ -25,7 +25,7 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoRecipe {
-    /// Passes over the answers of a round. Default 4.
+    /// Passes over the answers of a round. Default 2.
     pub epochs: NonZeroUsize,
     /// Steps of one pass, each on its share of the answers. Default 1.
     pub minibatches: NonZeroUsize,
@@ -44,7 +44,7 @@ pub struct PpoRecipe {
 impl Default for PpoRecipe {
     fn default() -> Self {
         Self {
-            epochs: count(4),
+            epochs: count(2),
             minibatches: count(1),
             clip: Positive::new(0.2).expect("in range"),
             value_clip: Positive::new(0.2).expect("in range"),
