@@ -1,8 +1,14 @@
 //! Charts as inline SVG: drawn here, coloured by the page's style sheet, each with its data as a table.
 
+pub(crate) mod change;
 pub(crate) mod cutoff;
 pub(crate) mod interval;
+mod label;
+pub(crate) mod over_optimisation;
+pub(crate) mod plane;
 pub(crate) mod reliability;
+mod ruler;
+pub(crate) mod spread;
 pub(crate) mod svg;
 pub(crate) mod trade_off;
 pub(crate) mod waterfall;

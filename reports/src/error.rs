@@ -6,9 +6,11 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The diagnosis was written by another version of the format.
-    #[error("diagnosis has format version {found}, this program reads version {supported}")]
+    /// The record was written by another version of the format.
+    #[error("{record} has format version {found}, this program reads version {supported}")]
     UnsupportedVersion {
+        /// What was to be rendered: `diagnosis`, `comparison`.
+        record: &'static str,
         /// Version in the record.
         found: u32,
         /// Version that is read.
@@ -29,8 +31,8 @@ pub enum Error {
     /// The page could not be rendered from its template.
     #[error("cannot render the report page")]
     Template(#[from] minijinja::Error),
-    /// The diagnosis cannot be written as JSON that reads back, e.g. because a number is not finite.
-    #[error("cannot write the diagnosis as JSON")]
+    /// The record cannot be written as JSON that reads back, e.g. because a number is not finite.
+    #[error("cannot write the record as JSON")]
     Json(#[from] serde_json::Error),
     /// The file could not be written; nothing half-written was left.
     #[error("cannot write {}", path.display())]

@@ -1,38 +1,67 @@
-//! The page: template, style sheet and the policy that forbids everything else.
+//! The pages: templates, style sheets and the policy that forbids everything else.
 
+use evals::comparison::Comparison;
 use evals::diagnosis::Diagnosis;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, escape_formatter};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::comparison;
 use crate::error::Error;
 use crate::page::Page;
 use crate::text::{TEXT_LIMIT, clean};
 
-const TEMPLATE: &str = include_str!("../templates/report.html");
-const STYLE: &str = include_str!("../templates/report.css");
+const PARTS: &str = include_str!("../templates/parts.html");
+const REPORT: &str = include_str!("../templates/report.html");
+const REPORT_STYLE: &str = include_str!("../templates/report.css");
+const COMPARISON: &str = include_str!("../templates/comparison.html");
+const COMPARISON_STYLE: &str =
+    concat!(include_str!("../templates/report.css"), include_str!("../templates/comparison.css"));
 
 #[derive(Serialize)]
-struct Context<'a> {
-    page: Page,
+struct Context<'a, P> {
+    page: P,
     style: Value,
     style_hash: &'a str,
 }
 
-/// Fills the template.
+/// The report of a diagnosis.
 pub(crate) fn render(diagnosis: &Diagnosis) -> Result<String, Error> {
+    fill(environment(), REPORT, REPORT_STYLE, Page::build(diagnosis))
+}
+
+/// The report of a comparison.
+pub(crate) fn render_comparison(comparison: &Comparison) -> Result<String, Error> {
+    let mut environment = environment();
+    // Its tables have thousands of cells; blank lines between them would double the file.
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    fill(environment, COMPARISON, COMPARISON_STYLE, comparison::Page::build(comparison))
+}
+
+fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_formatter(print_cleaned);
-    environment.add_template("report.html", TEMPLATE)?;
+    environment
+}
+
+fn fill<P: Serialize>(
+    mut environment: Environment,
+    template: &'static str,
+    style: &str,
+    page: P,
+) -> Result<String, Error> {
+    environment.add_template("parts.html", PARTS)?;
+    environment.add_template("page.html", template)?;
     let context = Context {
-        page: Page::build(diagnosis),
-        style: Value::from_safe_string(STYLE.to_owned()),
-        style_hash: &base64(&Sha256::digest(STYLE.as_bytes())),
+        page,
+        style: Value::from_safe_string(style.to_owned()),
+        style_hash: &base64(&Sha256::digest(style.as_bytes())),
     };
-    Ok(environment.get_template("report.html")?.render(Serde(&context))?)
+    Ok(environment.get_template("page.html")?.render(Serde(&context))?)
 }
 
 // Whatever the view forgot to clean is cleaned where it is printed: no text reaches the page another way.
@@ -60,7 +89,7 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use sha2::{Digest, Sha256};
 
-    use super::{STYLE, base64};
+    use super::{REPORT_STYLE, base64};
 
     #[test]
     fn base64_gives_the_test_vectors_of_rfc_4648() {
@@ -90,7 +119,7 @@ mod tests {
         };
         let page = super::render(&diagnosis).unwrap();
         let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
-        assert_eq!(style, STYLE);
+        assert_eq!(style, REPORT_STYLE);
         assert!(page.contains(&format!("style-src 'sha256-{}'", base64(&Sha256::digest(style)))));
     }
 }

@@ -1,10 +1,11 @@
 //! What people read: HTML through templates, charts as inline SVG, JSON, Markdown.
 //!
-//! Everything is made from one [`Diagnosis`] and nothing else, so that a report can be rebuilt from its run folder. The same
-//! diagnosis gives the same bytes. Text that came from a model, a recipe or a run name is never trusted: it is escaped, cut to
-//! a readable length, and stripped of characters that reorder or hide other text.
+//! Everything is made from one [`Diagnosis`] or one [`Comparison`] and nothing else, so that a report can be rebuilt from its
+//! record. The same record gives the same bytes. Text that came from a model, a recipe or a run name is never trusted: it is
+//! escaped, cut to a readable length, and stripped of characters that reorder or hide other text.
 
 mod chart;
+mod comparison;
 mod error;
 mod html;
 mod lineage;
@@ -18,7 +19,10 @@ mod words;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use evals::comparison::{COMPARISON_VERSION, Comparison};
 use evals::diagnosis::{DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub use error::Error;
 
@@ -41,10 +45,7 @@ pub fn render_html(diagnosis: &Diagnosis) -> Result<String, Error> {
 /// because JSON can't say that.
 pub fn render_json(diagnosis: &Diagnosis) -> Result<String, Error> {
     check(diagnosis)?;
-    let mut text = serde_json::to_string_pretty(diagnosis)?;
-    let _: Diagnosis = serde_json::from_str(&text)?;
-    text.push('\n');
-    Ok(text)
+    json(diagnosis)
 }
 
 /// Renders a summary in GitHub-flavoured Markdown, short enough for a pull request.
@@ -55,6 +56,38 @@ pub fn render_json(diagnosis: &Diagnosis) -> Result<String, Error> {
 pub fn render_markdown(diagnosis: &Diagnosis) -> Result<String, Error> {
     check(diagnosis)?;
     Ok(markdown::render(diagnosis))
+}
+
+/// Renders the report of a comparison as one HTML file that needs no network and no script.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] where the comparison was written by another version; [`Error::Template`] where the template
+/// fails.
+pub fn render_comparison_html(comparison: &Comparison) -> Result<String, Error> {
+    check_comparison(comparison)?;
+    html::render_comparison(comparison)
+}
+
+/// Renders the comparison as indented JSON, ending in a line feed; reads back as the same record, numbers to within their last
+/// bit.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_comparison_html`]; [`Error::Json`] where a number is not finite.
+pub fn render_comparison_json(comparison: &Comparison) -> Result<String, Error> {
+    check_comparison(comparison)?;
+    json(comparison)
+}
+
+/// Renders a summary of the comparison in GitHub-flavoured Markdown, short enough for a pull request.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_comparison_html`].
+pub fn render_comparison_markdown(comparison: &Comparison) -> Result<String, Error> {
+    check_comparison(comparison)?;
+    Ok(comparison::markdown::render(comparison))
 }
 
 /// Writes a report so that a reader sees the old file or the whole new one, never a part; missing folders are made.
@@ -81,9 +114,33 @@ pub fn write(path: &Path, contents: &str) -> Result<(), Error> {
     })
 }
 
+// What cannot be read back is an error here, not at the reader's.
+fn json<R: Serialize + DeserializeOwned>(record: &R) -> Result<String, Error> {
+    let mut text = serde_json::to_string_pretty(record)?;
+    let _: R = serde_json::from_str(&text)?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn check_comparison(comparison: &Comparison) -> Result<(), Error> {
+    if comparison.version == COMPARISON_VERSION {
+        Ok(())
+    } else {
+        Err(Error::UnsupportedVersion {
+            record: "comparison",
+            found: comparison.version,
+            supported: COMPARISON_VERSION,
+        })
+    }
+}
+
 fn check(diagnosis: &Diagnosis) -> Result<(), Error> {
     if diagnosis.version != DIAGNOSIS_VERSION {
-        return Err(Error::UnsupportedVersion { found: diagnosis.version, supported: DIAGNOSIS_VERSION });
+        return Err(Error::UnsupportedVersion {
+            record: "diagnosis",
+            found: diagnosis.version,
+            supported: DIAGNOSIS_VERSION,
+        });
     }
     diagnosis.lineages.iter().try_for_each(check_lineage)
 }

@@ -15,7 +15,7 @@ use crate::verdict::{Card, card, failing, is_failing};
 use crate::{number, words};
 
 /// Holm-adjusted p below which a change between two phases counts as resolved.
-const ALPHA: f64 = 0.05;
+pub(crate) const ALPHA: f64 = 0.05;
 /// How much better another form must be to be worth a line in the table.
 const BEST_FORM_MARGIN: f64 = 0.05;
 
@@ -106,9 +106,9 @@ pub(crate) struct Change {
 /// A chart with what it says.
 #[derive(Debug, Serialize)]
 pub(crate) struct Panel {
-    heading: String,
-    chart: Chart,
-    lines: Vec<String>,
+    pub(crate) heading: String,
+    pub(crate) chart: Chart,
+    pub(crate) lines: Vec<String>,
 }
 
 /// Failing items of one behaviour.

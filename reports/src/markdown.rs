@@ -82,8 +82,8 @@ fn verdict_cell(history: &BehaviourHistory) -> String {
     }
 }
 
-// Everything that Markdown or the HTML inside it could read as markup is escaped, on one line.
-fn escape(text: &str) -> String {
+/// Escapes, on one line, everything that Markdown or the HTML inside it could read as markup.
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in clean_line(text, TEXT_LIMIT).chars() {
         match c {

@@ -1,5 +1,6 @@
 //! Numbers as people read them, each with its unit.
 
+use evals::comparison::Axis;
 use evals::diagnosis::Estimate;
 
 /// What is printed where there is no number.
@@ -86,6 +87,61 @@ pub(crate) fn decimal_interval(estimate: &Estimate, digits: usize) -> String {
     }
 }
 
+/// A value on an axis of a comparison, with its unit: `62.4%`, `0.074`, `1.30 nats`.
+pub(crate) fn measure(axis: Axis, value: f64) -> String {
+    match axis {
+        Axis::Calibration => decimal(value, 3),
+        Axis::Kl if value.is_finite() => format!("{} nats", decimal(value, 2)),
+        Axis::Kl => MISSING.to_owned(),
+        _ => fine_percent(value),
+    }
+}
+
+/// The 95 % interval of such a value: `55.1–69.0%`, `0.051 to 0.098`.
+pub(crate) fn measure_interval(axis: Axis, estimate: &Estimate) -> String {
+    let (low, high) = (estimate.low, estimate.high);
+    if !(low.is_finite() && high.is_finite()) {
+        return "no interval".to_owned();
+    }
+    match axis {
+        Axis::Calibration => format!("{} to {}", decimal(low, 3), decimal(high, 3)),
+        Axis::Kl => format!("{} to {}", decimal(low, 2), decimal(high, 2)),
+        _ => format!("{}–{}", decimal(100.0 * low, 1), fine_percent(high)),
+    }
+}
+
+/// A change on an axis, signed, with its unit: `+12.3 points`, `−0.021`, `+0.40 nats`.
+pub(crate) fn signed_measure(axis: Axis, change: f64) -> String {
+    match axis {
+        _ if !change.is_finite() => MISSING.to_owned(),
+        Axis::Calibration => signed(change, 3),
+        Axis::Kl => format!("{} nats", signed(change, 2)),
+        _ => format!("{} points", signed(100.0 * change, 1)),
+    }
+}
+
+/// The 95 % interval of such a change: `[+4.1, +19.0]`, `[−0.040, −0.002]`.
+pub(crate) fn signed_interval(axis: Axis, change: &Estimate) -> String {
+    if !(change.low.is_finite() && change.high.is_finite()) {
+        return "no interval".to_owned();
+    }
+    let (scale, digits) = match axis {
+        Axis::Calibration => (1.0, 3),
+        Axis::Kl => (1.0, 2),
+        _ => (100.0, 1),
+    };
+    format!("[{}, {}]", signed(scale * change.low, digits), signed(scale * change.high, digits))
+}
+
+// A number that rounds to zero has no sign.
+fn signed(value: f64, digits: usize) -> String {
+    let text = decimal(value, digits);
+    if !text.contains(|c: char| ('1'..='9').contains(&c)) {
+        return text.trim_start_matches('−').to_owned();
+    }
+    if value > 0.0 { format!("+{text}") } else { text }
+}
+
 /// A p-value: `<0.001`, `0.032`.
 pub(crate) fn p_value(p: f64) -> String {
     match p {
@@ -153,6 +209,18 @@ mod tests {
         assert_eq!(signed_points(f64::INFINITY), "–");
         assert_eq!(decimal_interval(&estimate(0.5, f64::NAN, 1.0), 3), "0.500 (no interval)");
         assert_eq!(p_value(f64::NAN), "–");
+    }
+
+    #[test]
+    fn values_on_an_axis_carry_its_unit() {
+        assert_eq!(measure(Axis::OverRefusal, 0.62), "62.0%");
+        assert_eq!(measure_interval(Axis::OverRefusal, &estimate(0.62, 0.551, 0.69)), "55.1–69.0%");
+        assert_eq!(signed_measure(Axis::OverRefusal, -0.0312), "−3.1 points");
+        assert_eq!(signed_interval(Axis::KnowledgeKept, &estimate(0.0, -0.0004, 0.052)), "[0.0, +5.2]");
+        assert_eq!([Axis::Calibration, Axis::Kl].map(|a| signed_measure(a, 0.4)), ["+0.400", "+0.40 nats"]);
+        assert_eq!(signed_interval(Axis::Kl, &estimate(0.1, -0.001, 0.19)), "[0.00, +0.19]");
+        assert_eq!(measure_interval(Axis::Calibration, &estimate(0.1, 0.05, 0.19)), "0.050 to 0.190");
+        assert_eq!(measure(Axis::Kl, f64::NAN), "–");
     }
 
     #[test]

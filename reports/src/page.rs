@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use evals::diagnosis::{Diagnosis, LineageDiagnosis, Outcome};
+use evals::diagnosis::{Diagnosis, LineageDiagnosis, Outcome, Provenance};
 use serde::Serialize;
 
 use crate::lineage::{Lineage, view};
@@ -37,10 +37,10 @@ pub(crate) struct Headline {
 
 /// A figure of the first screen.
 #[derive(Debug, Serialize)]
-struct Fact {
-    name: &'static str,
-    value: String,
-    note: String,
+pub(crate) struct Fact {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+    pub(crate) note: String,
 }
 
 /// Something to do.
@@ -72,7 +72,11 @@ impl Page {
             facts: facts(diagnosis, main.as_ref()),
             steps: steps(main.iter().chain(&branches)),
             healthy_advice: healthy_advice(diagnosis),
-            provenance: provenance(diagnosis),
+            provenance: provenance(
+                &diagnosis.provenance,
+                ("Run", &diagnosis.run),
+                ("Diagnosis format", diagnosis.version),
+            ),
             glossary: words::GLOSSARY.to_vec(),
             main,
             branches,
@@ -227,20 +231,24 @@ fn healthy_advice(diagnosis: &Diagnosis) -> String {
         .to_owned()
 }
 
-fn provenance(diagnosis: &Diagnosis) -> Vec<(String, String)> {
-    let provenance = &diagnosis.provenance;
+/// What was run, by name: `name` and `format` are those of the record.
+pub(crate) fn provenance(
+    provenance: &Provenance,
+    name: (&'static str, &str),
+    format: (&'static str, u32),
+) -> Vec<(String, String)> {
     let reference = match &provenance.reference {
         Some(reference) => format!("{} healthy lineages, SHA-256 {}", reference.n_lineages, reference.hash),
         None => "none: unreferenced".to_owned(),
     };
     let fixed = [
-        ("Run", clean_name(&diagnosis.run)),
+        (name.0, clean_name(name.1)),
         ("Seed", provenance.seed.map_or_else(|| "not known".to_owned(), |seed| seed.to_string())),
         ("Item bank", format!("{} items, SHA-256 {}", count(provenance.n_items), provenance.bank_hash)),
         ("Healthy reference", reference),
         ("Probe version", provenance.probe_version.to_string()),
         ("phasetrace version", provenance.phasetrace_version.clone()),
-        ("Diagnosis format", diagnosis.version.to_string()),
+        (format.0, format.1.to_string()),
     ];
     let mut rows: Vec<(String, String)> = fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     rows.extend(provenance.notes.iter().map(|(name, value)| (clean_name(name).replace('_', " "), value.clone())));

@@ -1,5 +1,6 @@
 //! The plain words for phases, behaviours and verdicts, the same on every page.
 
+use evals::comparison::{Axis, Exploration};
 use evals::diagnosis::{Confidence, ContributionKind, Outcome};
 use probes::item::Behaviour;
 use probes::response::Form;
@@ -172,6 +173,51 @@ pub(crate) fn confidence_rungs(confidence: Confidence) -> usize {
     }
 }
 
+/// The field's own term for an axis of a comparison, its abbreviation spelt out, and what it is a share of.
+pub(crate) fn axis_term(axis: Axis) -> &'static str {
+    match axis {
+        Axis::OverRefusal => "over-refusal, share of harmless requests",
+        Axis::HarmfulCompliance => "harmful compliance, share of harmful requests",
+        Axis::InstructionFollowing => "instruction following, system prompts included",
+        Axis::Calibration => "expected calibration error (ECE), 0 to 1",
+        Axis::KnowledgeKept => "share of the facts known before alignment",
+        Axis::Kl => "Kullback–Leibler divergence (KL), nats per answer",
+    }
+}
+
+/// The axis with an arrow towards its better end; on a vertical axis the text is turned, and the arrow with it.
+pub(crate) fn axis_arrow(of: Axis) -> String {
+    let name = match of {
+        Axis::Calibration => "confidence off by (ECE)",
+        Axis::Kl => "distance from the start (KL, nats)",
+        other => other.title(),
+    };
+    if of.is_gain() { format!("{name}, better →") } else { format!("← better, {name}") }
+}
+
+/// Which end of an axis is the better one.
+pub(crate) fn axis_direction(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Kl => "less is nearer",
+        other if other.is_gain() => "more is better",
+        _ => "less is better",
+    }
+}
+
+/// How a setting was explored.
+pub(crate) fn exploration(by: Exploration) -> &'static str {
+    match by {
+        Exploration::Realigned => "answers mixed while decoding (realignment)",
+        Exploration::Interpolated => "weights mixed (interpolation)",
+    }
+}
+
+/// The first letter made a capital.
+pub(crate) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
 /// The words that a report uses in a sense of its own.
 pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     (
@@ -218,4 +264,49 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
         "Rule of thumb",
         "\"Facts come from pretraining, format from SFT, refusals from alignment\". Printed beside each verdict for comparison, never used to reach one.",
     ),
+];
+
+/// The words that a comparison uses in a sense of its own.
+pub(crate) const COMPARISON_GLOSSARY: &[(&str, &str)] = &[
+    (
+        "Setting",
+        "One way to align the model, e.g. a method with its strength; trained several times with different seeds.",
+    ),
+    ("Start", "The checkpoint that every setting was trained from: the model before alignment."),
+    ("Seed", "The number that all chance in a training run comes from. Two seeds show how much chance alone does."),
+    ("95% interval", "The range that the true value is in, for 95 of 100 such measurements."),
+    ("Point", "One percentage point: the difference between 61% and 62%."),
+    (
+        "Dominated",
+        "Another setting is shown to be better on one axis and no worse on the others, the distance from the start aside. A setting that is not dominated may be the best for somebody.",
+    ),
+    (
+        "Not resolved",
+        "The difference is too small for this many items and seeds to tell it from chance. It does not mean that nothing changed.",
+    ),
+    (
+        "p after Holm",
+        "How often chance alone would give a difference this large, corrected for the number of differences looked at (Holm's method). Below 0.05 counts as resolved.",
+    ),
+    ("Detectable difference", "The smallest difference that this much data would show in 4 of 5 cases."),
+    (
+        "Explored, not trained",
+        "A setting between the start and a trained one, imitated by mixing their answers or their weights.",
+    ),
+    ("λ (lambda)", "Where an explored setting lies: 0 is the start, 1 the trained setting."),
+    (
+        "KL",
+        "Kullback–Leibler divergence: how far the answers have moved from those of the start, in nats per answer. At 0 they are the same.",
+    ),
+    ("Nat", "The unit of such distances when natural logarithms are used; 0.69 nats are one bit."),
+    (
+        "ECE",
+        "Expected calibration error: the mean distance between how sure the model is and how often it is right. 0 is perfect.",
+    ),
+    (
+        "Proxy and gold",
+        "Proxy: the reward that training climbs. Gold: whether the answer is right. Over-optimised: the proxy climbs while gold falls.",
+    ),
+    ("Over-refusal", "Refusing a harmless request, for instance because it contains an alarming word."),
+    ("Harmful compliance", "Answering a request that should be refused."),
 ];

@@ -57,6 +57,23 @@ impl Canvas {
             write!(self.body, r#"<circle class="{class}" cx="{:.1}" cy="{:.1}" r="{radius:.1}"/>"#, centre.0, centre.1);
     }
 
+    /// A line through several points.
+    pub(crate) fn polyline(&mut self, points: &[(f64, f64)], class: &str) {
+        let _ = write!(self.body, r#"<polyline class="{class}" points="{}"/>"#, joined(points));
+    }
+
+    /// A filled outline.
+    pub(crate) fn polygon(&mut self, points: &[(f64, f64)], class: &str) {
+        let _ = write!(self.body, r#"<polygon class="{class}" points="{}"/>"#, joined(points));
+    }
+
+    /// What `draw` paints, with a text that appears where the pointer rests on it.
+    pub(crate) fn titled(&mut self, title: &str, draw: impl FnOnce(&mut Self)) {
+        let _ = write!(self.body, "<g><title>{}</title>", escape(title));
+        draw(self);
+        self.body.push_str("</g>");
+    }
+
     /// A line with a head at its end, stopping `gap` short of both points.
     pub(crate) fn arrow(&mut self, from: (f64, f64), to: (f64, f64), gap: f64, class: &str) {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
@@ -126,6 +143,11 @@ impl Canvas {
             self.width, self.height, self.body
         ))
     }
+}
+
+fn joined(points: &[(f64, f64)]) -> String {
+    let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    points.join(" ")
 }
 
 /// Where a value lies between two ends of an axis.

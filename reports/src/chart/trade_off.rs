@@ -2,12 +2,25 @@
 
 use evals::diagnosis::{Estimate, TradeOffPoint};
 
+use super::label::{Area, Labels};
 use super::svg::{Anchor, Canvas, Frame, Scale};
 use super::{Chart, columns};
 use crate::number::{count, fine_percent, percent_interval};
 use crate::words;
 
 const RADIUS: f64 = 5.5;
+/// Where a name may stand beside its point, the best place first.
+const TRIES: [(f64, f64); 9] = [
+    (11.0, 4.0),
+    (8.0, -10.0),
+    (8.0, 20.0),
+    (-11.0, 4.0),
+    (-8.0, -10.0),
+    (-8.0, 20.0),
+    (8.0, -28.0),
+    (8.0, 38.0),
+    (8.0, -46.0),
+];
 
 /// Draws the plane; phases where either share was not measured are in the table only.
 pub(crate) fn draw(id: &str, points: &[TradeOffPoint]) -> Chart {
@@ -37,15 +50,18 @@ pub(crate) fn draw(id: &str, points: &[TradeOffPoint]) -> Chart {
     for pair in places.windows(2) {
         canvas.arrow(pair[0], pair[1], RADIUS + 3.0, "path");
     }
-    let mut taken: Vec<Area> = places.iter().map(|&(x, y)| Area::around(x, y, RADIUS)).collect();
+    let mut labels = Labels::within(Area { left: 58.0, right: 396.0, top: 4.0, bottom: 322.0 });
+    for &(x, y) in &places {
+        labels.cover(Area::around(x, y, RADIUS));
+    }
     for ((_, x, y), place) in shown.iter().zip(&places) {
-        taken.push(Area {
+        labels.cover(Area {
             left: frame.x.at(x.low),
             right: frame.x.at(x.high),
             top: place.1 - 1.0,
             bottom: place.1 + 1.0,
         });
-        taken.push(Area {
+        labels.cover(Area {
             left: place.0 - 1.0,
             right: place.0 + 1.0,
             top: frame.y.at(y.high),
@@ -56,7 +72,7 @@ pub(crate) fn draw(id: &str, points: &[TradeOffPoint]) -> Chart {
         let is_last = i + 1 == shown.len();
         canvas.circle(*place, RADIUS, if is_last { "dot last" } else { "dot" });
         let name = format!("{} {}", i + 1, words::phase(&point.phase));
-        let (at, anchor) = place_label(*place, &name, &mut taken);
+        let (at, anchor) = place_label(*place, &name, &mut labels);
         canvas.label(at, anchor, if is_last { "name strong halo" } else { "name halo" }, &name);
     }
 
@@ -100,56 +116,9 @@ fn table_rows(point: &TradeOffPoint) -> Vec<Vec<String>> {
     rows
 }
 
-/// A rectangle that is already painted on.
-struct Area {
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-}
-
-impl Area {
-    fn around(x: f64, y: f64, radius: f64) -> Self {
-        Self { left: x - radius, right: x + radius, top: y - radius, bottom: y + radius }
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
-    }
-
-    fn is_inside(&self) -> bool {
-        self.left >= 58.0 && self.right <= 396.0 && self.top >= 4.0 && self.bottom <= 322.0
-    }
-}
-
-// Tries the places around a point and further off until nothing is covered; the width is that of an average letter.
-fn place_label(point: (f64, f64), text: &str, taken: &mut Vec<Area>) -> ((f64, f64), Anchor) {
+// The places around a point, then further off; the width is that of an average letter.
+fn place_label(point: (f64, f64), text: &str, labels: &mut Labels) -> ((f64, f64), Anchor) {
     let width = 7.0 * text.chars().count() as f64;
-    let candidate = |dx: f64, dy: f64| {
-        let left = if dx >= 0.0 { point.0 + dx } else { point.0 + dx - width };
-        let baseline = point.1 + dy;
-        Area { left, right: left + width, top: baseline - 12.0, bottom: baseline + 4.0 }
-    };
-    let tries = [
-        (11.0, 4.0),
-        (8.0, -10.0),
-        (8.0, 20.0),
-        (-11.0, 4.0),
-        (-8.0, -10.0),
-        (-8.0, 20.0),
-        (8.0, -28.0),
-        (8.0, 38.0),
-        (8.0, -46.0),
-    ];
-    let best = tries
-        .into_iter()
-        .find(|&(dx, dy)| {
-            let area = candidate(dx, dy);
-            area.is_inside() && taken.iter().all(|t| !t.overlaps(&area))
-        })
-        .unwrap_or((11.0, 4.0));
-    let area = candidate(best.0, best.1);
-    let at = (area.left, area.bottom - 4.0);
-    taken.push(area);
-    (at, Anchor::Start)
+    let area = labels.place(point, width, &TRIES);
+    ((area.left, area.bottom - 4.0), Anchor::Start)
 }
