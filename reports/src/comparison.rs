@@ -10,7 +10,7 @@ use evals::comparison::{Axis, Comparison, Exploration, Setting, SettingKind};
 use minijinja::Value;
 use serde::Serialize;
 
-use crate::chart::plane::{self, Mark, Plane, Point};
+use crate::chart::plane::{self, Mark, Plane, Point, View};
 use crate::lineage::{ALPHA, Panel};
 use crate::number::{count, measure, points};
 use crate::page::{Fact, provenance};
@@ -29,7 +29,7 @@ pub(crate) struct Page {
     label: String,
     sentences: Vec<(&'static str, String)>,
     facts: Vec<Fact>,
-    plane: Option<Panel>,
+    main: Vec<Panel>,
     key: Vec<KeyEntry>,
     legend: Vec<(Value, &'static str)>,
     table: Table,
@@ -78,7 +78,6 @@ impl Page {
     /// Builds the page of a comparison.
     pub(crate) fn build(comparison: &Comparison) -> Self {
         let roster = Roster::over(comparison);
-        let main = (Axis::OverRefusal, Axis::HarmfulCompliance);
         let n_trained = comparison.settings.iter().filter(|s| s.kind == SettingKind::Trained).count();
         let has = |by| comparison.settings.iter().any(|s| is_explored_by(s, by));
         let trajectories = training::trajectories(comparison, &roster);
@@ -93,7 +92,7 @@ impl Page {
             label: format!("{} trained, {} explored", count(n_trained), count(n_explored(comparison))),
             sentences: sentences(comparison),
             facts: facts(comparison),
-            plane: panel(comparison, &roster, "plane", main, (420.0, 372.0)),
+            main: main_planes(comparison, &roster),
             key: roster.settings().filter(|(_, s)| !is_explored(s)).map(|(i, s)| key_entry(&roster, i, s)).collect(),
             legend: plane::legend(has),
             table: setting::table(comparison, &roster),
@@ -103,7 +102,10 @@ impl Page {
                 ("plane-calibration", (Axis::HarmfulCompliance, Axis::Calibration)),
             ]
             .into_iter()
-            .filter_map(|(id, axes)| panel(comparison, &roster, id, axes, (360.0, 330.0)))
+            .filter_map(|(id, axes)| {
+                let points = Points::of(comparison, &roster, axes);
+                points.panel(id, points.view(), (360.0, 330.0))
+            })
             .collect(),
             choices: comparison
                 .choices
@@ -135,7 +137,7 @@ impl Page {
 
 /// Labels of the three sentences; other numbers of sentences stand without.
 fn sentences(comparison: &Comparison) -> Vec<(&'static str, String)> {
-    let labels = if comparison.sentences.len() == 3 { ["Choice", "How sure", "Look first"] } else { [""; 3] };
+    let labels = if comparison.sentences.len() == 3 { ["Choice", "How sure", "Warnings"] } else { [""; 3] };
     let label = |i: usize| labels.get(i).copied().unwrap_or("");
     comparison.sentences.iter().enumerate().map(|(i, text)| (label(i), text.clone())).collect()
 }
@@ -148,14 +150,14 @@ fn facts(comparison: &Comparison) -> Vec<Fact> {
         (Some(1), Some(1)) => "One seed each: what chance does between runs is not known.".to_owned(),
         (Some(low), Some(high)) if low == high => format!("With {high} seeds each, all from the same start."),
         (Some(low), Some(high)) => format!("With {low} to {high} seeds each, all from the same start."),
-        _ => "Only the start was measured.".to_owned(),
+        _ => "Nothing was trained.".to_owned(),
     };
     let main = [Axis::OverRefusal, Axis::HarmfulCompliance];
     let is_apart = |pair: &&evals::comparison::Pair| {
         main.iter().any(|axis| pair.differences.get(axis).and_then(|d| d.p_holm).is_some_and(|p| p < ALPHA))
     };
     let n_apart = comparison.pairs.iter().filter(is_apart).count();
-    vec![
+    let mut facts = vec![
         Fact { name: "Trained", value: plural(n_trained, "setting"), note: seeds },
         Fact {
             name: "Not dominated",
@@ -168,12 +170,15 @@ fn facts(comparison: &Comparison) -> Vec<Fact> {
             note: "By requests refused or answered, corrected for the number of pairs (Holm).".to_owned(),
         },
         detectable(comparison, main),
-        Fact {
+    ];
+    if n_explored(comparison) > 0 {
+        facts.push(Fact {
             name: "Explored, not trained",
             value: plural(n_explored(comparison), "setting"),
             note: explored_note(comparison),
-        },
-    ]
+        });
+    }
+    facts
 }
 
 fn detectable(comparison: &Comparison, axes: [Axis; 2]) -> Fact {
@@ -209,7 +214,7 @@ fn explored_note(comparison: &Comparison) -> String {
 fn key_entry(roster: &Roster, index: usize, setting: &Setting) -> KeyEntry {
     let value = |axis| setting.axes.get(&axis).map_or_else(|| "–".to_owned(), |e| measure(axis, e.value));
     KeyEntry {
-        number: roster.label(index).to_owned(),
+        number: if setting.kind == SettingKind::Start { "○" } else { roster.label(index) }.to_owned(),
         name: clean_name(&setting.name),
         anchor: roster.anchor(index),
         word: match roster.mark(index) {
@@ -221,31 +226,59 @@ fn key_entry(roster: &Roster, index: usize, setting: &Setting) -> KeyEntry {
     }
 }
 
-fn panel(comparison: &Comparison, roster: &Roster, id: &str, axes: (Axis, Axis), size: (f64, f64)) -> Option<Panel> {
-    let names: Vec<String> = roster.settings().map(|(i, _)| roster.title(i)).collect();
-    let points: Vec<Point> = roster
-        .settings()
-        .map(|(i, setting)| Point {
+// With the start far off, the trained settings close up first.
+fn main_planes(comparison: &Comparison, roster: &Roster) -> Vec<Panel> {
+    let points = Points::of(comparison, roster, (Axis::OverRefusal, Axis::HarmfulCompliance));
+    let view = points.view();
+    let overview = (view == View::CloseUp).then(|| points.panel("plane-whole", View::Overview, (420.0, 286.0)));
+    points.panel("plane", view, (420.0, 372.0)).into_iter().chain(overview.flatten()).collect()
+}
+
+/// The settings on two axes.
+struct Points<'a> {
+    axes: (Axis, Axis),
+    points: Vec<Point<'a>>,
+    trails: Vec<Vec<usize>>,
+}
+
+impl<'a> Points<'a> {
+    fn of(comparison: &'a Comparison, roster: &'a Roster, axes: (Axis, Axis)) -> Self {
+        let point = |(i, setting): (usize, &'a Setting)| Point {
             label: roster.label(i),
-            name: &names[i],
+            name: roster.title(i),
             mark: roster.mark(i),
             x: setting.axes.get(&axes.0),
             y: setting.axes.get(&axes.1),
-        })
-        .collect();
-    let trails = trails(comparison, roster);
-    let chart = plane::draw(&Plane { id, size, axes, points: &points, trails: &trails })?;
-    let missing: Vec<&str> = points
-        .iter()
-        .filter(|p| (p.x.is_none() || p.y.is_none()) && !matches!(p.mark, Mark::Explored(_)))
-        .map(|p| p.name)
-        .collect();
-    let lines = if missing.is_empty() {
-        Vec::new()
-    } else {
-        vec![format!("Not shown, because one of the two was not measured: {}.", missing.join("; "))]
-    };
-    Some(Panel { heading: chart.title.clone(), chart, lines })
+        };
+        Self { axes, points: roster.settings().map(point).collect(), trails: trails(comparison, roster) }
+    }
+
+    fn view(&self) -> View {
+        if plane::is_crowded(&self.points) { View::CloseUp } else { View::Whole }
+    }
+
+    fn panel(&self, id: &str, view: View, size: (f64, f64)) -> Option<Panel> {
+        let plane = Plane { id, view, size, axes: self.axes, points: &self.points, trails: &self.trails };
+        let chart = plane::draw(&plane)?;
+        let measured = || self.points.iter().filter(|p| !matches!(p.mark, Mark::Explored(_)));
+        let mut lines = Vec::new();
+        let outside = measured().filter_map(|p| {
+            let (x, y) = (p.x?, p.y?);
+            let place =
+                format!("{}, at {} and {}", p.name, measure(self.axes.0, x.value), measure(self.axes.1, y.value));
+            (!plane::is_inside(&plane, p)).then_some(place)
+        });
+        let outside: Vec<String> = outside.collect();
+        if !outside.is_empty() {
+            lines.push(format!("Outside this close-up: {}.", outside.join("; ")));
+        }
+        let missing: Vec<&str> =
+            measured().filter(|p| p.x.is_none() || p.y.is_none()).map(|p| p.name.as_str()).collect();
+        if !missing.is_empty() {
+            lines.push(format!("Not shown, because one of the two was not measured: {}.", missing.join("; ")));
+        }
+        Some(Panel { heading: chart.title.clone(), chart, lines })
+    }
 }
 
 // From the start over the explored settings to the trained one, by lambda, for each base and each way of exploring.

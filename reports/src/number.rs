@@ -99,10 +99,15 @@ pub(crate) fn measure(axis: Axis, value: f64) -> String {
 
 /// The 95 % interval of such a value: `55.1–69.0%`, `0.051 to 0.098`.
 pub(crate) fn measure_interval(axis: Axis, estimate: &Estimate) -> String {
-    let (low, high) = (estimate.low, estimate.high);
-    if !(low.is_finite() && high.is_finite()) {
-        return "no interval".to_owned();
+    if estimate.low.is_finite() && estimate.high.is_finite() {
+        measure_range(axis, estimate.low, estimate.high)
+    } else {
+        "no interval".to_owned()
     }
+}
+
+/// From one value on an axis to another.
+pub(crate) fn measure_range(axis: Axis, low: f64, high: f64) -> String {
     match axis {
         Axis::Calibration => format!("{} to {}", decimal(low, 3), decimal(high, 3)),
         Axis::Kl => format!("{} to {}", decimal(low, 2), decimal(high, 2)),

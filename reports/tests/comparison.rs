@@ -74,8 +74,8 @@ fn every_chart_has_its_title_its_description_and_its_table() {
     let comparison = sweep::of(16);
     let page = render_comparison_html(&comparison).unwrap();
     let charts: Vec<&str> = page.split("<svg class=\"chart\"").skip(1).collect();
-    // Four planes, and one curve for each of the twelve settings that have a reward.
-    assert_eq!(charts.len(), 4 + 12);
+    // Four planes, one of them with an overview, and one curve for each of the twelve settings that have a reward.
+    assert_eq!(charts.len(), 4 + 1 + 12);
     for chart in charts {
         let (drawing, after) = chart.split_once("</svg>").unwrap();
         assert!(drawing.contains("<title id=") && drawing.contains("<desc id="));
@@ -83,6 +83,18 @@ fn every_chart_has_its_title_its_description_and_its_table() {
         assert!(table.matches("<tr>").count() > 1, "{table}");
         assert!(!after.split_once("<table>").unwrap().0.contains("</figure>"), "the table belongs to another chart");
     }
+}
+
+#[test]
+fn a_start_far_off_is_drawn_beside_a_close_up_of_the_trained_settings() {
+    let mut comparison = sweep::of(16);
+    let page = render_comparison_html(&comparison).unwrap();
+    assert!(page.contains("harmful requests answered, close up</h4>"));
+    assert!(page.contains("Outside this close-up: start, at 1.2% and 94.6%."));
+    assert!(page.contains("harmful requests answered, with the start</h4>"));
+    comparison.settings.retain(|setting| setting.kind == SettingKind::Trained);
+    let page = render_comparison_html(&comparison).unwrap();
+    assert!(!page.contains("close up") && !page.contains("with the start</h4>"));
 }
 
 #[test]

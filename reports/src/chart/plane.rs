@@ -11,6 +11,8 @@ use super::{Chart, columns};
 use crate::number::{measure, measure_interval};
 use crate::words;
 
+/// How many times wider than the trained settings everything may be before they get a close-up.
+const CROWDED: f64 = 2.5;
 /// Half the height of a mark.
 const MARK: f64 = 4.5;
 
@@ -18,6 +20,8 @@ const MARK: f64 = 4.5;
 pub(crate) struct Plane<'a> {
     /// Prefix of the anchors.
     pub(crate) id: &'a str,
+    /// Which part is drawn.
+    pub(crate) view: View,
     /// Width and height at scale 1.
     pub(crate) size: (f64, f64),
     /// Horizontal and vertical axis.
@@ -28,12 +32,23 @@ pub(crate) struct Plane<'a> {
     pub(crate) trails: &'a [Vec<usize>],
 }
 
+/// A part of the plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum View {
+    /// Everything.
+    Whole,
+    /// The trained settings, and what else lies among them.
+    CloseUp,
+    /// Everything, small, beside a close-up: the start alone is named.
+    Overview,
+}
+
 /// A setting in the plane.
 pub(crate) struct Point<'a> {
     /// What stands beside its mark: its number.
     pub(crate) label: &'a str,
     /// What it is called in the table and under the pointer.
-    pub(crate) name: &'a str,
+    pub(crate) name: String,
     /// How it is drawn.
     pub(crate) mark: Mark,
     /// Its value on the horizontal axis.
@@ -64,23 +79,48 @@ struct Shown<'a> {
     at: (f64, f64),
 }
 
+/// Whether the start or the explored settings lie so far off that the trained ones need a close-up.
+pub(crate) fn is_crowded(points: &[Point]) -> bool {
+    let (mut trained, mut all) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for (point, (x, y)) in points.iter().filter_map(|p| Some((p, p.both()?))) {
+        for (axis, estimate) in [x, y].into_iter().enumerate() {
+            let ends = || reach(point, estimate).filter(|v| v.is_finite());
+            all[axis].extend(ends());
+            if point.is_trained() {
+                trained[axis].extend(ends());
+            }
+        }
+    }
+    let is_stretched = |(all, trained): (&Vec<f64>, &Vec<f64>)| {
+        let width = extent(trained);
+        width > 0.0 && extent(all) > CROWDED * width
+    };
+    all.iter().zip(&trained).any(is_stretched)
+}
+
+/// Whether a setting has both values, and they lie inside what is drawn.
+pub(crate) fn is_inside(plane: &Plane, point: &Point) -> bool {
+    rulers(plane).zip(point.both()).is_some_and(|((x, y), (h, v))| x.holds(h.value) && y.holds(v.value))
+}
+
 /// Draws the plane, or nothing where no setting has both values.
 pub(crate) fn draw(plane: &Plane) -> Option<Chart> {
     let (width, height) = plane.size;
     let (x_axis, y_axis) = plane.axes;
-    let both = || {
-        plane
-            .points
-            .iter()
-            .enumerate()
-            .filter_map(|(i, p)| Some((i, p, p.x?, p.y?)))
-            .filter(|(.., x, y)| x.value.is_finite() && y.value.is_finite())
-    };
-    both().next()?;
-    let x = Ruler::over(both().flat_map(|(_, p, x, _)| reach(p, x)), (56.0, width - 16.0), x_axis.is_share());
-    let y = Ruler::over(both().flat_map(|(_, p, _, y)| reach(p, y)), (height - 52.0, 12.0), y_axis.is_share());
-    let shown: Vec<Shown> = both()
-        .map(|(index, point, h, v)| Shown { point, index, x: h, y: v, at: (x.scale.at(h.value), y.scale.at(v.value)) })
+    let (x, y) = rulers(plane)?;
+    let shown: Vec<Shown> = plane
+        .points
+        .iter()
+        .enumerate()
+        .filter_map(|(i, p)| Some((i, p, p.both()?)))
+        .filter(|(.., (h, v))| x.holds(h.value) && y.holds(v.value))
+        .map(|(index, point, (h, v))| Shown {
+            point,
+            index,
+            x: h,
+            y: v,
+            at: (x.scale.at(h.value), y.scale.at(v.value)),
+        })
         .collect();
 
     let mut canvas = Canvas::new(width, height);
@@ -90,7 +130,8 @@ pub(crate) fn draw(plane: &Plane) -> Option<Chart> {
     let middle = f64::midpoint(x.scale.positions.0, x.scale.positions.1);
     canvas.label((middle, height - 14.0), Anchor::Middle, "axis-name", &words::axis_arrow(x_axis));
 
-    for s in shown.iter().filter(|s| s.point.is_trained() || s.point.mark == Mark::Start) {
+    let crossed = shown.iter().filter(|s| s.point.is_trained() || s.point.mark == Mark::Start);
+    for s in crossed.filter(|_| plane.view != View::Overview) {
         if s.x.low.is_finite() && s.x.high.is_finite() {
             canvas.line((x.scale.at(s.x.low), s.at.1), (x.scale.at(s.x.high), s.at.1), "cross");
         }
@@ -99,10 +140,14 @@ pub(crate) fn draw(plane: &Plane) -> Option<Chart> {
         }
     }
     for trail in plane.trails {
-        let places: Vec<(f64, f64)> =
-            trail.iter().filter_map(|i| shown.iter().find(|s| s.index == *i)).map(|s| s.at).collect();
-        if places.len() > 1 {
-            canvas.polyline(&places, "trail");
+        let places: Vec<Option<(f64, f64)>> =
+            trail.iter().map(|i| shown.iter().find(|s| s.index == *i).map(|s| s.at)).collect();
+        // A stretch that leaves the drawing is left off.
+        for stretch in places.split(Option::is_none) {
+            let stretch: Vec<(f64, f64)> = stretch.iter().flatten().copied().collect();
+            if stretch.len() > 1 {
+                canvas.polyline(&stretch, "trail");
+            }
         }
     }
     let front = front(&shown, plane.axes);
@@ -111,9 +156,14 @@ pub(crate) fn draw(plane: &Plane) -> Option<Chart> {
         let values = format!("{}: {}, {}", s.point.name, measure(x_axis, s.x.value), measure(y_axis, s.y.value));
         canvas.titled(&values, |canvas| s.point.mark.draw(canvas, s.at));
     }
-    label(&mut canvas, &shown, Area { left: 58.0, right: width - 2.0, top: 2.0, bottom: height - 54.0 });
+    label(&mut canvas, &shown, plane.view, Area { left: 58.0, right: width - 2.0, top: 2.0, bottom: height - 54.0 });
 
-    let title = format!("{} against {}", words::capital(x_axis.title()), y_axis.title());
+    let part = match plane.view {
+        View::Whole => "",
+        View::CloseUp => ", close up",
+        View::Overview => ", with the start",
+    };
+    let title = format!("{} against {}{part}", words::capital(x_axis.title()), y_axis.title());
     let said: Vec<String> = shown
         .iter()
         .filter(|s| !matches!(s.point.mark, Mark::Explored(_)))
@@ -169,7 +219,32 @@ pub(crate) fn legend(has_explored: impl Fn(Exploration) -> bool) -> Vec<(Value, 
     entries
 }
 
-impl Point<'_> {
+fn extent(values: &[f64]) -> f64 {
+    let (low, high) =
+        values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)));
+    high - low
+}
+
+// Explored settings are drawn without intervals, so theirs need no room.
+fn rulers(plane: &Plane) -> Option<(Ruler, Ruler)> {
+    let (width, height) = plane.size;
+    let counted = || plane.points.iter().filter(|p| plane.view != View::CloseUp || p.is_trained());
+    let both = || counted().filter_map(|p| Some((p, p.both()?)));
+    both().next()?;
+    let x = both().flat_map(|(p, (x, _))| reach(p, x));
+    let y = both().flat_map(|(p, (_, y))| reach(p, y));
+    Some((
+        Ruler::over(x, (56.0, width - 16.0), plane.axes.0.is_share()),
+        Ruler::over(y, (height - 52.0, 12.0), plane.axes.1.is_share()),
+    ))
+}
+
+impl<'a> Point<'a> {
+    fn both(&self) -> Option<(&'a Estimate, &'a Estimate)> {
+        let (x, y) = (self.x?, self.y?);
+        (x.value.is_finite() && y.value.is_finite()).then_some((x, y))
+    }
+
     fn is_trained(&self) -> bool {
         matches!(self.mark, Mark::Best | Mark::Dominated)
     }
@@ -201,7 +276,6 @@ impl Mark {
     }
 }
 
-// Explored settings are drawn without intervals, so theirs need no room.
 fn reach<'a>(point: &Point, e: &'a Estimate) -> impl Iterator<Item = f64> + use<'a> {
     let ends = if matches!(point.mark, Mark::Explored(_)) { [e.value; 3] } else { [e.low, e.value, e.high] };
     ends.into_iter()
@@ -238,7 +312,7 @@ fn steps(front: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 // Numbers around their marks, further out with a thin line where it is crowded; points outside the crowd are not worse placed for it.
-fn label(canvas: &mut Canvas, shown: &[Shown], bounds: Area) {
+fn label(canvas: &mut Canvas, shown: &[Shown], view: View, bounds: Area) {
     let mut tries = Vec::new();
     for (ring, radius) in [9.0, 14.0, 21.0, 29.0, 38.0, 48.0, 60.0].into_iter().enumerate() {
         let spokes = 8 + 4 * ring;
@@ -252,7 +326,8 @@ fn label(canvas: &mut Canvas, shown: &[Shown], bounds: Area) {
         let radius = if matches!(s.point.mark, Mark::Explored(_)) { 2.5 } else { MARK + 1.0 };
         labels.cover(Area::around(s.at.0, s.at.1, radius));
     }
-    for s in shown.iter().filter(|s| !s.point.label.is_empty()) {
+    let is_named = |s: &&Shown| !s.point.label.is_empty() && (view != View::Overview || s.point.mark == Mark::Start);
+    for s in shown.iter().filter(is_named) {
         let width = 7.2 * s.point.label.chars().count() as f64;
         let area = labels.place(s.at, width, &tries);
         let middle = (f64::midpoint(area.left, area.right), f64::midpoint(area.top, area.bottom));
@@ -277,7 +352,7 @@ fn better_corner(axes: (Axis, Axis)) -> &'static str {
 }
 
 fn table_row(point: &Point, axes: (Axis, Axis)) -> Vec<String> {
-    let mut row = vec![point.name.to_owned(), point.mark.word().to_owned()];
+    let mut row = vec![point.name.clone(), point.mark.word().to_owned()];
     for (axis, estimate) in [(axes.0, point.x), (axes.1, point.y)] {
         match estimate {
             Some(e) => row.extend([measure(axis, e.value), measure_interval(axis, e)]),

@@ -40,6 +40,12 @@ impl Ruler {
         Self { scale: Scale { values: ends, positions }, step, is_share }
     }
 
+    /// Whether a value lies between the two ends.
+    pub(crate) fn holds(&self, value: f64) -> bool {
+        let (low, high) = self.scale.values;
+        (low..=high).contains(&value)
+    }
+
     /// The two ends in words.
     pub(crate) fn ends(&self) -> (String, String) {
         let (low, high) = self.scale.values;

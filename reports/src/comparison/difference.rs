@@ -148,7 +148,9 @@ pub(crate) fn blocks(comparison: &Comparison, roster: &Roster) -> Vec<Block> {
                     .iter()
                     .filter_map(|&axis| Some((axis, pairs.turned(&setting.name, &other.name, axis)?)))
                     .collect();
-                n_apart += usize::from(lines.iter().any(|(_, t)| is_resolved(t.difference) == Some(true)));
+                let is_apart =
+                    |(axis, t): &(Axis, Turned)| *axis != Axis::Kl && is_resolved(t.difference) == Some(true);
+                n_apart += usize::from(lines.iter().any(is_apart));
                 if !lines.is_empty() {
                     others.push((roster.title(j), lines.iter().map(|(axis, t)| line(*axis, t)).collect()));
                 }
@@ -157,7 +159,7 @@ pub(crate) fn blocks(comparison: &Comparison, roster: &Roster) -> Vec<Block> {
                 id: format!("against-{i}"),
                 title: roster.title(i),
                 summary: format!(
-                    "differs from {} of {} others on at least one axis",
+                    "differs from {} of {} others, the distance from the start aside",
                     count(n_apart),
                     count(others.len())
                 ),
@@ -191,7 +193,7 @@ fn needed(difference: &Difference) -> String {
         (_, Some(items), Some(n)) => format!("{} items per seed, or {}", count(items), seeds(n)),
         (_, Some(items), None) => format!("{} items per seed", count(items)),
         (_, None, Some(n)) => format!("{}; more items alone would not do", seeds(n)),
-        (Some(false), None, None) => "no number of items or seeds tried".to_owned(),
+        (Some(false), None, None) => "more items would not do; how many seeds is not known".to_owned(),
     }
 }
 

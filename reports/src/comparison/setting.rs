@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Roster;
 use crate::chart::plane::Mark;
 use crate::chart::spread::Column;
-use crate::number::{count, decimal, measure, measure_interval};
+use crate::number::{decimal, measure, measure_interval, measure_range};
 use crate::text::clean_name;
 use crate::words;
 
@@ -58,13 +58,16 @@ struct Cell {
 
 /// Builds the table.
 pub(crate) fn table(comparison: &Comparison, roster: &Roster) -> Table {
+    // The start may lie so far off on an axis that trained settings could not be told apart beside it.
+    let n_trained = comparison.settings.iter().filter(|s| s.kind == SettingKind::Trained).count();
     let columns: BTreeMap<Axis, Column> = Axis::ALL
         .iter()
         .map(|&axis| {
-            let ends = comparison.settings.iter().flat_map(|s| {
-                let ends = s.axes.get(&axis).map(|e| [e.low, e.value, e.high]);
-                ends.into_iter().flatten().chain(s.by_seed.get(&axis).into_iter().flatten().copied())
-            });
+            let ends =
+                comparison.settings.iter().filter(|s| n_trained == 0 || s.kind == SettingKind::Trained).flat_map(|s| {
+                    let ends = s.axes.get(&axis).map(|e| [e.low, e.value, e.high]);
+                    ends.into_iter().flatten().chain(s.by_seed.get(&axis).into_iter().flatten().copied())
+                });
             (axis, Column::over(ends, axis.is_share()))
         })
         .collect();
@@ -119,7 +122,7 @@ fn row(roster: &Roster, index: usize, setting: &Setting, columns: &BTreeMap<Axis
             let likeness =
                 stands_for.as_ref().map_or_else(String::new, |n| format!(", to be like {}", roster.numbered(n)));
             format!(
-                "{}, λ = {} of the way to {}{likeness}",
+                "{}, λ\u{a0}=\u{a0}{} of the way to {}{likeness}",
                 words::exploration(*by),
                 decimal(*lambda, 2),
                 roster.numbered(base)
@@ -156,8 +159,11 @@ fn cell(axis: Axis, setting: &Setting, column: &Column) -> Option<Cell> {
         bar: column.draw(estimate, by_seed),
         interval: measure_interval(axis, estimate),
         seeds: spread.then(|| {
-            let (low, high) = (measure(axis, low), measure(axis, high));
-            if low == high { format!("seeds all {low}") } else { format!("seeds {low} to {high}") }
+            if measure(axis, low) == measure(axis, high) {
+                format!("all {}", measure(axis, low))
+            } else {
+                measure_range(axis, low, high)
+            }
         }),
     })
 }
@@ -168,7 +174,7 @@ fn seeds(seeds: &[u64]) -> String {
         [one] => format!("seed {one}"),
         many => {
             let names: Vec<String> = many.iter().map(u64::to_string).collect();
-            format!("{} seeds: {}", count(many.len()), names.join(", "))
+            format!("seeds {}", names.join(", "))
         }
     }
 }
