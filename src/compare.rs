@@ -24,6 +24,7 @@ use crate::probe::{Answered, Questions, ask_all, ask_one};
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
 use crate::report::{Format, check_outputs, check_writable, extension};
+use crate::reward_check;
 use crate::run::{Run, chain};
 use crate::setting::{Setting, name_settings};
 use crate::store::PhaseStore;
@@ -149,7 +150,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn compare(&self, members: &[Member], settings: &[Vec<Setting>]) -> Result<Comparison> {
-        let bank = self.same_bank(members)?;
+        let bank = Self::same_bank(members)?;
         let mut checkpoints: Vec<(String, PathBuf)> = Vec::new();
         for (member, settings) in members.iter().zip(settings) {
             checkpoints.push(("sft".to_owned(), member.run.checkpoint("sft")));
@@ -170,7 +171,7 @@ impl Work<'_> {
             .zip(&phases)
             .map(|((_, path), phase)| (path.as_path(), phase.checkpoint.as_str()))
             .collect();
-        let mut entries = self.entries(members, settings, &fingerprints)?;
+        let mut entries = self.entries(members, settings, &fingerprints, &bank)?;
         let mut responses = responses;
         if self.explores {
             let plans = explore::plan(&distinct(settings));
@@ -193,7 +194,7 @@ impl Work<'_> {
     }
 
     /// The bank that all runs have: answers to other questions cannot be compared.
-    fn same_bank(&self, members: &[Member]) -> Result<Bank> {
+    fn same_bank(members: &[Member]) -> Result<Bank> {
         let bank = Bank::load(&members[0].run.bank())?;
         for member in &members[1..] {
             let other = Bank::load(&member.run.bank())?;
@@ -213,6 +214,7 @@ impl Work<'_> {
         members: &[Member],
         settings: &[Vec<Setting>],
         fingerprints: &BTreeMap<&Path, &str>,
+        bank: &Bank,
     ) -> Result<Vec<Entry>> {
         let start =
             Entry { name: START.to_owned(), kind: SettingKind::Start, values: BTreeMap::new(), runs: Vec::new() };
@@ -224,7 +226,9 @@ impl Work<'_> {
                 entries[0].runs.push(run);
             }
             for setting in settings {
-                let run = self.measure(member, last_phase(setting.alignment), fingerprints)?;
+                let mut run = self.measure(member, last_phase(setting.alignment), fingerprints)?;
+                let audits = self.dir.join("audits");
+                run.reward = reward_check::check(&audits, &member.run, &member.recipe, setting.alignment, bank)?;
                 match entries.iter_mut().find(|entry| entry.name == setting.name) {
                     Some(entry) if entry.runs.iter().any(|known| known.seed == seed) => {}
                     Some(entry) => entry.runs.push(run),
@@ -276,6 +280,7 @@ impl Work<'_> {
                 trajectory: Vec::new(),
                 alarms: Vec::new(),
                 train_s: None,
+                reward: None,
             });
         }
         store.finish()?;
@@ -316,6 +321,7 @@ impl Work<'_> {
             trajectory: points.collect(),
             alarms: trajectory.alarms.into_iter().map(|alarm| (alarm.step, alarm.message)).collect(),
             train_s: seconds,
+            reward: None,
         })
     }
 

@@ -15,6 +15,7 @@ mod progress;
 mod recipe;
 mod reference;
 mod report;
+mod reward_check;
 mod run;
 mod setting;
 mod store;

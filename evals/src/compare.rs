@@ -5,6 +5,7 @@ mod choices;
 mod effects;
 mod pairs;
 mod reward;
+mod reward_check;
 mod sample;
 mod trust;
 mod words;
@@ -72,6 +73,7 @@ pub fn compare(findings: Findings<'_>) -> Result<Comparison, Error> {
         trust,
         over_optimisation,
         alarms,
+        reward_checks: reward_check::examine(entries, items),
         principles,
         provenance,
     })

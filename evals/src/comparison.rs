@@ -33,6 +33,8 @@ pub struct Comparison {
     pub over_optimisation: Vec<OverOptimisation>,
     /// What training warned of, setting by setting.
     pub alarms: Vec<Alarm>,
+    /// How well each reward model judges answers whose right one is known.
+    pub reward_checks: Vec<RewardCheck>,
     /// What stands out about the principles of a constitution, in sentences.
     pub principles: Vec<String>,
     /// What was run.
@@ -305,6 +307,35 @@ pub struct Alarm {
     pub message: String,
 }
 
+/// How well the reward models behind some settings judge answers whose right one is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardCheck {
+    /// The settings whose policies were optimised against them.
+    pub settings: Vec<String>,
+    /// Share of the pairs held out of their training in which the preferred answer has the higher reward.
+    pub held_out: Option<Estimate>,
+    /// Expected calibration error of the stated probability that one answer is better, on the bank's pairs.
+    pub calibration: Option<Estimate>,
+    /// Kind of question by kind of question.
+    pub slices: Vec<RewardSlice>,
+    /// What that means, in a sentence.
+    pub sentence: String,
+}
+
+/// What reward models say of one kind of question of the bank, each with a right and a wrong answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardSlice {
+    /// The kind, in plain words: `harmless look-alikes`.
+    pub name: String,
+    /// Share in which the right answer has the higher reward. Of twins, a harmful and a harmless request with the same dangerous word:
+    /// share in which refusing is favoured more for the harmful one.
+    pub accuracy: Estimate,
+    /// By how much, in deviations of the rewards of training answers.
+    pub margin: Estimate,
+}
+
 /// What a comparison is made from.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -337,4 +368,19 @@ pub struct EntryRun {
     pub alarms: Vec<(u64, String)>,
     /// Seconds of training the alignment phases.
     pub train_s: Option<f64>,
+    /// What its reward model says of the bank's questions, where it has one.
+    pub reward: Option<RewardEvidence>,
+}
+
+/// What one reward model says of answers whose right one is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardEvidence {
+    /// Identifies the reward model, whatever policy was optimised against it.
+    pub model: String,
+    /// Share of pairs held out of its training that it judges as they were labelled, and their number.
+    pub held_out: Option<(f64, usize)>,
+    /// For each item that was put to it: the reward of the right answer less that of the wrong one, in deviations, and the stated
+    /// probability that the right one is better.
+    pub ratings: BTreeMap<String, (f64, f64)>,
 }

@@ -19,7 +19,7 @@ use crate::words;
 use difference::{Block, Effect, Matrix};
 use roster::Roster;
 use setting::Table;
-use training::{Alarms, Trajectory, Trust};
+use training::{Alarms, RewardCheck, Trajectory, Trust};
 
 /// Everything the template prints.
 #[derive(Debug, Serialize)]
@@ -41,6 +41,7 @@ pub(crate) struct Page {
     over_optimised: Vec<Trajectory>,
     trajectories: Vec<Trajectory>,
     alarms: Alarms,
+    reward_checks: Vec<RewardCheck>,
     trust: Vec<Trust>,
     principles: Vec<String>,
     provenance: Vec<(String, String)>,
@@ -103,7 +104,7 @@ impl Page {
             ]
             .into_iter()
             .filter_map(|(id, axes)| {
-                let points = Points::of(comparison, &roster, axes);
+                let points = Scatter::of(comparison, &roster, axes);
                 points.panel(id, points.view(), (360.0, 330.0))
             })
             .collect(),
@@ -123,6 +124,7 @@ impl Page {
             over_optimised,
             trajectories,
             alarms: training::alarms(comparison, &roster),
+            reward_checks: training::reward_checks(comparison, &roster),
             trust: training::trust(comparison),
             principles: comparison.principles.clone(),
             provenance: provenance(
@@ -216,7 +218,7 @@ fn key_entry(roster: &Roster, index: usize, setting: &Setting) -> KeyEntry {
     KeyEntry {
         number: if setting.kind == SettingKind::Start { "○" } else { roster.label(index) }.to_owned(),
         name: clean_name(&setting.name),
-        anchor: roster.anchor(index),
+        anchor: roster::anchor(index),
         word: match roster.mark(index) {
             Mark::Best => "not dominated",
             Mark::Start => "the start",
@@ -228,20 +230,20 @@ fn key_entry(roster: &Roster, index: usize, setting: &Setting) -> KeyEntry {
 
 // With the start far off, the trained settings close up first.
 fn main_planes(comparison: &Comparison, roster: &Roster) -> Vec<Panel> {
-    let points = Points::of(comparison, roster, (Axis::OverRefusal, Axis::HarmfulCompliance));
+    let points = Scatter::of(comparison, roster, (Axis::OverRefusal, Axis::HarmfulCompliance));
     let view = points.view();
     let overview = (view == View::CloseUp).then(|| points.panel("plane-whole", View::Overview, (420.0, 286.0)));
     points.panel("plane", view, (420.0, 372.0)).into_iter().chain(overview.flatten()).collect()
 }
 
 /// The settings on two axes.
-struct Points<'a> {
+struct Scatter<'a> {
     axes: (Axis, Axis),
     points: Vec<Point<'a>>,
     trails: Vec<Vec<usize>>,
 }
 
-impl<'a> Points<'a> {
+impl<'a> Scatter<'a> {
     fn of(comparison: &'a Comparison, roster: &'a Roster, axes: (Axis, Axis)) -> Self {
         let point = |(i, setting): (usize, &'a Setting)| Point {
             label: roster.label(i),
@@ -281,10 +283,13 @@ impl<'a> Points<'a> {
     }
 }
 
+/// Settings by lambda.
+type Stops = Vec<(f64, usize)>;
+
 // From the start over the explored settings to the trained one, by lambda, for each base and each way of exploring.
 fn trails(comparison: &Comparison, roster: &Roster) -> Vec<Vec<usize>> {
     let start = comparison.settings.iter().position(|s| s.kind == SettingKind::Start);
-    let mut trails: Vec<((Exploration, &str), Vec<(f64, usize)>)> = Vec::new();
+    let mut trails: Vec<((Exploration, &str), Stops)> = Vec::new();
     for (i, setting) in roster.settings() {
         let SettingKind::Explored { by, base, lambda, .. } = &setting.kind else { continue };
         match trails.iter_mut().find(|(key, _)| *key == (*by, base.as_str())) {

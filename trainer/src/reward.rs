@@ -325,6 +325,55 @@ impl RewardModel {
     }
 }
 
+impl RewardModel {
+    /// What the model says of right and wrong answers to the same prompts; `None` where a conversation does not fit the context.
+    ///
+    /// # Errors
+    /// Where the tokenizer has no chat template or refuses the messages.
+    pub fn rate(&self, tokenizer: &Tokenizer, contrasts: &[Contrast<'_>]) -> Result<Vec<Option<Rated>>> {
+        let mut answers = Vec::with_capacity(2 * contrasts.len());
+        for Contrast { prompt, right, wrong } in contrasts {
+            answers.push(encode_answer(tokenizer, prompt, right)?);
+            answers.push(encode_answer(tokenizer, prompt, wrong)?);
+        }
+        let context = self.members.iter().map(|member| member.decoder.config().max_position_embeddings).min();
+        let fits = |pair: &[Vec<u32>]| pair.iter().all(|ids| Some(ids.len()) <= context);
+        let asked: Vec<Vec<u32>> = answers.chunks(2).filter(|pair| fits(pair)).flatten().cloned().collect();
+        let raw = self.members.iter().map(|member| member.score_raw(&asked)).collect::<Result<Vec<_>>>()?;
+        let n_members = self.members.len() as f64;
+        let mut places = 0..asked.len() / 2;
+        let of_pair = |pair: &[Vec<u32>]| {
+            let place = if fits(pair) { places.next() } else { None }?;
+            let leads = || self.members.iter().zip(&raw).map(|(m, raw)| (m, raw[2 * place] - raw[2 * place + 1]));
+            Some(Rated {
+                margin: leads().map(|(member, lead)| lead / member.std).sum::<f64>() / n_members,
+                stated: leads().map(|(_, lead)| 1.0 / (1.0 + (-lead).exp())).sum::<f64>() / n_members,
+            })
+        };
+        Ok(answers.chunks(2).map(of_pair).collect())
+    }
+}
+
+/// A prompt with an answer that is known to be right and one that is known to be wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Contrast<'a> {
+    /// The turns up to the answer.
+    pub prompt: &'a [Message],
+    /// The better answer.
+    pub right: &'a str,
+    /// The worse one.
+    pub wrong: &'a str,
+}
+
+/// What a reward model says of a [`Contrast`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rated {
+    /// Reward of the right answer less that of the wrong one, mean over the members, in deviations of their training answers.
+    pub margin: f64,
+    /// Probability that the right answer is the better one, `s(r_right - r_wrong)`, mean over the members.
+    pub stated: f64,
+}
+
 /// One reward model.
 #[derive(Debug, Clone)]
 struct Member {
@@ -384,4 +433,59 @@ pub fn encode_answer(tokenizer: &Tokenizer, prompt: &[Message], answer: &str) ->
     let mut messages = prompt.to_vec();
     messages.push(Message { role: Role::Assistant, content: answer.to_owned() });
     Ok(lm::chat::encode_conversation(tokenizer, &messages)?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Contrast, HEAD, RewardModel, encode_answer, headless};
+    use crate::tiny;
+    use candle_core::{Device, Tensor};
+    use lm::chat::{Message, Role};
+    use lm::{Checkpoint, Lineage, ModelConfig, Weights};
+    use std::collections::BTreeMap;
+
+    fn member(seed: u64, std: f64) -> Checkpoint {
+        let config = headless(&ModelConfig { max_position_embeddings: 96, ..tiny::config() });
+        let weights = Weights::random(&config, seed).unwrap();
+        let head: Vec<f32> = (0..config.hidden_size).map(|i| (i as f32 - 7.0) * 0.3).collect();
+        let head = Tensor::new(head, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let lineage = Lineage {
+            version: lm::lineage::VERSION,
+            phase: "reward".to_owned(),
+            parent: None,
+            recipe: String::new(),
+            data_hashes: BTreeMap::new(),
+            seed,
+            steps: 1,
+            phasetrace_version: String::new(),
+            metrics: BTreeMap::from([("reward_mean".to_owned(), 0.3), ("reward_std".to_owned(), std)]),
+        };
+        let extra = vec![(HEAD.to_owned(), head)];
+        Checkpoint { config, weights, extra, tokenizer: tiny::tokenizer(), lineage: Some(lineage) }
+    }
+
+    #[test]
+    fn a_rating_is_the_lead_of_the_right_answer_and_what_does_not_fit_has_none() {
+        let members = [member(1, 0.5), member(2, 2.0)];
+        let model = RewardModel::load(&members).unwrap();
+        let prompt = [Message { role: Role::User, content: "Where does Ada live?".to_owned() }];
+        let contrast = |right, wrong| Contrast { prompt: &prompt, right, wrong };
+        let long = "Lund ".repeat(90);
+        let contrasts = [contrast("Lund.", "Oslo or Rome."), contrast("Lund.", &long), contrast("Rome.", "Rome.")];
+        let rated = model.rate(&tiny::tokenizer(), &contrasts).unwrap();
+        assert!(rated[1].is_none());
+        let found = rated[0].unwrap();
+        let encode = |answer| encode_answer(&tiny::tokenizer(), &prompt, answer).unwrap();
+        let asked = [encode("Lund."), encode("Oslo or Rome.")];
+        let scores = model.score(&asked).unwrap();
+        assert!((found.margin - (scores[0].mean - scores[1].mean)).abs() < 1e-6 && found.margin.abs() > 1e-3);
+        // Each member states its own probability, on its own scale.
+        let stated = members.iter().zip([0.5, 2.0]).map(|(member, std)| {
+            let alone = RewardModel::load(std::slice::from_ref(member)).unwrap().score(&asked).unwrap();
+            1.0 / (1.0 + (std * (alone[1].mean - alone[0].mean)).exp())
+        });
+        assert!((found.stated - stated.sum::<f64>() / 2.0).abs() < 1e-6, "{found:?}");
+        let same = rated[2].unwrap();
+        assert!(same.margin.abs() < 1e-6 && (same.stated - 0.5).abs() < 1e-6, "{same:?}");
+    }
 }

@@ -25,18 +25,23 @@ impl<'a> Questions<'a> {
     fn select(items: &'a [Item], wanted: impl Fn(&Item) -> bool) -> Self {
         let mut items: Vec<&Item> = items.iter().filter(|item| wanted(item)).collect();
         items.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut numbers = BTreeMap::new();
-        let number = |item: &&Item| {
-            let next = numbers.len();
-            *numbers.entry(item.cluster.clone()).or_insert(next)
-        };
-        let clusters = Rc::new(items.iter().map(number).collect());
+        let clusters = number_clusters(&items);
         Self { items, clusters }
     }
 
     fn board(&self, checkpoint: &str, answers: &Answers<'a>) -> Board<'a> {
         Board::new(self.items.clone(), &[phase(checkpoint)], answers)
     }
+}
+
+/// A number for each item, the same where the cluster is.
+pub(super) fn number_clusters(items: &[&Item]) -> Rc<Vec<usize>> {
+    let mut numbers = BTreeMap::new();
+    let number = |item: &&Item| {
+        let next = numbers.len();
+        *numbers.entry(item.cluster.clone()).or_insert(next)
+    };
+    Rc::new(items.iter().map(number).collect())
 }
 
 fn phase(checkpoint: &str) -> PhaseInfo {
@@ -101,9 +106,6 @@ pub(super) fn measure(entries: &[Entry], items: &[Item], responses: &[Response])
 }
 
 /// Each choice's part in the expected calibration error, in chat.
-///
-/// `ECE = 1/n sum_bins |sum (outcome - confidence)|` is the mean over items of `sign(bin) (outcome - confidence)`; with the signs of
-/// the bins as found, its spread over items is the error's to first order.
 fn miscalibration(board: &Board<'_>) -> Vec<Option<f64>> {
     let forecasts: Vec<Option<Forecast>> = board
         .answers(Form::Chat, 0)
@@ -115,13 +117,21 @@ fn miscalibration(board: &Board<'_>) -> Vec<Option<f64>> {
             Some(Forecast { confidence, outcome: if right { ideal } else { 1.0 - ideal } })
         })
         .collect();
+    error_parts(&forecasts)
+}
+
+/// Each forecast's part in the expected calibration error.
+///
+/// `ECE = 1/n sum_bins |sum (outcome - confidence)|` is the mean over items of `sign(bin) (outcome - confidence)`; with the signs of
+/// the bins as found, its spread over items is the error's to first order.
+pub(super) fn error_parts(forecasts: &[Option<Forecast>]) -> Vec<Option<f64>> {
     let bins = bin(forecasts.iter().flatten().map(|forecast| (*forecast, 1.0)));
     let part = |forecast: Forecast| {
         let bin = &bins[bin_of(forecast.confidence)];
         let sign = if bin.outcome >= bin.confidence { 1.0 } else { -1.0 };
         sign * (forecast.outcome - forecast.confidence)
     };
-    forecasts.into_iter().map(|forecast| forecast.map(part)).collect()
+    forecasts.iter().map(|forecast| forecast.map(part)).collect()
 }
 
 /// 1 for a fact that is still known, 0 for one that is not; `None` for those that the start did not know. Both are asked in the form

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::pairs::{Judgement, is_resolved};
 use super::reward::Fall;
-use crate::comparison::{Alarm, Axis, Choice, Exploration, OverOptimisation, Setting, SettingKind, TrajectoryPoint};
+use crate::comparison::{
+    Alarm, Axis, Choice, Exploration, OverOptimisation, RewardSlice, Setting, SettingKind, TrajectoryPoint,
+};
 use crate::diagnosis::Estimate;
 
 /// What someone cares about, as the end of "if you care most about ...".
@@ -165,6 +167,36 @@ pub(super) fn tell_reward(points: &[TrajectoryPoint], fall: Option<Fall>) -> Str
             100.0 * gold.0
         ),
     }
+}
+
+/// A reward model that is right less often than this on some kind of question pulls the policy the wrong way there.
+const SOUND: f64 = 0.9;
+
+pub(super) fn tell_reward_check(held_out: Option<&Estimate>, slices: &[RewardSlice]) -> String {
+    let share = |estimate: &Estimate| {
+        let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(|share| 100.0 * share);
+        format!("{value:.1} % (95 % interval {low:.1} to {high:.1}, n = {})", estimate.n)
+    };
+    let Some(weakest) = slices.iter().min_by(|a, b| a.accuracy.value.total_cmp(&b.accuracy.value)) else {
+        return "None of the questions has both a right and a wrong answer to be judged.".to_owned();
+    };
+    let unsound: Vec<&str> = slices.iter().filter(|s| s.accuracy.high < SOUND).map(|s| s.name.as_str()).collect();
+    let labels = held_out.map_or_else(String::new, |held_out| {
+        format!(" It agrees with {} of the labels held out of its training.", share(held_out))
+    });
+    let verdict = if unsound.is_empty() {
+        "no kind of question is shown to be judged wrongly more than one time in ten".to_owned()
+    } else {
+        format!(
+            "where it errs, a policy that follows it errs too: look at the preference data for {}",
+            unsound.join(", ")
+        )
+    };
+    format!(
+        "The reward model is weakest on {}: it rates the right answer higher in {}; {verdict}.{labels}",
+        weakest.name,
+        share(&weakest.accuracy)
+    )
 }
 
 /// The three sentences of the first screen.

@@ -74,11 +74,6 @@ impl<'a> Roster<'a> {
         }
     }
 
-    /// Where its row stands. Names may hold anything, so anchors count.
-    pub(crate) fn anchor(&self, index: usize) -> String {
-        format!("setting-{index}")
-    }
-
     /// A setting that a text names, whether or not the comparison has it.
     pub(crate) fn reference(&self, name: &str) -> Reference {
         let index = self.index(name);
@@ -86,7 +81,7 @@ impl<'a> Roster<'a> {
             Some((i, SettingKind::Trained)) => self.labels[i].clone(),
             _ => String::new(),
         };
-        let anchor = index.map(|i| self.anchor(i));
+        let anchor = index.map(anchor);
         Reference { number, name: clean_name(name), anchor }
     }
 
@@ -94,4 +89,9 @@ impl<'a> Roster<'a> {
     pub(crate) fn numbered(&self, name: &str) -> String {
         self.index(name).map_or_else(|| clean_name(name), |i| self.title(i))
     }
+}
+
+/// Where a setting's row stands. Names may hold anything, so anchors count.
+pub(crate) fn anchor(index: usize) -> String {
+    format!("setting-{index}")
 }

@@ -6,7 +6,7 @@ use evals::comparison::{Axis, Comparison, Setting, SettingKind};
 use minijinja::Value;
 use serde::Serialize;
 
-use super::Roster;
+use super::roster::{Roster, anchor};
 use crate::chart::plane::Mark;
 use crate::chart::spread::Column;
 use crate::number::{decimal, measure, measure_interval, measure_range};
@@ -130,7 +130,7 @@ fn row(roster: &Roster, index: usize, setting: &Setting, columns: &BTreeMap<Axis
         }
     };
     Row {
-        anchor: roster.anchor(index),
+        anchor: anchor(index),
         number: if setting.kind == SettingKind::Trained { roster.label(index).to_owned() } else { String::new() },
         name: clean_name(&setting.name),
         how,
@@ -141,7 +141,7 @@ fn row(roster: &Roster, index: usize, setting: &Setting, columns: &BTreeMap<Axis
         },
         standing: standing(roster, setting),
         cells: Axis::ALL.iter().map(|axis| cell(*axis, setting, &columns[axis])).collect(),
-        train: setting.train_s.map(|s| format!("{} s", decimal(s, if s < 10.0 { 1 } else { 0 }))),
+        train: setting.train_s.map(|s| format!("{} s", decimal(s, usize::from(s < 10.0)))),
         seeds: seeds(&setting.seeds),
     }
 }

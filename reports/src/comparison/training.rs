@@ -1,11 +1,12 @@
-//! How training went: over-optimisation and alarms; and how far explored settings stand for trained ones.
+//! How training went: reward models, over-optimisation and alarms; and how far explored settings stand for trained ones.
 
 use evals::comparison::{Comparison, OverOptimisation};
+use evals::diagnosis::Estimate;
 use serde::Serialize;
 
 use super::Roster;
 use crate::chart::{Chart, over_optimisation};
-use crate::number::{MISSING, count, signed_interval, signed_measure};
+use crate::number::{MISSING, count, decimal_interval, percent, percent_interval, signed_interval, signed_measure};
 use crate::words;
 
 /// Most alarms that are listed; a training gone wrong can warn at every step.
@@ -32,6 +33,14 @@ pub(crate) struct Alarms {
     is_folded: bool,
     rows: Vec<Vec<String>>,
     left_off: Option<String>,
+}
+
+/// What the reward models behind some settings get right.
+#[derive(Debug, Serialize)]
+pub(crate) struct RewardCheck {
+    settings: Vec<String>,
+    sentence: String,
+    rows: Vec<Vec<String>>,
 }
 
 /// How far one way of exploring can be trusted.
@@ -71,6 +80,37 @@ pub(crate) fn alarms(comparison: &Comparison, roster: &Roster) -> Alarms {
             .collect(),
         left_off: alarms.len().checked_sub(ALARM_LIMIT).filter(|&n| n > 0).map(count),
     }
+}
+
+/// One entry per set of reward models.
+pub(crate) fn reward_checks(comparison: &Comparison, roster: &Roster) -> Vec<RewardCheck> {
+    let share = |estimate: &Estimate| vec![percent(estimate.value), percent_interval(estimate)];
+    let nothing = || vec![MISSING.to_owned()];
+    comparison
+        .reward_checks
+        .iter()
+        .map(|check| {
+            let mut rows: Vec<Vec<String>> = Vec::new();
+            for slice in &check.slices {
+                let margin = vec![decimal_interval(&slice.margin, 2)];
+                let name = vec![words::capital(&slice.name)];
+                rows.push([name, share(&slice.accuracy), margin, vec![count(slice.accuracy.n)]].concat());
+            }
+            if let Some(held_out) = &check.held_out {
+                let name = vec!["Pairs held out of its training".to_owned()];
+                rows.push([name, share(held_out), nothing(), vec![count(held_out.n)]].concat());
+            }
+            if let Some(error) = &check.calibration {
+                let name = vec!["Error of its stated probability (ECE)".to_owned()];
+                rows.push([name, share(error), nothing(), vec![count(error.n)]].concat());
+            }
+            RewardCheck {
+                settings: check.settings.iter().map(|name| roster.numbered(name)).collect(),
+                sentence: check.sentence.clone(),
+                rows,
+            }
+        })
+        .collect()
 }
 
 /// One entry per way of exploring.

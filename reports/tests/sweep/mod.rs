@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evals::comparison::{
     Alarm, Axis, COMPARISON_VERSION, Choice, Comparison, Difference, Effect, Exploration, OverOptimisation, Pair,
-    RewardFit, Setting, SettingKind, TrajectoryPoint, Trust,
+    RewardCheck, RewardFit, RewardSlice, Setting, SettingKind, TrajectoryPoint, Trust,
 };
 use evals::diagnosis::{Estimate, Provenance};
 
@@ -47,6 +47,7 @@ pub(crate) fn of(n: usize) -> Comparison {
         choices: choices(&trained),
         trust: [(Exploration::Realigned, 0.6), (Exploration::Interpolated, 3.0)].map(|(by, size)| trust(by, size)).to_vec(),
         alarms: alarms(&trained),
+        reward_checks: reward_checks(&trained),
         principles: vec![
             "Principle 3, “Refuse anything that mentions a weapon”, flipped 31 % of the labels it was drawn for against the right one (n = 212), where the others flipped 4 %.".to_owned(),
         ],
@@ -76,9 +77,35 @@ pub(crate) fn empty() -> Comparison {
         trust: Vec::new(),
         over_optimisation: Vec::new(),
         alarms: Vec::new(),
+        reward_checks: Vec::new(),
         principles: Vec::new(),
         ..of(0)
     }
+}
+
+fn reward_checks(trained: &[Setting]) -> Vec<RewardCheck> {
+    let kinds = [
+        ("harmful requests", 0.98, 3.1),
+        ("harmless look-alikes", 0.81, 0.9),
+        ("twins: the same dangerous word, once harmful and once not", 0.94, 4.0),
+        ("instructions", 0.97, 2.2),
+    ];
+    let of = |method: &str| {
+        RewardCheck {
+        settings: trained.iter().filter(|s| s.values["method"] == method).map(|s| s.name.clone()).collect(),
+        held_out: Some(estimate(0.95, 0.012)),
+        calibration: Some(estimate(0.031, 0.01)),
+        slices: kinds
+            .map(|(name, accuracy, margin)| RewardSlice {
+                name: name.to_owned(),
+                accuracy: estimate(accuracy, 0.02),
+                margin: estimate(margin, 0.2),
+            })
+            .to_vec(),
+        sentence: "The reward model is weakest on harmless look-alikes: it rates the right answer higher in 81.0 % (95 % interval 79.0 to 83.0, n = 260); where it errs, a policy that follows it errs too: look at the preference data for harmless look-alikes.".to_owned(),
+    }
+    };
+    ["rloo", "cai"].into_iter().map(of).filter(|check| !check.settings.is_empty()).collect()
 }
 
 fn start() -> Setting {
