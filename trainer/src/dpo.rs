@@ -277,9 +277,17 @@ pub(crate) fn log_ratios(policy: &Decoder, reference: &Decoder, layout: &Layout)
         Ok(kernels::linear_log_probs(&hidden, decoder.lm_head(), &targets.ids)?) // (N)
     };
     let per_token = (log_probs(policy)? - log_probs(reference)?.detach())?;
-    let owners: Vec<u32> = targets.owners.iter().map(|&owner| owner as u32).collect();
-    let zeros = Tensor::zeros(layout.members.len(), per_token.dtype(), per_token.device())?;
-    Ok(zeros.index_add(&Tensor::new(owners, per_token.device())?, &per_token, 0)?)
+    sum_by_owner(&per_token, &targets.owners, layout.members.len())
+}
+
+/// Sums what belongs to each of `n` owners.
+///
+/// # Shapes
+/// `per_token` is (N), with an owner for each; the sums are (n).
+pub(crate) fn sum_by_owner(per_token: &Tensor, owners: &[usize], n: usize) -> Result<Tensor> {
+    let owners: Vec<u32> = owners.iter().map(|&owner| owner as u32).collect();
+    let zeros = Tensor::zeros(n, per_token.dtype(), per_token.device())?;
+    Ok(zeros.index_add(&Tensor::new(owners, per_token.device())?, per_token, 0)?)
 }
 
 #[cfg(test)]

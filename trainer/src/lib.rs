@@ -35,5 +35,7 @@ mod tally;
 #[cfg(test)]
 mod tiny;
 pub mod trajectory;
+#[cfg(test)]
+mod trl;
 
 pub use error::{Error, Result};
