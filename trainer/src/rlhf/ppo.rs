@@ -11,7 +11,8 @@
 //! # Deviations
 //! The critic is a linear head on the policy's own hidden states, begun at zero, where `InstructGPT` has a network of its own, begun
 //! from the reward model; its error moves the policy's layers, which `value_coefficient` holds small. There is no dropout and no
-//! entropy bonus. Whitening divides by the deviation of the population, TRL's by the unbiased one.
+//! entropy bonus. Whitening divides by the deviation of the population, TRL's by the unbiased one. The reward comes with the last token
+//! of an answer; TRL pays it one token later, in a state after the end that has a value and counts in the critic's error.
 
 use super::method::{Credit, Graded, Tokens};
 use crate::advantage::{clipped_surrogate, clipped_value_error, estimate_advantages, weigh, whiten};

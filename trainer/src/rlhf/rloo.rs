@@ -9,7 +9,7 @@
 //! # Deviations
 //! None in the estimator. The reward of an answer that does not end is a fixed number (the EOS trick of Huang et al. 2024,
 //! arXiv 2403.17031). TRL's `RLOOTrainer` whitens advantages where asked and clips the ratio of whole answers; at one step
-//! per round the ratio is 1.
+//! per round the ratio is 1, and its loss, though 0 in value, has the gradient of this one.
 
 use super::method::{Credit, Graded, Tokens};
 use crate::advantage::{reinforce, subtract_leave_one_out};
