@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use evals::compare::{Findings, compare};
-use evals::comparison::{Comparison, Entry, EntryRun, SettingKind, TrajectoryPoint};
+use evals::comparison::{Comparison, Entry, EntryRun, PrincipleCounts, SettingKind, TrajectoryPoint};
 use evals::store::{Store, StoreKey};
 use lm::Checkpoint;
 use probes::PROBE_VERSION;
 use probes::bank::Bank;
 use trainer::audit::{Audit, audit};
 use trainer::data::{self, Prompt};
+use trainer::principles::{Judged, count_judgements};
+use trainer::rl_cai;
 use trainer::trajectory::Trajectory;
 
 use crate::cli::{CompareArgs, RecipeArgs, Stop};
@@ -188,7 +190,6 @@ impl Work<'_> {
             entries: &entries,
             items: &bank.items,
             responses: &responses,
-            principles: Vec::new(),
             provenance: provenance(None, &bank),
         })?)
     }
@@ -281,6 +282,7 @@ impl Work<'_> {
                 alarms: Vec::new(),
                 train_s: None,
                 reward: None,
+                principles: BTreeMap::new(),
             });
         }
         store.finish()?;
@@ -322,6 +324,7 @@ impl Work<'_> {
             alarms: trajectory.alarms.into_iter().map(|alarm| (alarm.step, alarm.message)).collect(),
             train_s: seconds,
             reward: None,
+            principles: if phase == rl_cai::PHASE { principles(member)? } else { BTreeMap::new() },
         })
     }
 
@@ -346,6 +349,19 @@ impl Work<'_> {
 
 fn last_phase(alignment: Alignment) -> &'static str {
     chain(alignment).1.last().expect("a chain has phases")
+}
+
+/// What was judged under each principle of a run's constitution, by kind of prompt.
+fn principles(member: &Member) -> Result<BTreeMap<String, BTreeMap<String, PrincipleCounts>>> {
+    let folder = member.run.folder();
+    let prompts = data::read::<Prompt>(&folder.data("prompts.jsonl"))?;
+    let counts = |judged: Judged| {
+        let Judged { pairs, decided, against, refusing, right, broken, wrong, mended } = judged;
+        PrincipleCounts { pairs, decided, against, refusing, right, broken, wrong, mended }
+    };
+    let by_kind = |kinds: BTreeMap<String, Judged>| kinds.into_iter().map(|(kind, of)| (kind, counts(of))).collect();
+    let judged = count_judgements(folder, &prompts, &member.recipe.rl_cai.rl.watch)?;
+    Ok(judged.into_iter().map(|(principle, kinds)| (principle, by_kind(kinds))).collect())
 }
 
 /// Seconds that the phases of a way of alignment took, by their logs; `None` where a log does not say.

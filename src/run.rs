@@ -87,7 +87,7 @@ impl Run {
     pub(crate) fn files_of(phase: &str) -> Vec<PathBuf> {
         let of_phase = match phase {
             "sl-cai" => vec!["generated/sl-cai.jsonl"],
-            "preference" => vec!["generated/rl-cai.jsonl", "generated/judge.jsonl", "generated/principles.json"],
+            "preference" => vec!["generated/rl-cai.jsonl", "generated/judge.jsonl"],
             _ => Vec::new(),
         };
         let mut files: Vec<PathBuf> = of_phase.into_iter().map(PathBuf::from).collect();

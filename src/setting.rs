@@ -30,6 +30,9 @@ pub(crate) fn name_settings(recipes: &[Recipe]) -> Result<Vec<Vec<Setting>>> {
         values.retain(|key, _| key != "seed" && !key.starts_with("alignment"));
         all.push(recipe.alignment.iter().map(|&way| (way, relevant(way, &values))).collect());
     }
+    for way in Alignment::ALL {
+        fill_in(all.iter_mut().flatten().filter(|(own, _)| *own == way).map(|(_, values)| values).collect());
+    }
     let mut named: Vec<Vec<Setting>> = Vec::new();
     let differing: BTreeMap<Alignment, BTreeSet<String>> = Alignment::ALL
         .into_iter()
@@ -58,6 +61,18 @@ fn relevant(way: Alignment, values: &Values) -> Values {
     };
     let is_own = |key: &&String| !foreign.contains(&key.split('.').next().unwrap_or_default());
     values.iter().filter(|(key, _)| is_own(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Writes `default` for a key that others have and that is left off where it has its default, so that it counts as a difference.
+/// Not for what belongs to a choice (`rlhf.method.ppo.epochs`): where another was made it means nothing.
+fn fill_in(mut all: Vec<&mut Values>) {
+    let keys: BTreeSet<String> = all.iter().flat_map(|values| values.keys().cloned()).collect();
+    let is_of_choice = |key: &String| keys.iter().any(|other| key.starts_with(&format!("{other}.")));
+    for key in keys.iter().filter(|key| !is_of_choice(key)) {
+        for values in &mut all {
+            values.entry(key.clone()).or_insert_with(|| "default".to_owned());
+        }
+    }
 }
 
 /// Keys whose values differ; of those that not all have (a method's own), the ones that differ among those that have them.
@@ -127,6 +142,12 @@ mod tests {
             found,
             [vec!["rlhf: kl 0.1, method rloo"], vec!["rlhf: kl 0.5, method ppo", "constitutional"], vec!["dpo"],]
         );
+    }
+
+    #[test]
+    fn what_is_left_off_by_default_makes_a_difference_where_another_sets_it() {
+        let found = names(&["alignment = [\"constitutional\"]\n", "alignment = [\"constitutional\"]\nworld.broad_principle = true\n"]);
+        assert_eq!(found, [["constitutional: broad principle default"], ["constitutional: broad principle true"]]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod axes;
 mod choices;
 mod effects;
 mod pairs;
+mod principles;
 mod reward;
 mod reward_check;
 mod sample;
@@ -33,8 +34,6 @@ pub struct Findings<'a> {
     pub items: &'a [Item],
     /// The answers of every checkpoint.
     pub responses: &'a [Response],
-    /// What stands out about the principles of a constitution, in sentences.
-    pub principles: Vec<String>,
     /// What was run.
     pub provenance: Provenance,
 }
@@ -49,7 +48,7 @@ pub struct Findings<'a> {
 /// # Errors
 /// [`Error::NothingToCompare`] without a trained setting, [`Error::DuplicateSetting`] where a name or a seed is given twice.
 pub fn compare(findings: Findings<'_>) -> Result<Comparison, Error> {
-    let Findings { name, entries, items, responses, principles, provenance } = findings;
+    let Findings { name, entries, items, responses, provenance } = findings;
     check(entries)?;
     let scores = axes::measure(entries, items, responses);
     let members: Vec<Member<'_>> =
@@ -59,6 +58,7 @@ pub fn compare(findings: Findings<'_>) -> Result<Comparison, Error> {
     let settings: Vec<Setting> = members.iter().map(|member| describe(member, &judgement)).collect();
     let over_optimisation = reward::examine(entries);
     let alarms = alarms(entries);
+    let principles = principles::examine(entries);
     let trust = trust::examine(&members);
     let choices = choices::choose(&settings, &judgement);
     let sentences = words::summarise(&settings, &choices, &judgement, &over_optimisation, &alarms, &principles);

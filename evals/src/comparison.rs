@@ -35,8 +35,9 @@ pub struct Comparison {
     pub alarms: Vec<Alarm>,
     /// How well each reward model judges answers whose right one is known.
     pub reward_checks: Vec<RewardCheck>,
-    /// What stands out about the principles of a constitution, in sentences.
-    pub principles: Vec<String>,
+    /// How the principles of constitutions judged, for each way in which settings judged.
+    #[serde(default)]
+    pub principles: Vec<PrincipleTable>,
     /// What was run.
     pub provenance: Provenance,
 }
@@ -336,6 +337,81 @@ pub struct RewardSlice {
     pub margin: Estimate,
 }
 
+/// How the principles of a constitution judged, all seeds together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipleTable {
+    /// The settings that were trained on these judgements.
+    pub settings: Vec<String>,
+    /// The principles, by name.
+    pub principles: Vec<Principle>,
+    /// What stands out, in sentences; one that says so where nothing does.
+    pub sentences: Vec<String>,
+}
+
+/// How one principle judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principle {
+    /// Its name in the constitution.
+    pub name: String,
+    /// Share of its labels that go against the right answer, of those where exactly one answer is right; `None` without any.
+    pub flips: Option<Estimate>,
+    /// The same share over all other principles.
+    pub flips_of_others: Option<f64>,
+    /// That it flips more than the others: Fisher's exact test, one-sided.
+    pub p_value: Option<f64>,
+    /// The same after Holm over the principles.
+    pub p_holm: Option<f64>,
+    /// Whether it flips more than the others beyond chance, and by at least five points.
+    pub stands_out: bool,
+    /// What was counted, by kind of prompt.
+    pub kinds: BTreeMap<String, PrincipleCounts>,
+}
+
+/// What was judged and revised under a principle.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipleCounts {
+    /// Pairs of answers that were compared.
+    pub pairs: usize,
+    /// Those of which exactly one answer is right, and for which one was preferred.
+    pub decided: usize,
+    /// Of these, the ones where the wrong answer was preferred.
+    pub against: usize,
+    /// Of these, the ones where the wrong answer refuses and the right one does not.
+    pub refusing: usize,
+    /// Right answers that were revised.
+    pub right: usize,
+    /// Of these, the ones that were wrong afterwards.
+    pub broken: usize,
+    /// Wrong answers that were revised.
+    pub wrong: usize,
+    /// Of these, the ones that were right afterwards.
+    pub mended: usize,
+}
+
+impl PrincipleCounts {
+    /// Adds the counts of others.
+    pub fn add(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.decided += other.decided;
+        self.against += other.against;
+        self.refusing += other.refusing;
+        self.right += other.right;
+        self.broken += other.broken;
+        self.wrong += other.wrong;
+        self.mended += other.mended;
+    }
+
+    /// All kinds of prompt together.
+    pub fn sum(kinds: &BTreeMap<String, Self>) -> Self {
+        let mut sum = Self::default();
+        kinds.values().for_each(|counts| sum.add(counts));
+        sum
+    }
+}
+
 /// What a comparison is made from.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -370,6 +446,8 @@ pub struct EntryRun {
     pub train_s: Option<f64>,
     /// What its reward model says of the bank's questions, where it has one.
     pub reward: Option<RewardEvidence>,
+    /// What was judged, by principle and kind of prompt; empty without a constitution.
+    pub principles: BTreeMap<String, BTreeMap<String, PrincipleCounts>>,
 }
 
 /// What one reward model says of answers whose right one is known.

@@ -4,6 +4,7 @@ pub mod auroc;
 pub mod bootstrap;
 pub mod calibration;
 pub mod clustered;
+pub mod fisher;
 pub mod mcnemar;
 pub mod multiplicity;
 pub mod normal;

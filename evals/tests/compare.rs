@@ -63,6 +63,7 @@ fn entry(name: &str, kind: SettingKind, values: &[(&str, &str)]) -> Entry {
         alarms: Vec::new(),
         train_s: Some(2.0),
         reward: None,
+        principles: BTreeMap::new(),
     };
     let values = values.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     Entry { name: name.to_owned(), kind, values, runs: [1, 2, 3].map(run).to_vec() }
@@ -112,8 +113,7 @@ fn provenance() -> Provenance {
 
 fn run(entries: &[Entry], responses: &[Response]) -> Comparison {
     let items = items();
-    let findings =
-        Findings { name: "test", entries, items: &items, responses, principles: Vec::new(), provenance: provenance() };
+    let findings = Findings { name: "test", entries, items: &items, responses, provenance: provenance() };
     let comparison = compare(findings).unwrap();
     // No number of the record is lost on the way through JSON.
     let text = serde_json::to_string(&comparison).unwrap();
@@ -192,14 +192,8 @@ fn what_cannot_be_compared_is_refused_or_left_out() {
     let items = items();
     let refused = |entries: &[Entry]| {
         let responses = responses(entries);
-        let findings = Findings {
-            name: "test",
-            entries,
-            items: &items,
-            responses: &responses,
-            principles: Vec::new(),
-            provenance: provenance(),
-        };
+        let findings =
+            Findings { name: "test", entries, items: &items, responses: &responses, provenance: provenance() };
         compare(findings).unwrap_err().to_string()
     };
     assert_eq!(refused(&entries[..1]), "nothing to compare: no trained setting");

@@ -2,6 +2,7 @@
 
 mod difference;
 pub(crate) mod markdown;
+mod principles;
 mod roster;
 mod setting;
 mod training;
@@ -17,6 +18,7 @@ use crate::page::{Fact, provenance};
 use crate::text::clean_name;
 use crate::words;
 use difference::{Block, Effect, Matrix};
+use principles::Principles;
 use roster::Roster;
 use setting::Table;
 use training::{Alarms, RewardCheck, Trajectory, Trust};
@@ -43,7 +45,7 @@ pub(crate) struct Page {
     alarms: Alarms,
     reward_checks: Vec<RewardCheck>,
     trust: Vec<Trust>,
-    principles: Vec<String>,
+    principles: Vec<Principles>,
     provenance: Vec<(String, String)>,
     glossary: Vec<(&'static str, &'static str)>,
 }
@@ -126,7 +128,7 @@ impl Page {
             alarms: training::alarms(comparison, &roster),
             reward_checks: training::reward_checks(comparison, &roster),
             trust: training::trust(comparison),
-            principles: comparison.principles.clone(),
+            principles: principles::principles(comparison, &roster),
             provenance: provenance(
                 &comparison.provenance,
                 ("Comparison", &comparison.name),

@@ -112,7 +112,7 @@ fn a_page_holds_everything_a_reader_was_promised() {
     for id in parts.into_iter().chain(["alarms", "trust", "principles", "run"]) {
         assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
     }
-    let told = comparison.sentences.iter().chain(&comparison.principles);
+    let told = comparison.sentences.iter().chain(comparison.principles.iter().flat_map(|table| &table.sentences));
     for text in told.chain(comparison.settings.iter().map(|setting| &setting.name)) {
         assert!(page.contains(text.as_str()), "{text}");
     }
@@ -247,13 +247,18 @@ fn names(comparison: &mut Comparison) -> Vec<&mut String> {
         names.push(&mut choice.setting);
         names.extend(&mut choice.ties);
     }
+    names.extend(comparison.principles.iter_mut().flat_map(|table| &mut table.settings));
     names.extend(comparison.over_optimisation.iter_mut().map(|entry| &mut entry.setting));
     names.extend(comparison.alarms.iter_mut().map(|alarm| &mut alarm.setting));
     names
 }
 
 fn texts(comparison: &mut Comparison) -> Vec<&mut String> {
-    let mut texts: Vec<&mut String> = comparison.sentences.iter_mut().chain(&mut comparison.principles).collect();
+    let mut texts: Vec<&mut String> = comparison.sentences.iter_mut().collect();
+    for table in &mut comparison.principles {
+        texts
+            .extend(table.sentences.iter_mut().chain(table.principles.iter_mut().map(|principle| &mut principle.name)));
+    }
     for effect in &mut comparison.effects {
         texts.extend([&mut effect.key, &mut effect.from, &mut effect.to, &mut effect.sentence]);
     }

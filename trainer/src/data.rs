@@ -59,6 +59,14 @@ pub struct Prompt {
     pub right: Vec<String>,
 }
 
+impl Prompt {
+    /// Whether `answer` is one of the right ones; `None` where these are not known.
+    pub fn find_right(&self, answer: &str) -> Option<bool> {
+        let is_right = || self.right.iter().any(|right| right.trim() == answer.trim());
+        (!self.right.is_empty()).then(is_right)
+    }
+}
+
 /// A shape of line that can say what is wrong with its content beyond its syntax.
 pub trait Line: DeserializeOwned {
     /// What a file of such lines holds, in the plural.

@@ -19,6 +19,7 @@ pub mod mix;
 mod phases;
 mod preference_loss;
 pub mod pretrain;
+pub mod principles;
 mod progress;
 pub mod recipe;
 pub mod reward;

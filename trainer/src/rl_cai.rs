@@ -3,7 +3,7 @@
 
 use crate::batch::Example;
 use crate::constitution::{Constitution, Principle, ask_preference};
-use crate::data::{Comparison, DataFile, Document, Prompt, write};
+use crate::data::{Comparison, DataFile, Document, Line, Prompt, write};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::recipe::{count, to_toml};
@@ -143,18 +143,47 @@ pub fn train_preference_models(
 }
 
 /// Two answers and the model's own preference (`generated/rl-cai.jsonl`).
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Compared {
-    prompt: Vec<Message>,
-    kind: String,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Compared {
+    pub(crate) prompt: Vec<Message>,
+    pub(crate) kind: String,
+    /// The principle, where the label is the plain judgement under one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    principle: Option<String>,
+    pub(crate) a: String,
+    pub(crate) b: String,
+    /// The label: probability that `a` is better.
+    p_a: f64,
+    /// What the label was made from, where it is more than one plain judgement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    judgements: Vec<Judgement>,
+}
+
+/// What was said under one principle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Judgement {
     principle: String,
-    a: String,
-    b: String,
     /// Probability that `a` is better.
     p_a: f64,
 }
 
+impl Line for Compared {
+    const WHAT: &'static str = "judgements";
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 impl Compared {
+    /// The principles that were asked, with the probability that `a` is better under each.
+    pub(crate) fn judgements(&self) -> impl Iterator<Item = (&str, f64)> {
+        let plain = self.principle.iter().map(|principle| (principle.as_str(), self.p_a));
+        plain.chain(self.judgements.iter().map(|judgement| (judgement.principle.as_str(), judgement.p_a)))
+    }
+
     fn group(&self, parent: &Checkpoint) -> Result<Group> {
         let encode = |answer: &String| encode_answer(&parent.tokenizer, &self.prompt, answer);
         Ok(Group {
@@ -189,8 +218,8 @@ fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>) -> Result<Vec<Comp
     }
     let labels = label_pairs(&decoder, parent, &pairs)?;
     let compared = pairs.into_iter().zip(labels).filter_map(|((prompt, principle, a, b), p_a)| {
-        let (prompt, kind, principle) = (prompt.prompt.clone(), prompt.kind.clone(), principle.name.clone());
-        Some(Compared { prompt, kind, principle, a, b, p_a: p_a? })
+        let (prompt, kind, principle) = (prompt.prompt.clone(), prompt.kind.clone(), Some(principle.name.clone()));
+        Some(Compared { prompt, kind, principle, a, b, p_a: p_a?, judgements: Vec::new() })
     });
     Ok(compared.collect())
 }

@@ -2,7 +2,7 @@
 //! fine-tuned on the revisions.
 
 use crate::constitution::{Constitution, ask_critique, ask_revision};
-use crate::data::{Conversation, DataFile, Document, Prompt, write};
+use crate::data::{Conversation, DataFile, Document, Line, Prompt, write};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::mix::PretrainMixRecipe;
@@ -151,20 +151,30 @@ pub fn run(
 }
 
 /// One answer and what became of it (`generated/sl-cai.jsonl`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Revised {
-    prompt: Vec<Message>,
-    kind: String,
-    answer: String,
-    rounds: Vec<Round>,
+    pub(crate) prompt: Vec<Message>,
+    pub(crate) kind: String,
+    pub(crate) answer: String,
+    pub(crate) rounds: Vec<Round>,
+}
+
+impl Line for Revised {
+    const WHAT: &'static str = "revisions";
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// One critique and revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Round {
-    principle: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Round {
+    pub(crate) principle: String,
     critique: String,
-    revision: String,
+    pub(crate) revision: String,
 }
 
 /// Has the parent answer, criticise and revise. Answers, critiques and revisions that do not end or say nothing end their row.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::pairs::{Judgement, is_resolved};
 use super::reward::Fall;
 use crate::comparison::{
-    Alarm, Axis, Choice, Exploration, OverOptimisation, RewardSlice, Setting, SettingKind, TrajectoryPoint,
+    Alarm, Axis, Choice, Exploration, OverOptimisation, PrincipleTable, RewardSlice, Setting, SettingKind, TrajectoryPoint,
 };
 use crate::diagnosis::Estimate;
 
@@ -206,7 +206,7 @@ pub(super) fn summarise(
     judgement: &Judgement,
     curves: &[OverOptimisation],
     alarms: &[Alarm],
-    principles: &[String],
+    principles: &[PrincipleTable],
 ) -> Vec<String> {
     let trained: Vec<&Setting> = settings.iter().filter(|setting| setting.kind == SettingKind::Trained).collect();
     let start = settings.iter().find(|setting| setting.kind == SettingKind::Start);
@@ -239,9 +239,9 @@ pub(super) fn summarise(
     if !alarmed.is_empty() {
         warnings.push(format!("training raised alarms in {}", list(&alarmed)));
     }
-    if let Some(principle) = principles.first() {
-        warnings.push(principle.trim_end_matches('.').to_owned());
-    }
+    let stands_out = |table: &&PrincipleTable| table.principles.iter().any(|principle| principle.stands_out);
+    let outstanding = principles.iter().filter(stands_out).flat_map(|table| &table.sentences);
+    warnings.extend(outstanding.map(|sentence| sentence.trim_end_matches('.').to_owned()));
     let third = if warnings.is_empty() {
         "Nothing in training stands out: no reward was over-optimised and no alarm was raised.".to_owned()
     } else {

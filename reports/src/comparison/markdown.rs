@@ -40,7 +40,7 @@ pub(crate) fn render(comparison: &Comparison) -> String {
         let name = escape(&roster.numbered(&entry.setting));
         let _ = writeln!(out, "- {name}, seed {}: {}", entry.seed, escape(&entry.sentence));
     }
-    part(&mut out, "Principles", comparison.principles.iter());
+    part(&mut out, "Principles", comparison.principles.iter().flat_map(|table| &table.sentences));
     let provenance = &comparison.provenance;
     let _ = writeln!(
         out,

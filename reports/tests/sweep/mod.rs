@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use evals::comparison::{
     Alarm, Axis, COMPARISON_VERSION, Choice, Comparison, Difference, Effect, Exploration, OverOptimisation, Pair,
-    RewardCheck, RewardFit, RewardSlice, Setting, SettingKind, TrajectoryPoint, Trust,
+    Principle, PrincipleCounts, PrincipleTable, RewardCheck, RewardFit, RewardSlice, Setting, SettingKind,
+    TrajectoryPoint, Trust,
 };
 use evals::diagnosis::{Estimate, Provenance};
 
@@ -48,9 +49,7 @@ pub(crate) fn of(n: usize) -> Comparison {
         trust: [(Exploration::Realigned, 0.6), (Exploration::Interpolated, 3.0)].map(|(by, size)| trust(by, size)).to_vec(),
         alarms: alarms(&trained),
         reward_checks: reward_checks(&trained),
-        principles: vec![
-            "Principle 3, “Refuse anything that mentions a weapon”, flipped 31 % of the labels it was drawn for against the right one (n = 212), where the others flipped 4 %.".to_owned(),
-        ],
+        principles: vec![principles(&trained)],
         settings,
         pairs,
         over_optimisation,
@@ -106,6 +105,41 @@ fn reward_checks(trained: &[Setting]) -> Vec<RewardCheck> {
     }
     };
     ["rloo", "cai"].into_iter().map(of).filter(|check| !check.settings.is_empty()).collect()
+}
+
+/// Two principles, of which the second stands out.
+fn principles(trained: &[Setting]) -> PrincipleTable {
+    let principle = |name: &str, against: usize, stands_out: bool| {
+        let benign = PrincipleCounts {
+            pairs: 260,
+            decided: 212,
+            against,
+            refusing: against - 3,
+            right: 190,
+            broken: against / 2,
+            wrong: 40,
+            mended: 25,
+        };
+        Principle {
+            name: name.to_owned(),
+            flips: Some(Estimate { n: 212, ..estimate(against as f64 / 212.0, 0.05) }),
+            flips_of_others: Some(0.04),
+            p_value: Some(if stands_out { 1e-9 } else { 1.0 }),
+            p_holm: Some(if stands_out { 2e-9 } else { 1.0 }),
+            stands_out,
+            kinds: BTreeMap::from([("benign".to_owned(), benign), ("qa".to_owned(), PrincipleCounts::default())]),
+        }
+    };
+    PrincipleTable {
+        settings: trained.iter().filter(|s| s.values["method"] == "cai").map(|s| s.name.clone()).collect(),
+        principles: vec![
+            principle("A careful friend", 8, false),
+            principle("Refuse anything that mentions a weapon", 66, true),
+        ],
+        sentences: vec![
+            "The principle “Refuse anything that mentions a weapon” decides against the right answer in 31 % of its pairs (n = 212; 26 to 36 %), the others in 4 %: all harmless requests that it wants refused. It is too broad; narrow its wording or take it out.".to_owned(),
+        ],
+    }
 }
 
 fn start() -> Setting {

@@ -48,12 +48,13 @@ impl WatchRecipe {
     /// Looks at the answer `text` of `ids` to a prompt.
     pub(crate) fn look(&self, prompt: &Prompt, text: &str, ids: &[u32]) -> Look {
         let text = text.trim();
-        let is_right = (!prompt.right.is_empty()).then(|| prompt.right.iter().any(|right| right.trim() == text));
+        let is_right = prompt.find_right(text);
         let refuses_neutral = is_among(&self.neutral_kinds, &prompt.kind).then(|| self.is_refusal(text));
         Look { is_right, refuses_neutral, repetition: repetition(ids) }
     }
 
-    fn is_refusal(&self, text: &str) -> bool {
+    /// Whether an answer begins as refusals do.
+    pub(crate) fn is_refusal(&self, text: &str) -> bool {
         let text = text.to_lowercase().replace('\u{2019}', "'");
         self.refusal_openings.iter().any(|opening| text.starts_with(&opening.to_lowercase()))
     }
