@@ -146,7 +146,10 @@ mod tests {
 
     #[test]
     fn what_is_left_off_by_default_makes_a_difference_where_another_sets_it() {
-        let found = names(&["alignment = [\"constitutional\"]\n", "alignment = [\"constitutional\"]\nworld.broad_principle = true\n"]);
+        let found = names(&[
+            "alignment = [\"constitutional\"]\n",
+            "alignment = [\"constitutional\"]\nworld.broad_principle = true\n",
+        ]);
         assert_eq!(found, [["constitutional: broad principle default"], ["constitutional: broad principle true"]]);
     }
 

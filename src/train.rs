@@ -254,7 +254,7 @@ impl Training<'_> {
         }
         let recipe = &self.recipe.rl_cai;
         let phases = reward::phases(rl_cai::PREFERENCE_PHASE, &recipe.preference);
-        let made_from = [revised.content_hash()?, json(&recipe.preference)?, json(&recipe.pairs())?];
+        let made_from = [revised.content_hash()?, json(&recipe.preference)?, recipe.pairs()];
         let files = [constitution_hash, &prompts.hash, &preferences.hash].map(String::as_str);
         let inputs = rl_cai::Inputs { parent: revised, constitution, prompts, preferences, corpus, seed };
         let reward_models = &self.all_shared(&phases, &[&strs(&made_from), &files[..]].concat(), || {

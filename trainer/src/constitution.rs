@@ -82,7 +82,18 @@ impl Constitution {
 
     /// Draws a principle, each as likely as the others.
     pub fn draw(&self, random: &mut ChaCha8Rng) -> &Principle {
-        &self.principles[random.random_range(0..self.principles.len())]
+        self.draw_distinct(1, random)[0]
+    }
+
+    /// Draws `n` different principles, each set of them as likely as the others; all of them where there are no more.
+    pub fn draw_distinct(&self, n: usize, random: &mut ChaCha8Rng) -> Vec<&Principle> {
+        let mut drawn: Vec<&Principle> = self.principles.iter().collect();
+        let n = n.min(drawn.len());
+        for i in 0..n {
+            drawn.swap(i, random.random_range(i..self.principles.len()));
+        }
+        drawn.truncate(n);
+        drawn
     }
 }
 
@@ -160,6 +171,9 @@ preference = "Which is truer?"
         let mut random = stream(1, "test", 0);
         let n_kind = (0..200).filter(|_| constitution.draw(&mut random).name == "kind").count();
         assert!((70..130).contains(&n_kind), "{n_kind}");
+        let pair = constitution.draw_distinct(2, &mut random);
+        assert_ne!(pair[0].name, pair[1].name);
+        assert_eq!(constitution.draw_distinct(3, &mut random).len(), 2);
     }
 
     #[test]

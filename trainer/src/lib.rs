@@ -12,6 +12,8 @@ pub mod error;
 pub mod folder;
 #[cfg(test)]
 mod gradients;
+mod judge;
+pub mod labels;
 mod log;
 pub mod loss;
 pub mod mix;

@@ -317,7 +317,7 @@ bounded!(
     Probability, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x)
 );
 bounded!(
-    /// A number from 0 to less than 0.5: the share of labels that are wrong, where most are right.
+    /// A number from 0 to less than 0.5: a share that the rest outweighs.
     BelowHalf, "a number from 0 to less than 0.5", |x| (0.0..0.5).contains(&x)
 );
 bounded!(

@@ -1,16 +1,16 @@
 //! The reinforcement phase of Constitutional AI: the model says which of two answers is better under a principle, a preference
 //! model learns what it said, and the policy is optimised against that model.
 
-use crate::batch::Example;
-use crate::constitution::{Constitution, Principle, ask_preference};
+use crate::constitution::{Constitution, Principle};
 use crate::data::{Comparison, DataFile, Document, Line, Prompt, write};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
+use crate::judge::{ModelJudge, Opinion};
+use crate::labels::{Label, LabelKind, LabelsRecipe, Pair, label_pairs};
 use crate::recipe::{count, to_toml};
 use crate::reward::{self, Group, RewardRecipe, encode_answer, rank};
 use crate::rlhf::{self, AnswerCount, RlhfRecipe};
 use crate::rollout::{SamplingRecipe, reply};
-use crate::sequence::{encode_prompt, sum_log_probs};
 use crate::session::Progress;
 use crate::sl_cai::{choose_prompts, is_among};
 use lm::chat::Message;
@@ -39,6 +39,8 @@ pub struct RlCaiRecipe {
     pub answers: AnswerCount,
     /// How they are sampled.
     pub sampling: SamplingRecipe,
+    /// How the pairs are labelled.
+    pub labels: LabelsRecipe,
     /// The preference model.
     pub preference: RewardRecipe,
     /// Policy optimisation.
@@ -52,6 +54,7 @@ impl Default for RlCaiRecipe {
             kinds: vec!["harmful".to_owned(), "benign".to_owned()],
             answers: AnswerCount::try_from(8).expect("in range"),
             sampling: SamplingRecipe::default(),
+            labels: LabelsRecipe::default(),
             preference: RewardRecipe::default(),
             rl: RlhfRecipe::default(),
         }
@@ -59,10 +62,30 @@ impl Default for RlCaiRecipe {
 }
 
 impl RlCaiRecipe {
-    /// What decides the pairs and their labels, whatever is learnt from them.
-    pub fn pairs(&self) -> Self {
-        Self { preference: RewardRecipe::default(), rl: RlhfRecipe::default(), ..self.clone() }
+    /// What decides the pairs and their labels, whatever is learnt from them, as TOML.
+    pub fn pairs(&self) -> String {
+        let Self { prompts, kinds, answers, sampling, labels, .. } = self.clone();
+        let (preference, rl) = (RewardRecipe::default(), RlhfRecipe::default());
+        to_toml(&PairsRecipe { prompts, kinds, answers, sampling, preference, rl, labels })
     }
+}
+
+/// The part of [`RlCaiRecipe`] that decides the pairs and their labels. Keys that came later are left off where they have their
+/// defaults, so that what was trained before they came is known again.
+#[derive(Serialize)]
+struct PairsRecipe {
+    prompts: NonZeroUsize,
+    kinds: Vec<String>,
+    answers: AnswerCount,
+    sampling: SamplingRecipe,
+    preference: RewardRecipe,
+    rl: RlhfRecipe,
+    #[serde(skip_serializing_if = "is_default")]
+    labels: LabelsRecipe,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What the reinforcement phase works on.
@@ -84,9 +107,8 @@ pub struct Inputs<'a> {
 
 /// Compares, trains the phases `preference` and `rl-cai`, and saves both; finished ones are only loaded.
 ///
-/// The label of a pair is `p(a) / (p(a) + p(b))`, where the model is asked to repeat the better answer, mean over both orders
-/// in which the answers are shown. What was compared is kept in
-/// `generated/rl-cai.jsonl`. It follows from the inputs alone, so a resumed phase writes it anew.
+/// A pair is labelled as [`LabelsRecipe`] says, under principles drawn for it. What was compared is kept in `generated/rl-cai.jsonl`.
+/// It follows from the inputs alone, so a resumed phase writes it anew.
 ///
 /// # Errors
 /// Where no prompt has the asked kinds, all sampled answers are alike, training diverges or files cannot be written.
@@ -96,7 +118,8 @@ pub struct Inputs<'a> {
 ///
 /// # Deviations
 /// The model repeats the better answer, where the paper's names its letter: to tie a letter to an answer is more than small models
-/// learn. Both orders of a pair are asked, which cancels a preference for a place. One principle is drawn for a pair.
+/// learn. Both orders of a pair are asked, which cancels a preference for a place. The reasons of a reasoned label are a critique of
+/// each answer. One principle is drawn for a pair by default, where the paper's ensemble has all sixteen.
 pub fn run(
     folder: &RunFolder,
     recipe: &RlCaiRecipe,
@@ -121,12 +144,11 @@ pub fn train_preference_models(
 ) -> Result<Vec<Checkpoint>> {
     let Inputs { parent, constitution, prompts, preferences, seed, .. } = *inputs;
     // How pairs are made is a part of what the preference model is made from.
-    let pairs = recipe.pairs();
     let data = BTreeMap::from([
         prompts.name_and_hash(),
         preferences.name_and_hash(),
         ("constitution.toml".to_owned(), constitution.hash.clone()),
-        ("comparisons".to_owned(), crate::data::hash(to_toml(&pairs).as_bytes())),
+        ("comparisons".to_owned(), crate::data::hash(recipe.pairs().as_bytes())),
     ]);
     let task = reward::Task { phase: PREFERENCE_PHASE, parent, data, seed };
     let groups = || {
@@ -165,8 +187,11 @@ pub(crate) struct Compared {
 #[serde(deny_unknown_fields)]
 struct Judgement {
     principle: String,
-    /// Probability that `a` is better.
+    /// Probability that `a` is better, as the judge has it.
     p_a: f64,
+    /// What the judge wrote down before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
 }
 
 impl Line for Compared {
@@ -178,6 +203,25 @@ impl Line for Compared {
 }
 
 impl Compared {
+    fn new(recipe: &LabelsRecipe, pair: Pair<'_>, Label { p_a, opinions }: Label) -> Self {
+        let Pair { prompt, principles, a, b } = pair;
+        let is_plain = principles.len() == 1 && matches!(recipe.kind, LabelKind::Soft(_));
+        let judgement = |(principle, opinion): (&&Principle, Option<Opinion>)| {
+            let Opinion { p_a, reasons } = opinion?;
+            Some(Judgement { principle: principle.name.clone(), p_a, reasons })
+        };
+        let judgements = principles.iter().zip(opinions).filter_map(judgement);
+        Self {
+            prompt: prompt.prompt.clone(),
+            kind: prompt.kind.clone(),
+            principle: is_plain.then(|| principles[0].name.clone()),
+            a,
+            b,
+            p_a,
+            judgements: if is_plain { Vec::new() } else { judgements.collect() },
+        }
+    }
+
     /// The principles that were asked, with the probability that `a` is better under each.
     pub(crate) fn judgements(&self) -> impl Iterator<Item = (&str, f64)> {
         let plain = self.principle.iter().map(|principle| (principle.as_str(), self.p_a));
@@ -197,6 +241,15 @@ impl Compared {
 /// Has the parent answer each prompt several times and compare the first two answers that differ.
 fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>) -> Result<Vec<Compared>> {
     let Inputs { parent, constitution, seed, .. } = *inputs;
+    let (n_principles, n_known) = (recipe.labels.principles.get(), constitution.principles.len());
+    if n_principles > n_known {
+        let message = format!("the constitution has {n_known} principles");
+        return Err(Error::Setting {
+            key: "rl_cai.labels.principles".to_owned(),
+            value: n_principles.to_string(),
+            message,
+        });
+    }
     let decoder = Decoder::new(&parent.config, &parent.weights)?;
     let (n, k) = (recipe.prompts.get(), recipe.answers.get());
     let asked = choose_prompts(inputs.prompts, &recipe.kinds, n, seed, "rl-cai/prompt", "rl_cai.kinds")?;
@@ -206,109 +259,18 @@ fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>) -> Result<Vec<Comp
     let mut draws = stream(seed, "rl-cai/principle", 0);
     let mut pairs = Vec::new();
     for (prompt, answers) in asked.iter().zip(answers.chunks(k)) {
-        let principle = constitution.draw(&mut draws);
+        let principles = constitution.draw_distinct(recipe.labels.principles.get(), &mut draws);
         let mut usable = answers.iter().flatten();
         let Some(a) = usable.next() else { continue };
         let Some(b) = usable.find(|other| *other != a) else { continue };
-        pairs.push((*prompt, principle, a.clone(), b.clone()));
+        pairs.push(Pair { prompt, principles, a: a.clone(), b: b.clone() });
     }
     if pairs.is_empty() {
         let message = format!("{n} prompts were answered {k} times, and no two answers to a prompt differ");
         return Err(Error::NothingGenerated { phase: PREFERENCE_PHASE.to_owned(), message });
     }
-    let labels = label_pairs(&decoder, parent, &pairs)?;
-    let compared = pairs.into_iter().zip(labels).filter_map(|((prompt, principle, a, b), p_a)| {
-        let (prompt, kind, principle) = (prompt.prompt.clone(), prompt.kind.clone(), Some(principle.name.clone()));
-        Some(Compared { prompt, kind, principle, a, b, p_a: p_a?, judgements: Vec::new() })
-    });
-    Ok(compared.collect())
-}
-
-type Pair<'a> = (&'a Prompt, &'a Principle, String, String);
-
-/// Probability that the first answer of each pair is better, by the model's own word; `None` where the question is too long.
-fn label_pairs(decoder: &Decoder, parent: &Checkpoint, pairs: &[Pair<'_>]) -> Result<Vec<Option<f64>>> {
-    let context = parent.config.max_position_embeddings;
-    let mut examples = Vec::new();
-    let mut is_asked = Vec::with_capacity(pairs.len());
-    for (prompt, principle, a, b) in pairs {
-        let mut of_pair = Vec::with_capacity(4);
-        for (first, second) in [(a, b), (b, a)] {
-            let question = ask_preference(&prompt.prompt, first, second, principle);
-            for answer in [a, b] {
-                of_pair.push(answer_example(parent, &question, answer)?);
-            }
-        }
-        let fits = of_pair.iter().all(|example| example.ids.len() <= context);
-        is_asked.push(fits);
-        if fits {
-            examples.extend(of_pair);
-        }
-    }
-    let log_probs = sum_log_probs(decoder, &examples, context)?;
-    let mut of_pairs = log_probs.chunks(4);
-    Ok(is_asked
-        .into_iter()
-        .map(|asked| {
-            let log_probs = if asked { of_pairs.next() } else { None }?;
-            let prefer_first = |a: f64, b: f64| 1.0 / (1.0 + (b - a).exp());
-            Some(0.5 * (prefer_first(log_probs[0], log_probs[1]) + prefer_first(log_probs[2], log_probs[3])))
-        })
-        .collect())
-}
-
-/// The question with an answer, of which only the answer counts.
-fn answer_example(parent: &Checkpoint, question: &[Message], answer: &str) -> Result<Example> {
-    let n_prompt = encode_prompt(&parent.tokenizer, question)?.len();
-    let ids = encode_answer(&parent.tokenizer, question, answer)?;
-    let is_target = (0..ids.len()).map(|t| t >= n_prompt).collect();
-    Ok(Example { ids, is_target })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Pair, label_pairs};
-    use crate::constitution::Constitution;
-    use crate::data::Prompt;
-    use crate::tiny;
-    use lm::chat::{Message, Role};
-    use lm::{Checkpoint, Decoder, ModelConfig, Weights};
-    use std::path::Path;
-
-    const CONSTITUTION: &str = "[[principle]]\nname = \"kind\"\ncritique = \"Kind?\"\nrevision = \"Be kind.\"\npreference = \"Which is kinder?\"\n";
-
-    fn labels(context: usize, pairs: &[(&str, &str)]) -> Vec<Option<f64>> {
-        let config = ModelConfig { max_position_embeddings: context, ..tiny::config() };
-        let weights = Weights::random(&config, 5).unwrap();
-        let parent = Checkpoint { config, weights, extra: Vec::new(), tokenizer: tiny::tokenizer(), lineage: None };
-        let constitution = Constitution::parse(Path::new("constitution.toml"), CONSTITUTION).unwrap();
-        let prompt = vec![Message { role: Role::User, content: "Who?".to_owned() }];
-        let prompt = Prompt { prompt, kind: String::new(), right: Vec::new() };
-        let pairs: Vec<Pair<'_>> = pairs
-            .iter()
-            .map(|(a, b)| (&prompt, &constitution.principles[0], (*a).to_owned(), (*b).to_owned()))
-            .collect();
-        let decoder = Decoder::new(&parent.config, &parent.weights).unwrap();
-        label_pairs(&decoder, &parent, &pairs).unwrap()
-    }
-
-    #[test]
-    fn a_label_does_not_depend_on_which_answer_comes_first() {
-        let found = labels(128, &[("Ada.", "Bo did."), ("Bo did.", "Ada."), ("Ada.", "Ada.")]);
-        let found: Vec<f64> = found.into_iter().flatten().collect();
-        assert_eq!(found.len(), 3);
-        assert!((found[0] + found[1] - 1.0).abs() < 1e-5, "{found:?}");
-        assert!((found[2] - 0.5).abs() < 1e-6, "{found:?}");
-        assert!((found[0] - 0.5).abs() > 1e-3, "{found:?}");
-    }
-
-    #[test]
-    fn a_question_that_does_not_fit_the_context_has_no_label() {
-        let long = "Ada ".repeat(40);
-        assert_eq!(labels(128, &[(&long, "Bo.")]), [None]);
-        // The pairs around it keep their own.
-        let found = labels(128, &[("Ada.", "Bo."), (&long, "Bo."), ("Ada.", "Bo.")]);
-        assert!(found[0].is_some() && found[1].is_none());
-        assert!((found[0].unwrap() - found[2].unwrap()).abs() < 1e-6, "{found:?}");
-    }
+    let judge = ModelJudge { model: parent, sampling: recipe.sampling, seed };
+    let labels = label_pairs(&judge, &recipe.labels, &pairs)?;
+    let labelled = pairs.into_iter().zip(labels);
+    Ok(labelled.filter_map(|(pair, label)| Some(Compared::new(&recipe.labels, pair, label?))).collect())
 }
