@@ -8,6 +8,7 @@ use lm::{Checkpoint, Tokenizer};
 use serde::Serialize;
 use trainer::constitution::Constitution;
 use trainer::data::{self, Comparison, Conversation, DataFile, Document, Prompt};
+use trainer::judge::Judge;
 use trainer::{dpo, pretrain, reward, rl_cai, rlhf, sft, sl_cai};
 
 use crate::cli::{Stop, TrainArgs};
@@ -254,9 +255,11 @@ impl Training<'_> {
         }
         let recipe = &self.recipe.rl_cai;
         let phases = reward::phases(rl_cai::PREFERENCE_PHASE, &recipe.preference);
-        let made_from = [revised.content_hash()?, json(&recipe.preference)?, recipe.pairs()];
+        let judge = &Judge::open(&recipe.judge, |name| std::env::var(name).ok())?;
+        let mut made_from = vec![revised.content_hash()?, json(&recipe.preference)?, recipe.pairs()];
+        made_from.extend(judge.hash()?);
         let files = [constitution_hash, &prompts.hash, &preferences.hash].map(String::as_str);
-        let inputs = rl_cai::Inputs { parent: revised, constitution, prompts, preferences, corpus, seed };
+        let inputs = rl_cai::Inputs { parent: revised, judge, constitution, prompts, preferences, corpus, seed };
         let reward_models = &self.all_shared(&phases, &[&strs(&made_from), &files[..]].concat(), || {
             Ok(rl_cai::train_preference_models(self.run.folder(), recipe, &inputs, self.bars)?)
         })?;

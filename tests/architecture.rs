@@ -17,11 +17,12 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that stay at one place.
-const CONFINED: [(&str, &[&str]); 6] = [
+const CONFINED: [(&str, &[&str]); 7] = [
     ("candle-core", &["kernels", "lm", "trainer"]),
     ("candle-nn", &["kernels", "lm", "trainer"]),
     ("polars", &["evals"]),
     ("minijinja", &["lm", "reports"]),
+    ("ureq", &["lm"]),
     ("clap", &["."]),
     ("anyhow", &["."]),
 ];

@@ -1,13 +1,13 @@
 //! A language model behind a server with `OpenAI`'s chat completions, such as vLLM, llama.cpp or a provider's.
 
 use crate::chat::Message;
-use crate::{Error, Result};
+use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::thread::sleep;
 use std::time::Duration;
 use ureq::Agent;
-use ureq::http::{Response, StatusCode};
 use ureq::Body;
+use ureq::http::{Response, StatusCode};
 
 /// Where completions are asked for, and how patiently.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +114,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`Error::Endpoint`] with the address and the status or reason, after the last attempt.
-    pub fn complete(&self, messages: &[Message], max_tokens: usize) -> Result<Completion> {
+    pub fn complete(&self, messages: &[Message], max_tokens: usize) -> crate::Result<Completion> {
         let EndpointConfig { model, log_probs, attempts, pause, .. } = &self.config;
         let request = Request {
             model,
@@ -227,7 +227,8 @@ mod tests {
                 reader.read_exact(&mut body).unwrap();
                 asked.push(head + &String::from_utf8(body).unwrap());
                 let length = text.len();
-                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}").unwrap();
+                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")
+                    .unwrap();
             }
             asked
         });
@@ -250,7 +251,10 @@ mod tests {
         let question = [Message { role: Role::User, content: "A or B?".to_owned() }];
         let answer = endpoint(url, attempts).complete(&question, 4).map_err(|error| error.to_string());
         if let Err(message) = &answer {
-            assert!(message.starts_with(&format!("{url}/chat/completions: ")) && !message.contains("secret"), "{message}");
+            assert!(
+                message.starts_with(&format!("{url}/chat/completions: ")) && !message.contains("secret"),
+                "{message}"
+            );
         }
         answer
     }

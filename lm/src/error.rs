@@ -19,6 +19,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A server did not answer, or not as it should.
+    #[error("{url}: {message}")]
+    Endpoint {
+        /// What was asked.
+        url: String,
+        /// The status or the reason, and what the server said.
+        message: String,
+    },
     /// A checkpoint folder lacks a file that it needs.
     #[error("{folder} has no {name}")]
     MissingFile {

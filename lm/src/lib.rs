@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod device;
+pub mod endpoint;
 pub mod error;
 pub mod generation;
 pub mod interpolation;

@@ -1,15 +1,100 @@
 //! Who says which of two answers is better under a principle.
 
-use crate::batch::Example;
-use crate::constitution::{Principle, ask_critique, ask_preference};
+mod endpoint;
+mod model;
+
+use crate::constitution::Principle;
 use crate::error::Result;
-use crate::reward::encode_answer;
-use crate::rollout::{SamplingRecipe, reply};
-use crate::sequence::{encode_prompt, sum_log_probs};
+use crate::rollout::SamplingRecipe;
+use endpoint::EndpointJudge;
+pub use endpoint::EndpointRecipe;
 use lm::chat::Message;
 use lm::checkpoint::Checkpoint;
-use lm::decoder::Decoder;
-use lm::random::stream;
+use model::ModelJudge;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Who says which of two answers is better (`[rl_cai.judge]`). Default the model that is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum JudgeRecipe {
+    /// The model that is trained (`[rl_cai.judge.itself]`).
+    Itself {},
+    /// The checkpoint in this folder (`checkpoint = "FOLDER"`).
+    Checkpoint(PathBuf),
+    /// A model behind a server (`[rl_cai.judge.endpoint]`).
+    Endpoint(EndpointRecipe),
+}
+
+impl Default for JudgeRecipe {
+    fn default() -> Self {
+        Self::Itself {}
+    }
+}
+
+/// A judge that can be asked.
+#[derive(Debug)]
+pub enum Judge {
+    /// The model that is trained.
+    Itself,
+    /// Another one.
+    Checkpoint(Box<Checkpoint>),
+    /// One behind a server.
+    Endpoint(Box<EndpointJudge>),
+}
+
+impl Judge {
+    /// Loads what the recipe names; a server is not asked before there is a question. `read_key` has the value of an environment
+    /// variable.
+    ///
+    /// # Errors
+    /// Where there is no such checkpoint.
+    pub fn open(recipe: &JudgeRecipe, read_key: impl FnOnce(&str) -> Option<String>) -> Result<Self> {
+        Ok(match recipe {
+            JudgeRecipe::Itself {} => Self::Itself,
+            JudgeRecipe::Checkpoint(folder) => Self::Checkpoint(Box::new(Checkpoint::load(folder)?)),
+            JudgeRecipe::Endpoint(recipe) => {
+                let key = recipe.api_key_env.as_deref().and_then(read_key);
+                Self::Endpoint(Box::new(EndpointJudge::new(recipe.clone(), key)))
+            }
+        })
+    }
+
+    /// The content of another checkpoint, as lineages keep it; the other judges are what the recipe says.
+    ///
+    /// # Errors
+    /// Where its weights cannot be read.
+    pub fn hash(&self) -> Result<Option<String>> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(Some(checkpoint.content_hash()?)),
+            Self::Itself | Self::Endpoint(_) => Ok(None),
+        }
+    }
+
+    /// Asks each question in both orders of its answers; `None` where it is too long, or where what comes back says nothing.
+    pub(crate) fn ask(&self, at: &Bench<'_>, questions: &[Question<'_>]) -> Result<Vec<Option<Opinion>>> {
+        match self {
+            Self::Itself => ModelJudge { model: at.trained, at }.ask(questions),
+            Self::Checkpoint(model) => ModelJudge { model, at }.ask(questions),
+            Self::Endpoint(judge) => judge.ask(at, questions),
+        }
+    }
+}
+
+/// Where and how a judge is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bench<'a> {
+    /// The model that is trained.
+    pub(crate) trained: &'a Checkpoint,
+    /// Whether reasons come first.
+    pub(crate) with_reasons: bool,
+    /// How a model's reasons are sampled.
+    pub(crate) sampling: SamplingRecipe,
+    /// Their seed.
+    pub(crate) seed: u64,
+    /// Where the answers of a server are kept.
+    pub(crate) notebook: &'a Path,
+}
 
 /// Which of two answers to a prompt is better under a principle?
 #[derive(Debug, Clone, Copy)]
@@ -27,82 +112,4 @@ pub(crate) struct Opinion {
     pub(crate) p_a: f64,
     /// What it wrote down before, where it was asked for reasons.
     pub(crate) reasons: Vec<String>,
-}
-
-/// A model that repeats the better answer.
-pub(crate) struct ModelJudge<'a> {
-    pub(crate) model: &'a Checkpoint,
-    /// How reasons are sampled.
-    pub(crate) sampling: SamplingRecipe,
-    /// Seed of the reasons.
-    pub(crate) seed: u64,
-}
-
-impl ModelJudge<'_> {
-    /// Asks each question in both orders of its answers; `None` where it is too long, or where a reason does not end or says nothing.
-    ///
-    /// An opinion is `p(a) / (p(a) + p(b))`, where the model is asked to repeat the better answer. Its reasons are a critique of each
-    /// answer, which stands behind the answer when the model is asked for the better one.
-    pub(crate) fn ask(&self, questions: &[Question<'_>], with_reasons: bool) -> Result<Vec<Option<Opinion>>> {
-        let decoder = Decoder::new(&self.model.config, &self.model.weights)?;
-        let reasons: Vec<Option<Vec<String>>> =
-            if with_reasons { self.reason(&decoder, questions)? } else { vec![Some(Vec::new()); questions.len()] };
-        let context = self.model.config.max_position_embeddings;
-        let mut examples = Vec::new();
-        let mut is_asked = Vec::with_capacity(questions.len());
-        for (question, reasons) in questions.iter().zip(&reasons) {
-            let of_question = match reasons {
-                Some(reasons) => self.examples(question, reasons)?,
-                None => Vec::new(),
-            };
-            let fits = !of_question.is_empty() && of_question.iter().all(|example| example.ids.len() <= context);
-            is_asked.push(fits);
-            if fits {
-                examples.extend(of_question);
-            }
-        }
-        let log_probs = sum_log_probs(&decoder, &examples, context)?;
-        let mut of_questions = log_probs.chunks(4);
-        let opinions = is_asked.into_iter().zip(reasons).map(|(asked, reasons)| {
-            let log_probs = if asked { of_questions.next() } else { None }?;
-            let prefer_first = |a: f64, b: f64| 1.0 / (1.0 + (b - a).exp());
-            let p_a = 0.5 * (prefer_first(log_probs[0], log_probs[1]) + prefer_first(log_probs[2], log_probs[3]));
-            Some(Opinion { p_a, reasons: reasons? })
-        });
-        Ok(opinions.collect())
-    }
-
-    /// A critique of each of a question's two answers.
-    fn reason(&self, decoder: &Decoder, questions: &[Question<'_>]) -> Result<Vec<Option<Vec<String>>>> {
-        let requests =
-            questions.iter().flat_map(|q| [q.a, q.b].map(|answer| ask_critique(q.prompt, answer, q.principle)));
-        let random = &mut stream(self.seed, "rl-cai/reasons", 0);
-        let critiques = reply(decoder, self.model, &requests.collect::<Vec<_>>(), &self.sampling, random)?;
-        Ok(critiques.chunks(2).map(|of_question| of_question.iter().cloned().collect()).collect())
-    }
-
-    /// Either answer after either order of both: what the preference is computed from.
-    fn examples(&self, question: &Question<'_>, reasons: &[String]) -> Result<Vec<Example>> {
-        let Question { prompt, principle, a, b } = *question;
-        let shown = match reasons {
-            [of_a, of_b] => [format!("{a} {of_a}"), format!("{b} {of_b}")],
-            _ => [a.to_owned(), b.to_owned()],
-        };
-        let mut examples = Vec::with_capacity(4);
-        for (first, second) in [(&shown[0], &shown[1]), (&shown[1], &shown[0])] {
-            let asked = ask_preference(prompt, first, second, principle);
-            for answer in [a, b] {
-                examples.push(self.answer(&asked, answer)?);
-            }
-        }
-        Ok(examples)
-    }
-
-    /// The question with an answer, of which only the answer counts.
-    fn answer(&self, question: &[Message], answer: &str) -> Result<Example> {
-        let n_prompt = encode_prompt(&self.model.tokenizer, question)?.len();
-        let ids = encode_answer(&self.model.tokenizer, question, answer)?;
-        let is_target = (0..ids.len()).map(|t| t >= n_prompt).collect();
-        Ok(Example { ids, is_target })
-    }
 }

@@ -4,7 +4,7 @@
 use crate::constitution::Principle;
 use crate::data::Prompt;
 use crate::error::Result;
-use crate::judge::{ModelJudge, Opinion, Question};
+use crate::judge::{Bench, Judge, Opinion, Question};
 use crate::recipe::{BelowHalf, count};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
@@ -106,12 +106,13 @@ pub(crate) struct Label {
 /// # Errors
 /// Where the judge cannot be asked.
 pub(crate) fn label_pairs(
-    judge: &ModelJudge<'_>,
+    judge: &Judge,
+    at: &Bench<'_>,
     recipe: &LabelsRecipe,
     pairs: &[Pair<'_>],
 ) -> Result<Vec<Option<Label>>> {
     let questions: Vec<Question<'_>> = pairs.iter().flat_map(Pair::questions).collect();
-    let opinions = judge.ask(&questions, matches!(recipe.kind, LabelKind::Reasoned(_)))?;
+    let opinions = judge.ask(at, &questions)?;
     let label = |opinions: &[Option<Opinion>]| {
         let votes: Vec<f64> = opinions.iter().flatten().map(|opinion| recipe.kind.turn(opinion.p_a)).collect();
         let p_a = votes.iter().sum::<f64>() / votes.len() as f64;
@@ -132,7 +133,7 @@ mod tests {
     use super::{HardRecipe, LabelKind, LabelsRecipe, Pair, ReasonedRecipe, label_pairs};
     use crate::constitution::Constitution;
     use crate::data::Prompt;
-    use crate::judge::ModelJudge;
+    use crate::judge::{Bench, Judge};
     use crate::recipe::count;
     use crate::rollout::SamplingRecipe;
     use crate::tiny;
@@ -160,8 +161,14 @@ mod tests {
             b: (*b).to_owned(),
         };
         let pairs: Vec<Pair<'_>> = pairs.iter().map(pair).collect();
-        let judge = ModelJudge { model: &model, sampling: SamplingRecipe::default(), seed: 1 };
-        let labels = label_pairs(&judge, recipe, &pairs).unwrap().into_iter();
+        let at = Bench {
+            trained: &model,
+            with_reasons: false,
+            sampling: SamplingRecipe::default(),
+            seed: 1,
+            notebook: Path::new("unused"),
+        };
+        let labels = label_pairs(&Judge::Itself, &at, recipe, &pairs).unwrap().into_iter();
         labels
             .map(|label| label.map(|l| (l.p_a, l.opinions.iter().map(|o| o.as_ref().map(|o| o.p_a)).collect())))
             .collect()

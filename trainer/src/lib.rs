@@ -12,7 +12,7 @@ pub mod error;
 pub mod folder;
 #[cfg(test)]
 mod gradients;
-mod judge;
+pub mod judge;
 pub mod labels;
 mod log;
 pub mod loss;

@@ -6,6 +6,8 @@ use crate::constitution::Constitution;
 use crate::data::{Comparison, Conversation, DataFile, Prompt};
 use crate::dpo::{self, DpoRecipe, IpoRecipe, PreferenceLossRecipe};
 use crate::folder::RunFolder;
+use crate::judge::Judge;
+use crate::labels::{LabelKind, LabelsRecipe, ReasonedRecipe};
 use crate::mix::PretrainMixRecipe;
 use crate::pretrain;
 use crate::recipe::{
@@ -50,6 +52,20 @@ fn moved(tensor: &Tensor) -> bool {
     numbers(tensor).unwrap().iter().any(|&x| x != 0.0)
 }
 
+/// Each pair has reasons of the judge under both principles, and a label from the middle.
+fn assert_clamped_and_reasoned(path: &Path) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let pairs: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!pairs.is_empty());
+    for pair in pairs {
+        assert!((0.4..=0.6).contains(&pair["p_a"].as_f64().unwrap()), "{pair}");
+        let judgements = pair["judgements"].as_array().unwrap();
+        let names: Vec<&str> = judgements.iter().map(|said| said["principle"].as_str().unwrap()).collect();
+        assert!(names.len() <= 2 && names.iter().all(|name| ["kind", "short"].contains(name)), "{pair}");
+        assert!(judgements.iter().all(|said| said["reasons"].as_array().unwrap().len() == 2), "{pair}");
+    }
+}
+
 #[test]
 fn every_parameter_learns_in_every_phase() {
     for tied in [true, false] {
@@ -89,6 +105,9 @@ fn every_parameter_learns_in_every_phase() {
         let path = run.folder.checkpoint(rl_cai::PREFERENCE_PHASE);
         let preference_model = Checkpoint::load_with(&path, &[reward::HEAD]).unwrap();
         assert_all_moved("preference", &revised.weights, &preference_model);
+        let data = preference_model.lineage.unwrap().data;
+        assert_eq!(data["judge"], revised.content_hash().unwrap());
+        assert_clamped_and_reasoned(&run.folder.generated("rl-cai.jsonl"));
     }
 }
 
@@ -171,13 +190,15 @@ impl Run {
         let recipe = RlCaiRecipe {
             kinds: Vec::new(),
             sampling: sampling(),
+            labels: LabelsRecipe { principles: count(2), kind: LabelKind::Reasoned(ReasonedRecipe::default()) },
             preference: reward_recipe(),
             rl: rlhf_recipe(),
             ..RlCaiRecipe::default()
         };
         let (constitution, prompts) = (&constitution(), &prompts());
         let (preferences, corpus) = (&comparisons(), &tiny::corpus());
-        let inputs = rl_cai::Inputs { parent, constitution, prompts, preferences, corpus, seed: SEED };
+        let judge = &Judge::Checkpoint(Box::new(parent.clone()));
+        let inputs = rl_cai::Inputs { parent, judge, constitution, prompts, preferences, corpus, seed: SEED };
         rl_cai::run(&self.folder, &recipe, inputs, &Silent).unwrap()
     }
 }
@@ -262,7 +283,11 @@ fn comparisons() -> DataFile<Comparison> {
 }
 
 fn constitution() -> Constitution {
-    let text =
-        "[[principle]]\nname = \"kind\"\ncritique = \"Kind?\"\nrevision = \"Again.\"\npreference = \"Kinder?\"\n";
-    Constitution::parse(Path::new("constitution.toml"), text).unwrap()
+    let principle = |name: &str| {
+        format!(
+            "[[principle]]\nname = \"{name}\"\ncritique = \"Kind?\"\nrevision = \"Again.\"\npreference = \"Kinder?\"\n"
+        )
+    };
+    let text = principle("kind") + &principle("short");
+    Constitution::parse(Path::new("constitution.toml"), &text).unwrap()
 }

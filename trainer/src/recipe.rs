@@ -493,6 +493,26 @@ mod tests {
     }
 
     #[test]
+    fn labels_and_judge_of_rl_cai_are_chosen_by_their_tables() {
+        let recipe = parse_text(
+            "[rl_cai]\nlabels.principles = 3\nlabels.kind.reasoned.clamp = 0.3\n[rl_cai.judge.endpoint]\nurl = \"http://x/v1\"\nmodel = \"m\"\n",
+        )
+        .unwrap();
+        assert_eq!(parse_text(&to_toml(&recipe)).unwrap(), recipe);
+        let other =
+            parse_text("[rl_cai]\nlabels.kind.hard = {}\njudge.checkpoint = \"runs/a/checkpoints/sft\"\n").unwrap();
+        let texts = [&recipe, &other, &TrainRecipe::default()].map(|recipe| recipe.rl_cai.pairs());
+        assert!(texts[0].contains("clamp = 0.3") && texts[1].contains("runs/a/checkpoints/sft"), "{texts:?}");
+        // What was trained before there were these keys is known again.
+        assert!(!texts[2].contains("labels") && !texts[2].contains("judge"), "{}", texts[2]);
+        let error = parse_text("[rl_cai.labels.kind.reasoned]\nclamp = 0.5\n").unwrap_err();
+        let expected = "recipe.toml:2: key `rl_cai.labels.kind.reasoned.clamp`: expected a number from 0 to less than 0.5, found 0.5";
+        assert_eq!(error, expected);
+        let error = parse_text("[rl_cai.judge.endpoint]\nmodel = \"m\"\n").unwrap_err();
+        assert!(error.contains("missing field `url`"), "{error}");
+    }
+
+    #[test]
     fn bounded_numbers_refuse_what_is_not_a_number() {
         assert!(Probability::new(f64::NAN).is_err());
         assert!(Positive::new(f64::INFINITY).is_err());

@@ -5,7 +5,7 @@ use crate::constitution::{Constitution, Principle};
 use crate::data::{Comparison, DataFile, Document, Line, Prompt, write};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
-use crate::judge::{ModelJudge, Opinion};
+use crate::judge::{Bench, Judge, JudgeRecipe, Opinion};
 use crate::labels::{Label, LabelKind, LabelsRecipe, Pair, label_pairs};
 use crate::recipe::{count, to_toml};
 use crate::reward::{self, Group, RewardRecipe, encode_answer, rank};
@@ -20,6 +20,7 @@ use lm::random::stream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 /// Name of the phase that trains the preference model.
 pub const PREFERENCE_PHASE: &str = "preference";
@@ -41,6 +42,8 @@ pub struct RlCaiRecipe {
     pub sampling: SamplingRecipe,
     /// How the pairs are labelled.
     pub labels: LabelsRecipe,
+    /// Who judges them.
+    pub judge: JudgeRecipe,
     /// The preference model.
     pub preference: RewardRecipe,
     /// Policy optimisation.
@@ -55,6 +58,7 @@ impl Default for RlCaiRecipe {
             answers: AnswerCount::try_from(8).expect("in range"),
             sampling: SamplingRecipe::default(),
             labels: LabelsRecipe::default(),
+            judge: JudgeRecipe::default(),
             preference: RewardRecipe::default(),
             rl: RlhfRecipe::default(),
         }
@@ -64,9 +68,9 @@ impl Default for RlCaiRecipe {
 impl RlCaiRecipe {
     /// What decides the pairs and their labels, whatever is learnt from them, as TOML.
     pub fn pairs(&self) -> String {
-        let Self { prompts, kinds, answers, sampling, labels, .. } = self.clone();
+        let Self { prompts, kinds, answers, sampling, labels, judge, .. } = self.clone();
         let (preference, rl) = (RewardRecipe::default(), RlhfRecipe::default());
-        to_toml(&PairsRecipe { prompts, kinds, answers, sampling, preference, rl, labels })
+        to_toml(&PairsRecipe { prompts, kinds, answers, sampling, preference, rl, labels, judge })
     }
 }
 
@@ -82,6 +86,8 @@ struct PairsRecipe {
     rl: RlhfRecipe,
     #[serde(skip_serializing_if = "is_default")]
     labels: LabelsRecipe,
+    #[serde(skip_serializing_if = "is_default")]
+    judge: JudgeRecipe,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -91,8 +97,10 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 /// What the reinforcement phase works on.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The checkpoint of the supervised phase: it answers, compares, and is optimised.
+    /// The checkpoint of the supervised phase: it answers, compares where it is its own judge, and is optimised.
     pub parent: &'a Checkpoint,
+    /// Who compares, as the recipe says.
+    pub judge: &'a Judge,
     /// Its principles.
     pub constitution: &'a Constitution,
     /// Prompts to answer.
@@ -108,7 +116,8 @@ pub struct Inputs<'a> {
 /// Compares, trains the phases `preference` and `rl-cai`, and saves both; finished ones are only loaded.
 ///
 /// A pair is labelled as [`LabelsRecipe`] says, under principles drawn for it. What was compared is kept in `generated/rl-cai.jsonl`.
-/// It follows from the inputs alone, so a resumed phase writes it anew.
+/// It follows from the inputs alone, so a resumed phase writes it anew; what a server has answered is no function of them and is kept in
+/// `generated/judge.jsonl`, from which a resumed phase goes on.
 ///
 /// # Errors
 /// Where no prompt has the asked kinds, all sampled answers are alike, training diverges or files cannot be written.
@@ -142,17 +151,18 @@ pub fn train_preference_models(
     inputs: &Inputs<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Checkpoint>> {
-    let Inputs { parent, constitution, prompts, preferences, seed, .. } = *inputs;
+    let Inputs { parent, judge, constitution, prompts, preferences, seed, .. } = *inputs;
     // How pairs are made is a part of what the preference model is made from.
-    let data = BTreeMap::from([
+    let mut data = BTreeMap::from([
         prompts.name_and_hash(),
         preferences.name_and_hash(),
         ("constitution.toml".to_owned(), constitution.hash.clone()),
         ("comparisons".to_owned(), crate::data::hash(recipe.pairs().as_bytes())),
     ]);
+    data.extend(judge.hash()?.map(|hash| ("judge".to_owned(), hash)));
     let task = reward::Task { phase: PREFERENCE_PHASE, parent, data, seed };
     let groups = || {
-        let compared = compare_answers(recipe, inputs)?;
+        let compared = compare_answers(recipe, inputs, &folder.generated("judge.jsonl"))?;
         write(&folder.generated("rl-cai.jsonl"), &compared)?;
         let mut groups: Vec<Group> = compared.iter().map(|pair| pair.group(parent)).collect::<Result<_>>()?;
         let human = preferences.items.iter().filter(|c| !recipe.kinds.is_empty() && !is_among(&recipe.kinds, &c.kind));
@@ -239,7 +249,7 @@ impl Compared {
 }
 
 /// Has the parent answer each prompt several times and compare the first two answers that differ.
-fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>) -> Result<Vec<Compared>> {
+fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>, notebook: &Path) -> Result<Vec<Compared>> {
     let Inputs { parent, constitution, seed, .. } = *inputs;
     let (n_principles, n_known) = (recipe.labels.principles.get(), constitution.principles.len());
     if n_principles > n_known {
@@ -269,8 +279,13 @@ fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>) -> Result<Vec<Comp
         let message = format!("{n} prompts were answered {k} times, and no two answers to a prompt differ");
         return Err(Error::NothingGenerated { phase: PREFERENCE_PHASE.to_owned(), message });
     }
-    let judge = ModelJudge { model: parent, sampling: recipe.sampling, seed };
-    let labels = label_pairs(&judge, &recipe.labels, &pairs)?;
+    let with_reasons = matches!(recipe.labels.kind, LabelKind::Reasoned(_));
+    let at = Bench { trained: parent, with_reasons, sampling: recipe.sampling, seed, notebook };
+    let labels = label_pairs(inputs.judge, &at, &recipe.labels, &pairs)?;
+    if labels.iter().all(Option::is_none) {
+        let message = format!("the judge had nothing to say of any of the {} pairs", pairs.len());
+        return Err(Error::NothingGenerated { phase: PREFERENCE_PHASE.to_owned(), message });
+    }
     let labelled = pairs.into_iter().zip(labels);
     Ok(labelled.filter_map(|(pair, label)| Some(Compared::new(&recipe.labels, pair, label?))).collect())
 }
