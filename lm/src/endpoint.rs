@@ -1,7 +1,7 @@
 //! A language model behind a server with `OpenAI`'s chat completions, such as vLLM, llama.cpp or a provider's.
 
-use crate::chat::Message;
 use crate::Error;
+use crate::chat::Message;
 use serde::{Deserialize, Serialize};
 use std::thread::sleep;
 use std::time::Duration;

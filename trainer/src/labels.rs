@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn an_ensemble_is_the_mean_over_its_principles() {
-        let pair = [("Ada.", "Bo did.")];
+        let pair = [("Lund.", "Oslo.")];
         let of = |n: usize, first: usize| {
             let recipe = LabelsRecipe { principles: count(n), ..LabelsRecipe::default() };
             labels(&recipe, first, &pair).remove(0).unwrap()

@@ -105,7 +105,7 @@ fn every_parameter_learns_in_every_phase() {
         let path = run.folder.checkpoint(rl_cai::PREFERENCE_PHASE);
         let preference_model = Checkpoint::load_with(&path, &[reward::HEAD]).unwrap();
         assert_all_moved("preference", &revised.weights, &preference_model);
-        let data = preference_model.lineage.unwrap().data;
+        let data = preference_model.lineage.unwrap().data_hashes;
         assert_eq!(data["judge"], revised.content_hash().unwrap());
         assert_clamped_and_reasoned(&run.folder.generated("rl-cai.jsonl"));
     }
