@@ -187,6 +187,7 @@ mod tests {
             trajectory: Vec::new(),
             alarms: Vec::new(),
             train_s: None,
+            reward: None,
             principles: counts.clone(),
         };
         let runs = runs.iter().enumerate().map(run).collect();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::pairs::{Judgement, is_resolved};
 use super::reward::Fall;
 use crate::comparison::{
-    Alarm, Axis, Choice, Exploration, OverOptimisation, PrincipleTable, RewardSlice, Setting, SettingKind, TrajectoryPoint,
+    Alarm, Axis, Choice, Exploration, OverOptimisation, PrincipleTable, RewardSlice, Setting, SettingKind,
+    TrajectoryPoint,
 };
 use crate::diagnosis::Estimate;
 
