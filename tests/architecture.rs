@@ -17,10 +17,12 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that stay at one place.
-const CONFINED: [(&str, &[&str]); 7] = [
+const CONFINED: [(&str, &[&str]); 9] = [
     ("candle-core", &["kernels", "lm", "trainer"]),
     ("candle-nn", &["kernels", "lm", "trainer"]),
     ("polars", &["evals"]),
+    ("polars-arrow", &["evals"]),
+    ("polars-parquet", &["evals"]),
     ("minijinja", &["lm", "reports"]),
     ("ureq", &["lm"]),
     ("clap", &["."]),

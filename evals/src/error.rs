@@ -23,6 +23,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A Parquet file cannot be read.
+    #[error("{path} is not a readable Parquet file: {reason}")]
+    CorruptTable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Results could not be turned into Parquet.
     #[error("cannot write {path} as Parquet: {reason}")]
     WriteResults {

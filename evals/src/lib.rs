@@ -18,6 +18,7 @@ mod path;
 mod random;
 pub mod reference;
 mod remedy;
+pub mod rows;
 pub mod stats;
 pub mod store;
 mod tables;

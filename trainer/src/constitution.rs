@@ -1,12 +1,12 @@
 //! The written constitution: principles that ask the model for a critique, a revision and a preference.
 
-use crate::data;
+use crate::data::{self, Line};
 use crate::error::{Error, Result};
 use crate::recipe;
 use lm::chat::{Message, Role};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The principles that Constitutional AI draws from.
@@ -19,7 +19,7 @@ pub struct Constitution {
 }
 
 /// One principle, as requests to the model (`[[principle]]`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Principle {
     /// What the generated records call it.
@@ -32,14 +32,27 @@ pub struct Principle {
     pub preference: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConstitutionFile {
     #[serde(default)]
     principle: Vec<Principle>,
 }
 
+impl Line for Principle {
+    const WHAT: &'static str = "principles";
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 impl Constitution {
+    /// The text of a `constitution.toml` with these principles.
+    pub fn to_toml(principles: &[Principle]) -> String {
+        recipe::to_toml(&ConstitutionFile { principle: principles.to_vec() })
+    }
+
     /// Reads `constitution.toml`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use lm::chat::{Message, Role};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// One document of the pretraining corpus (`corpus.jsonl`).
@@ -38,12 +39,15 @@ pub struct Conversation {
 pub struct Comparison {
     /// The turns up to the answer; the last is the user's.
     pub prompt: Vec<Message>,
-    /// Two to four answers, best first.
+    /// Two to [`MAX_RANKED`] answers, best first.
     pub ranked: Vec<String>,
     /// What it teaches; free, used for counting.
     #[serde(default)]
     pub kind: String,
 }
+
+/// Most answers of a comparison: every pair of them is learnt in one step.
+pub const MAX_RANKED: usize = 16;
 
 /// A prompt to sample answers for (`prompts.jsonl`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +111,10 @@ impl Line for Comparison {
 
     fn check(&self) -> Result<(), String> {
         check_prompt(&self.prompt)?;
-        if (2..=4).contains(&self.ranked.len()) {
+        if (2..=MAX_RANKED).contains(&self.ranked.len()) {
             Ok(())
         } else {
-            Err(format!("key `ranked` has {} answers, expected 2 to 4", self.ranked.len()))
+            Err(format!("has {} answers, expected 2 to {MAX_RANKED}", self.ranked.len()))
         }
     }
 }
@@ -149,6 +153,18 @@ impl<T> DataFile<T> {
     pub fn name_and_hash(&self) -> (String, String) {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());
         (name.to_string_lossy().into_owned(), self.hash.clone())
+    }
+
+    /// Leaves out items; the hash is then of what is left, not of the file.
+    pub fn leave_out(&mut self, is_left_out: &[bool]) {
+        if !is_left_out.contains(&true) {
+            return;
+        }
+        let mut kept = is_left_out.iter().map(|&is_left_out| !is_left_out);
+        self.items.retain(|_| kept.next().unwrap_or(true));
+        let mut kept = is_left_out.iter().map(|&is_left_out| !is_left_out);
+        self.lines.retain(|_| kept.next().unwrap_or(true));
+        self.hash = hash(format!("{} at {:?}", self.hash, self.lines).as_bytes());
     }
 }
 
@@ -192,13 +208,34 @@ pub fn write<T: Serialize>(path: &Path, items: &[T]) -> Result<String> {
     Ok(hash(text.as_bytes()))
 }
 
+/// SHA-256 of a file's bytes, in hexadecimal; the file is not held in memory.
+///
+/// # Errors
+/// [`Error::File`] where it cannot be read.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = std::fs::File::open(path).map_err(Error::file("read", path))?;
+    let mut part = vec![0; 1 << 16];
+    loop {
+        let n = file.read(&mut part).map_err(Error::file("read", path))?;
+        if n == 0 {
+            return Ok(to_hex(&hasher.finalize()));
+        }
+        hasher.update(&part[..n]);
+    }
+}
+
 /// SHA-256 in hexadecimal.
 pub fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    to_hex(&Sha256::digest(bytes))
+}
+
+fn to_hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The message of `serde_json` with only the column: within a line of the file its own line number is always 1.
-fn describe(error: &serde_json::Error) -> String {
+pub(crate) fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let message = text.split(" at line ").next().unwrap_or(&text);
     format!("{message} (column {})", error.column())
@@ -255,6 +292,6 @@ mod tests {
     fn a_comparison_of_one_answer_is_refused() {
         let message =
             fault::<Comparison>("{\"prompt\":[{\"role\":\"user\",\"content\":\"hi\"}],\"ranked\":[\"only\"]}");
-        assert!(message.contains("`ranked` has 1 answers"), "{message}");
+        assert!(message.contains("has 1 answers, expected 2 to 16"), "{message}");
     }
 }

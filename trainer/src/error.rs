@@ -20,7 +20,7 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// A line of a JSON-lines file that has not the expected shape.
+    /// A line of a data file (of a Parquet file a row) that has not the expected shape.
     #[error("{}:{line}: {message}", path.display())]
     DataLine {
         /// The data file.
@@ -29,6 +29,14 @@ pub enum Error {
         line: usize,
         /// What is wrong with it.
         message: String,
+    },
+    /// A data file in a format that is not read.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The data file.
+        path: PathBuf,
+        /// Which format, and what to do.
+        reason: &'static str,
     },
     /// A data file without a single usable line.
     #[error("{}: holds no {what}", path.display())]

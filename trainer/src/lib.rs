@@ -9,9 +9,11 @@ pub mod constitution;
 pub mod data;
 pub mod dpo;
 pub mod error;
+pub mod fit;
 pub mod folder;
 #[cfg(test)]
 mod gradients;
+pub mod import;
 pub mod judge;
 pub mod labels;
 mod log;
@@ -24,6 +26,7 @@ pub mod pretrain;
 pub mod principles;
 mod progress;
 pub mod recipe;
+pub mod records;
 pub mod reward;
 pub mod rl_cai;
 pub mod rlhf;
@@ -32,6 +35,7 @@ mod schedule;
 mod sequence;
 pub mod session;
 pub mod sft;
+pub mod shapes;
 pub mod sl_cai;
 mod state;
 mod tally;
@@ -40,5 +44,6 @@ mod tiny;
 pub mod trajectory;
 #[cfg(test)]
 mod trl;
+mod turns;
 
 pub use error::{Error, Result};

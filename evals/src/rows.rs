@@ -1,0 +1,190 @@
+//! Rows of any Parquet file, as JSON objects.
+//!
+//! Read below polars' data frames, whose lists of structs (a column of messages) would need parts of polars that nothing else here does.
+
+use std::fs;
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use polars_arrow::array::{
+    Array, BooleanArray, DictionaryArray, DictionaryKey, FixedSizeListArray, ListArray, PrimitiveArray, StructArray,
+    Utf8ViewArray,
+};
+use polars_arrow::datatypes::{ArrowSchema, Field};
+use polars_arrow::types::NativeType;
+use polars_buffer::Buffer;
+use polars_parquet::arrow::read::{
+    BasicDecompressor, FileMetadata, PageReader, RowGroupMetadata, column_iter_to_arrays, infer_schema, read_metadata,
+};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// The columns of a row by name. Text, numbers, true and false, lists and structs are read; columns of other types (bytes, dates) are
+/// left out.
+pub type Row = Map<String, Value>;
+
+/// The rows of a file, in order; one group of rows is in memory at a time.
+pub struct Rows {
+    path: PathBuf,
+    bytes: Buffer<u8>,
+    metadata: FileMetadata,
+    schema: ArrowSchema,
+    next_group: usize,
+    rows: std::vec::IntoIter<Row>,
+}
+
+/// Whether a file is Parquet, by its first bytes.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read.
+pub fn is_parquet(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let mut start = Vec::new();
+    fs::File::open(path).map_err(failed)?.take(4).read_to_end(&mut start).map_err(failed)?;
+    Ok(start == *MARK)
+}
+
+const MARK: &[u8; 4] = b"PAR1";
+
+impl Rows {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::CorruptTable`] where it is damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        let read = fs::read(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        if !read.starts_with(MARK) || !read.ends_with(MARK) || read.len() < 12 {
+            let reason = "its beginning or end is missing (the Parquet mark `PAR1`)".to_owned();
+            return Err(Error::CorruptTable { path: path.to_owned(), reason });
+        }
+        let bytes = Buffer::from(read);
+        let (metadata, schema) = guard(path, || {
+            let metadata = read_metadata(&mut Cursor::new(&bytes[..])).map_err(|error| error.to_string())?;
+            let schema = infer_schema(&metadata).map_err(|error| error.to_string())?;
+            Ok((metadata, schema))
+        })?;
+        Ok(Self { path: path.to_owned(), bytes, metadata, schema, next_group: 0, rows: Vec::new().into_iter() })
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(row) = self.rows.next() {
+                return Some(Ok(row));
+            }
+            let group = self.metadata.row_groups.get(self.next_group)?;
+            self.next_group += 1;
+            match guard(&self.path, || read_group(group, &self.schema, &self.bytes)) {
+                Ok(rows) => self.rows = rows.into_iter(),
+                Err(error) => {
+                    self.next_group = usize::MAX;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Names the file of an error. The Parquet library checks little of what it reads and panics at some of what it does not expect: that
+/// is an error of the file.
+fn guard<T>(path: &Path, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
+    let read = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("its content is damaged".to_owned()));
+    read.map_err(|reason| Error::CorruptTable { path: path.to_owned(), reason })
+}
+
+fn read_group(group: &RowGroupMetadata, schema: &ArrowSchema, bytes: &Buffer<u8>) -> Result<Vec<Row>, String> {
+    let mut rows = vec![Row::new(); group.num_rows()];
+    for field in schema.iter_values() {
+        let mut n_read = 0;
+        for array in read_column(group, field, bytes)? {
+            for i in 0..array.len() {
+                if let (Some(row), Some(value)) = (rows.get_mut(n_read), value(array.as_ref(), i)) {
+                    row.insert(field.name.to_string(), value);
+                }
+                n_read += 1;
+            }
+        }
+        if n_read != rows.len() {
+            return Err(format!("column `{}` has {n_read} values for {} rows", field.name, rows.len()));
+        }
+    }
+    Ok(rows)
+}
+
+fn read_column(group: &RowGroupMetadata, field: &Field, bytes: &Buffer<u8>) -> Result<Vec<Box<dyn Array>>, String> {
+    let missing = || format!("column `{}` lies outside of the file", field.name);
+    let (mut pages, mut types) = (Vec::new(), Vec::new());
+    for column in group.columns_under_root_iter(&field.name).ok_or_else(missing)? {
+        let range = column.byte_range();
+        let range = usize::try_from(range.start).unwrap_or(usize::MAX)..usize::try_from(range.end).unwrap_or(usize::MAX);
+        if range.start > range.end || range.end > bytes.len() {
+            return Err(missing());
+        }
+        let reader = PageReader::new(Cursor::new(bytes.clone().sliced(range)), column, Vec::new(), usize::MAX);
+        pages.push(BasicDecompressor::new(reader, Vec::new()));
+        types.push(&column.descriptor().descriptor.primitive_type);
+    }
+    let read = column_iter_to_arrays(pages, types, field.clone(), None);
+    read.map(|(arrays, _)| arrays).map_err(|error| error.to_string())
+}
+
+/// An element of an array; `None` for a type that has no JSON.
+fn value(array: &dyn Array, i: usize) -> Option<Value> {
+    if array.is_null(i) {
+        return Some(Value::Null);
+    }
+    let any = array.as_any();
+    if let Some(texts) = any.downcast_ref::<Utf8ViewArray>() {
+        return Some(Value::from(texts.value(i)));
+    }
+    if let Some(flags) = any.downcast_ref::<BooleanArray>() {
+        return Some(Value::from(flags.value(i)));
+    }
+    if let Some(structs) = any.downcast_ref::<StructArray>() {
+        let fields = structs.fields().iter().zip(structs.values());
+        return Some(fields.filter_map(|(field, of)| Some((field.name.to_string(), value(of.as_ref(), i)?))).collect());
+    }
+    let list = any
+        .downcast_ref::<ListArray<i64>>()
+        .map(|lists| lists.value(i))
+        .or_else(|| any.downcast_ref::<ListArray<i32>>().map(|lists| lists.value(i)))
+        .or_else(|| any.downcast_ref::<FixedSizeListArray>().map(|lists| lists.value(i)));
+    if let Some(list) = list {
+        return Some((0..list.len()).filter_map(|j| value(list.as_ref(), j)).collect());
+    }
+    // Dates and decimals lie in whole numbers too, and are none.
+    use polars_arrow::datatypes::ArrowDataType as Type;
+    match array.dtype() {
+        Type::Int8 => number::<i8>(array, i),
+        Type::Int16 => number::<i16>(array, i),
+        Type::Int32 => number::<i32>(array, i),
+        Type::Int64 => number::<i64>(array, i),
+        Type::UInt8 => number::<u8>(array, i),
+        Type::UInt16 => number::<u16>(array, i),
+        Type::UInt32 => number::<u32>(array, i),
+        Type::UInt64 => number::<u64>(array, i),
+        Type::Float32 => number::<f32>(array, i),
+        Type::Float64 => number::<f64>(array, i),
+        Type::Dictionary(..) => entry::<u32>(array, i)
+            .or_else(|| entry::<u8>(array, i))
+            .or_else(|| entry::<u16>(array, i))
+            .or_else(|| entry::<i8>(array, i))
+            .or_else(|| entry::<i32>(array, i)),
+        _ => None,
+    }
+}
+
+fn number<T: NativeType + Into<Value>>(array: &dyn Array, i: usize) -> Option<Value> {
+    Some(array.as_any().downcast_ref::<PrimitiveArray<T>>()?.value(i).into())
+}
+
+fn entry<K: DictionaryKey>(array: &dyn Array, i: usize) -> Option<Value> {
+    let entries = array.as_any().downcast_ref::<DictionaryArray<K>>()?;
+    value(entries.values().as_ref(), entries.key_value(i))
+}
