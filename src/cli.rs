@@ -63,6 +63,10 @@ pub(crate) struct RecipeArgs {
     /// Set a key of the recipe, e.g. `--set pretrain.steps=1000`; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+
+    /// Leave out lines of the recipe's data files that do not fit, and list them; otherwise the first of them is an error.
+    #[arg(long, env = "PHASETRACE_SKIP_BAD")]
+    pub(crate) skip_bad: bool,
 }
 
 /// Arguments of `train`.

@@ -21,6 +21,7 @@ use crate::cli::{CompareArgs, RecipeArgs, Stop};
 use crate::diagnose::provenance;
 use crate::exit::{self, Usage};
 use crate::explore::{self, Ends, Plan, start_phase};
+use crate::fit::fit_prompts;
 use crate::output;
 use crate::probe::{Answered, Questions, ask_all, ask_one};
 use crate::progress::Bars;
@@ -101,7 +102,7 @@ fn plan_sweep(args: &CompareArgs) -> Result<(PathBuf, Vec<Member>)> {
     for seed in seeds {
         for (text, recipe) in &settings {
             let seed = seed.unwrap_or(recipe.seed);
-            let (text, recipe) = Recipe::read_with(text, Path::new("recipe"), &[format!("seed={seed}")])?;
+            let (text, recipe) = Recipe::read_with(text, Path::new("recipe"), false, &[format!("seed={seed}")])?;
             // Named by what it is made from, so that a sweep that grows finds what it has.
             let name = data::hash(recipe.to_plan()?.as_bytes());
             let run = Run::at(&dir.join("runs").join(&name[..12]));
@@ -300,7 +301,7 @@ impl Work<'_> {
         let (path, start_path) = (run.checkpoint(phase), run.checkpoint("sft"));
         let fingerprint = |path: &Path| fingerprints[path].to_owned();
         let (checkpoint, start) = (fingerprint(&path), fingerprint(&start_path));
-        let Audit { kl_nats, is_right, .. } = self.audit(run, (&path, &checkpoint), (&start_path, &start))?;
+        let Audit { kl_nats, is_right, .. } = self.audit(member, (&path, &checkpoint), (&start_path, &start))?;
         let trajectory = if phase == "sft" { None } else { Trajectory::load(&path)? }.unwrap_or_default();
         let points = trajectory.points.iter().filter_map(|point| {
             Some(TrajectoryPoint {
@@ -329,15 +330,16 @@ impl Work<'_> {
     }
 
     /// Samples a policy, unless that was done before.
-    fn audit(&self, run: &Run, policy: (&Path, &str), start: (&Path, &str)) -> Result<Audit> {
+    fn audit(&self, member: &Member, policy: (&Path, &str), start: (&Path, &str)) -> Result<Audit> {
         let name = data::hash(format!("{} {} {AUDITED}", policy.1, start.1).as_bytes());
         let kept = self.dir.join("audits").join(format!("{}.json", &name[..24]));
         if kept.exists() {
             let text = fs::read_to_string(&kept).with_context(|| format!("cannot read {}", kept.display()))?;
             return serde_json::from_str(&text).with_context(|| format!("cannot read {}", kept.display()));
         }
-        let prompts = data::read::<Prompt>(&run.folder().data("prompts.jsonl"))?;
+        let mut prompts = data::read::<Prompt>(&member.run.folder().data("prompts.jsonl"))?;
         let (policy, start) = (Checkpoint::load(policy.0)?, Checkpoint::load(start.0)?);
+        fit_prompts(&member.run, &member.recipe, &start.tokenizer, &mut prompts)?;
         // One seed for all: the prompts are those of the run's data, which its training seed has drawn.
         let audit = audit(&policy, &start, &prompts, AUDITED, 1)?;
         let text = serde_json::to_string(&audit)? + "\n";

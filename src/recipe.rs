@@ -1,6 +1,6 @@
 //! The recipe of a run: one TOML file from the world to the last phase.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use fixtures::WorldRecipe;
@@ -11,6 +11,7 @@ use trainer::{reward::RewardRecipe, rl_cai::RlCaiRecipe, rlhf::RlhfRecipe, sl_ca
 
 use crate::cli::RecipeArgs;
 use crate::exit::Usage;
+use crate::import::DataRecipe;
 use crate::run::Run;
 
 /// The recipe of the embedded small world.
@@ -28,6 +29,9 @@ pub(crate) struct Recipe {
     pub(crate) alignment: Vec<Alignment>,
     /// The small world that the data come from.
     pub(crate) world: WorldRecipe,
+    /// Data files in place of the world's.
+    #[serde(skip_serializing_if = "DataRecipe::is_empty")]
+    pub(crate) data: DataRecipe,
     /// Shape of the decoder.
     pub(crate) model: ModelRecipe,
     /// The tokenizer.
@@ -80,6 +84,7 @@ impl Default for Recipe {
             seed: 1,
             alignment: vec![Alignment::Rlhf, Alignment::Constitutional],
             world: WorldRecipe::default(),
+            data: DataRecipe::default(),
             model: ModelRecipe::default(),
             tokenizer: TokenizerRecipe::default(),
             pretrain: PretrainRecipe::default(),
@@ -102,7 +107,11 @@ impl Recipe {
     /// The recipe for a run: the one it was begun with, unless the arguments ask for something.
     pub(crate) fn of_run(run: &Run, args: &RecipeArgs, seed: Option<u64>) -> Result<(String, Self)> {
         let is_asked = args.recipe.is_some() || !args.overrides.is_empty() || seed.is_some();
-        if !is_asked && run.recipe().exists() { read(&run.recipe()) } else { Self::read(args, seed) }
+        if is_asked || !run.recipe().exists() {
+            return Self::read(args, seed);
+        }
+        let (text, path) = (read(&run.recipe())?.0, run.recipe());
+        Self::read_with(&text, &path, args.skip_bad, &[])
     }
 
     /// The recipe that the arguments ask for: its text with what was set, and its meaning.
@@ -114,14 +123,20 @@ impl Recipe {
         };
         let seed = seed.map(|seed| format!("seed={seed}"));
         let settings: Vec<String> = args.overrides.iter().chain(&seed).cloned().collect();
-        Self::read_with(&text, path, &settings)
+        Self::read_with(&text, path, args.skip_bad, &settings)
     }
 
-    /// A recipe's text, read from `path`, and its meaning after some `--set KEY=VALUE`.
-    pub(crate) fn read_with(text: &str, path: &Path, settings: &[String]) -> Result<(String, Self)> {
+    /// A recipe's text, read from `path`, and its meaning after some `--set KEY=VALUE`; `skips_bad` sets `data.skip_bad` where there
+    /// are data files.
+    pub(crate) fn read_with(text: &str, path: &Path, skips_bad: bool, settings: &[String]) -> Result<(String, Self)> {
         let (mut text, mut recipe) = (text.to_owned(), Self::parse(text, path)?);
+        (text, recipe) = place_data(text, recipe, path.parent().unwrap_or(Path::new("")))?;
         for setting in settings {
             (text, recipe) = set(&text, setting)?;
+        }
+        (text, recipe) = place_data(text, recipe, Path::new(""))?;
+        if skips_bad && !recipe.data.is_empty() && !recipe.data.skip_bad {
+            (text, recipe) = set(&text, "data.skip_bad=true")?;
         }
         // Values that bound each other (months and cutoff) are looked at when all are set.
         recipe.world.validate().map_err(|reason| anyhow!("--set: {reason}"))?;
@@ -183,6 +198,29 @@ fn set(text: &str, setting: &str) -> Result<(String, Recipe)> {
     }
 }
 
+/// Makes the paths of data files absolute: the text is kept in the run's folder, from where they would lead elsewhere.
+fn place_data(text: String, mut recipe: Recipe, folder: &Path) -> Result<(String, Recipe)> {
+    let relative: Vec<(&str, PathBuf)> = recipe
+        .data
+        .files()
+        .filter(|(_, path)| path.is_relative())
+        .map(|(kind, path)| (kind, folder.join(path)))
+        .collect();
+    if relative.is_empty() {
+        return Ok((text, recipe));
+    }
+    let mut table: toml::Table = toml::from_str(&text)?;
+    for (kind, path) in relative {
+        let path = std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))?;
+        let Some(path) = path.to_str() else { bail!("{}: key `data.{kind}`: is not UTF-8", path.display()) };
+        put(&mut table, &format!("data.{kind}"), toml::Value::String(path.to_owned()))
+            .map_err(|reason| anyhow!("key `data.{kind}`: {reason}"))?;
+    }
+    let text = toml::to_string(&table)?;
+    recipe.data = Recipe::parse(&text, Path::new("recipe"))?.data;
+    Ok((text, recipe))
+}
+
 /// Puts a value at `key.path` of a table, making the tables above it.
 ///
 /// # Errors
@@ -215,9 +253,10 @@ fn first_difference(key: &str, one: &serde_json::Value, other: &serde_json::Valu
     match (one, other) {
         _ if one == other => None,
         (serde_json::Value::Object(ours), serde_json::Value::Object(theirs)) => {
-            ours.iter().find_map(|(name, value)| {
+            let absent = &serde_json::Value::Null;
+            ours.keys().chain(theirs.keys()).find_map(|name| {
                 let name_below = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                first_difference(&name_below, value, theirs.get(name).unwrap_or(&serde_json::Value::Null))
+                first_difference(&name_below, ours.get(name).unwrap_or(absent), theirs.get(name).unwrap_or(absent))
             })
         }
         _ => Some(format!("{key}: {one} here, {other} there")),

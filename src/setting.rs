@@ -1,6 +1,7 @@
 //! Settings: what distinguishes runs that are compared, and their names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -28,6 +29,11 @@ pub(crate) fn name_settings(recipes: &[Recipe]) -> Result<Vec<Vec<Setting>>> {
         let mut values = Values::new();
         flatten("", &serde_json::to_value(recipe)?, &mut values);
         values.retain(|key, _| key != "seed" && !key.starts_with("alignment"));
+        for (key, value) in &mut values {
+            if key.starts_with("data.") {
+                *value = file_name(value, recipes);
+            }
+        }
         all.push(recipe.alignment.iter().map(|&way| (way, relevant(way, &values))).collect());
     }
     for way in Alignment::ALL {
@@ -50,6 +56,14 @@ pub(crate) fn name_settings(recipes: &[Recipe]) -> Result<Vec<Vec<Setting>>> {
         named.push(ways.into_iter().map(name).collect());
     }
     Ok(named)
+}
+
+/// The last part of a data file's path, where no other recipe has another file of this name.
+fn file_name(path: &str, recipes: &[Recipe]) -> String {
+    let Some(name) = Path::new(path).file_name() else { return path.to_owned() };
+    let mut files = recipes.iter().flat_map(|recipe| recipe.data.files());
+    let is_shared = files.any(|(_, other)| other != Path::new(path) && other.file_name() == Some(name));
+    if is_shared { path.to_owned() } else { name.to_string_lossy().into_owned() }
 }
 
 /// Sections that have no part in a way of alignment.
@@ -123,7 +137,6 @@ fn flatten(key: &str, value: &Value, into: &mut Values) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn names(texts: &[&str]) -> Vec<Vec<String>> {
         let recipes: Vec<Recipe> = texts.iter().map(|text| Recipe::parse(text, Path::new("r")).unwrap()).collect();

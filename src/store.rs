@@ -24,6 +24,11 @@ impl PhaseStore {
         data::hash(inputs.join("\n").as_bytes())
     }
 
+    /// Whether something is stored under `key`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.dir.join(key).exists()
+    }
+
     /// Puts what is stored under `key` into a run, the checkpoint last; false where there is nothing.
     pub(crate) fn fetch(&self, key: &str, run: &Path, files: &[PathBuf], checkpoint: &Path) -> Result<bool> {
         let source = self.dir.join(key);

@@ -48,7 +48,7 @@ pub(crate) fn expand(args: &RecipeArgs) -> Result<Vec<(String, Recipe)>> {
                     .map_err(|reason| anyhow::anyhow!("{}: key `sweep.{key}`: {reason}", path.display()))?;
             }
             let name = chosen.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ");
-            let (text, recipe) = Recipe::read_with(&toml::to_string(&table)?, path, &args.overrides)
+            let (text, recipe) = Recipe::read_with(&toml::to_string(&table)?, path, args.skip_bad, &args.overrides)
                 .with_context(|| format!("{}: the setting {name} makes no recipe", path.display()))?;
             if !recipes.iter().any(|(_, known)| *known == recipe) {
                 recipes.push((text, recipe));

@@ -13,6 +13,8 @@ use trainer::{dpo, pretrain, reward, rl_cai, rlhf, sft, sl_cai};
 
 use crate::cli::{Stop, TrainArgs};
 use crate::exit;
+use crate::fit::fit;
+use crate::import::{Import, check_unchanged, hash_files};
 use crate::output;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
@@ -43,8 +45,9 @@ pub(crate) struct Extent<'a> {
 /// Trains what is missing of a run; a finished run is left as it is.
 pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, bars: &Bars) -> Result<()> {
     prepare(run, text, recipe, extent.store, bars)?;
-    let data = Data::read(run)?;
+    let mut data = Data::read(run)?;
     let tokenizer = load_tokenizer(run, recipe, &data, extent.store)?;
+    fit(run, recipe, &tokenizer, &mut data, bars)?;
     let training = Training { run, recipe, data: &data, store: extent.store, bars };
 
     let pretrained = training.pretrain(&tokenizer)?;
@@ -62,11 +65,9 @@ pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, 
     Ok(())
 }
 
-/// Writes recipe, plan and data of a new run; refuses a folder that holds another recipe's run or cannot be written.
+/// Writes recipe, plan and data of a new run; refuses a folder that holds another recipe's run or cannot be written, and data
+/// files that do not fit or have changed since the run was begun.
 fn prepare(run: &Run, text: &str, recipe: &Recipe, store: Option<&PhaseStore>, bars: &Bars) -> Result<()> {
-    for folder in [run.root().to_owned(), run.folder().logs(), run.root().join("checkpoints")] {
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
     let path = run.recipe();
     if path.exists() {
         let kept = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -77,16 +78,40 @@ fn prepare(run: &Run, text: &str, recipe: &Recipe, store: Option<&PhaseStore>, b
             );
         }
     }
+    let mut made_from = vec!["data".to_owned(), recipe.seed.to_string(), json(&recipe.world)?];
+    let mut import = None;
+    if run.data().exists() {
+        check_unchanged(&run.data())?;
+    } else if !recipe.data.is_empty() {
+        made_from.extend(hash_files(&recipe.data)?.into_iter().map(|(kind, hash)| format!("{kind} {hash}")));
+        made_from.push(format!("skip bad {}", recipe.data.skip_bad));
+    }
+    let key = PhaseStore::key(&strs(&made_from));
+    if !run.data().exists() && !recipe.data.is_empty() && !store.is_some_and(|store| store.has(&key)) {
+        import = Some(Import::read(&recipe.data, bars)?);
+    }
+    for folder in [run.root().to_owned(), run.folder().logs(), run.root().join("checkpoints")] {
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     // Written for a run that is resumed as well: a place that cannot be written is found before any work.
     reports::write(&run.plan(), &plan_file(recipe)?)?;
     if !path.exists() {
         reports::write(&path, text)?;
     }
-    let key = PhaseStore::key(&["data", &recipe.seed.to_string(), &json(&recipe.world)?]);
     shared_folder(run, store, &key, &run.data(), || {
         bars.say(&format!("{:>10}  writing {}", "data", run.data().display()));
-        fixtures::write_data(&recipe.world, recipe.seed, &run.data())?;
-        Ok(())
+        if recipe.data.is_empty() {
+            fixtures::write_data(&recipe.world, recipe.seed, &run.data())?;
+            return Ok(());
+        }
+        let import = import.map_or_else(|| Import::read(&recipe.data, bars), Ok)?;
+        let making = run.root().join("data.making");
+        if making.exists() {
+            fs::remove_dir_all(&making).with_context(|| format!("cannot remove {}", making.display()))?;
+        }
+        fixtures::write_data(&recipe.world, recipe.seed, &making)?;
+        import.write(&making)?;
+        fs::rename(&making, run.data()).with_context(|| format!("cannot write {}", run.data().display()))
     })
 }
 
@@ -137,11 +162,11 @@ fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data, store: Option<&PhaseS
 }
 
 /// The data files of a run.
-struct Data {
+pub(crate) struct Data {
     corpus: DataFile<Document>,
-    conversations: DataFile<Conversation>,
-    preferences: DataFile<Comparison>,
-    prompts: DataFile<Prompt>,
+    pub(crate) conversations: DataFile<Conversation>,
+    pub(crate) preferences: DataFile<Comparison>,
+    pub(crate) prompts: DataFile<Prompt>,
     constitution: Constitution,
     constitution_hash: String,
 }

@@ -122,7 +122,8 @@ fn read_column(group: &RowGroupMetadata, field: &Field, bytes: &Buffer<u8>) -> R
     let (mut pages, mut types) = (Vec::new(), Vec::new());
     for column in group.columns_under_root_iter(&field.name).ok_or_else(missing)? {
         let range = column.byte_range();
-        let range = usize::try_from(range.start).unwrap_or(usize::MAX)..usize::try_from(range.end).unwrap_or(usize::MAX);
+        let range =
+            usize::try_from(range.start).unwrap_or(usize::MAX)..usize::try_from(range.end).unwrap_or(usize::MAX);
         if range.start > range.end || range.end > bytes.len() {
             return Err(missing());
         }
@@ -187,4 +188,50 @@ fn number<T: NativeType + Into<Value>>(array: &dyn Array, i: usize) -> Option<Va
 fn entry<K: DictionaryKey>(array: &dyn Array, i: usize) -> Option<Value> {
     let entries = array.as_any().downcast_ref::<DictionaryArray<K>>()?;
     value(entries.values().as_ref(), entries.key_value(i))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Row, Rows, is_parquet};
+    use std::path::{Path, PathBuf};
+
+    fn data(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    }
+
+    #[test]
+    fn every_type_with_json_is_read_and_the_others_left_out() {
+        // Written by pyarrow, as the Hugging Face libraries do.
+        let rows: Vec<Row> = Rows::open(&data("types.parquet")).unwrap().map(Result::unwrap).collect();
+        let expected = [
+            r#"{"text":"a","large":"x","view":"bbbbbbbbbbbbbbbbbbbb","category":"p","whole":1,"big":9223372036854775808,"real":0.5,"flag":true,"nothing":null,"list":["a","b"],"lists":[[1],[2,3]],"struct":{"n":1,"inner":{"t":"deep"}},"pairs":[{"key":"k","value":1}]}"#,
+            r#"{"text":null,"large":"y","view":"c","category":"q","whole":null,"big":1,"real":null,"flag":false,"nothing":null,"list":[],"lists":null,"struct":null,"pairs":[]}"#,
+            r#"{"text":"ü","large":"z","view":null,"category":"p","whole":-3,"big":0,"real":2.0,"flag":null,"nothing":null,"list":null,"lists":[[]],"struct":{"n":null,"inner":null},"pairs":null}"#,
+        ];
+        for (row, expected) in rows.into_iter().zip(expected) {
+            let mut row = row;
+            // Bytes and dates have no JSON; an absent one is nothing, as any absent value.
+            row.retain(|key, value| !value.is_null() || !["bytes", "day", "when"].contains(&key.as_str()));
+            assert_eq!(serde_json::to_string(&row).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_or_read_but_never_the_end_of_the_program() {
+        let whole = std::fs::read(data("ultrafeedback_binarized.parquet")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("damaged.parquet");
+        std::fs::write(&path, b"PAR1").unwrap();
+        assert!(is_parquet(&path).unwrap());
+        assert!(Rows::open(&path).err().unwrap().to_string().contains("damaged.parquet is not a readable Parquet file"));
+        let mut n_refused = 0;
+        for at in (4..whole.len()).step_by(7) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x55;
+            std::fs::write(&path, &bytes).unwrap();
+            n_refused += usize::from(Rows::open(&path).is_ok_and(|rows| rows.take(10).any(|row| row.is_err())));
+            n_refused += usize::from(Rows::open(&path).is_err());
+        }
+        assert!(n_refused > 100, "{n_refused} refused");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod compare;
+mod data;
 mod hostile;
 mod interrupt;
 #[cfg(target_os = "linux")]

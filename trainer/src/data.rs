@@ -200,12 +200,19 @@ pub fn write<T: Serialize>(path: &Path, items: &[T]) -> Result<String> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     }
-    let text: String =
-        items.iter().map(|item| serde_json::to_string(item).expect("items are plain data") + "\n").collect();
+    let text = to_lines(items);
     let temporary = path.with_extension("jsonl.tmp");
     std::fs::write(&temporary, &text).map_err(Error::file("write", &temporary))?;
     std::fs::rename(&temporary, path).map_err(Error::file("rename", path))?;
     Ok(hash(text.as_bytes()))
+}
+
+/// The text of a JSON-lines file.
+///
+/// # Panics
+/// Never for this crate's items: they are plain data.
+pub fn to_lines<T: Serialize>(items: &[T]) -> String {
+    items.iter().map(|item| serde_json::to_string(item).expect("items are plain data") + "\n").collect()
 }
 
 /// SHA-256 of a file's bytes, in hexadecimal; the file is not held in memory.

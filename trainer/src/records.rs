@@ -335,7 +335,8 @@ mod tests {
         let deep = "{\"a\":".repeat(100_000);
         assert!(rows("a.jsonl", deep.as_bytes())[0].1.starts_with("recursion limit exceeded"));
         assert!(rows("a.json", format!("[{deep}").as_bytes())[0].1.contains("does not end"));
-        for (mark, reason) in [(&b"\x1F\x8B\x08\x00"[..], "gzip"), (b"\xFF\xFE{\0", "UTF-16"), (b"\x28\xB5\x2F\xFD", "zstd")]
+        for (mark, reason) in
+            [(&b"\x1F\x8B\x08\x00"[..], "gzip"), (b"\xFF\xFE{\0", "UTF-16"), (b"\x28\xB5\x2F\xFD", "zstd")]
         {
             let found = read("a.jsonl", mark);
             assert!(found[0].1.starts_with("FILE: is ") && found[0].1.contains(reason), "{found:?}");

@@ -53,7 +53,8 @@ pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, String> {
     let Some(Value::Array(list)) = row.get(key) else {
         return Err(format!("key `{key}`: expected a list, found {}", row.get(key).map_or("nothing", name_type)));
     };
-    let read = |(turn_idx, turn)| message(turn).map_err(|reason| format!("key `{key}`, turn {}: {reason}", turn_idx + 1));
+    let read =
+        |(turn_idx, turn)| message(turn).map_err(|reason| format!("key `{key}`, turn {}: {reason}", turn_idx + 1));
     list.iter().enumerate().map(read).collect()
 }
 
