@@ -46,6 +46,12 @@ pub(crate) enum Command {
     Reference(ReferenceArgs),
     /// Measure the verdicts on planted faults, where the truth is known.
     Bench(BenchArgs),
+    /// Print the rows of a Parquet file as JSON lines.
+    #[command(hide = true)]
+    Rows {
+        /// The file.
+        file: PathBuf,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.

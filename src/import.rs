@@ -1,7 +1,9 @@
 //! A run's own data files: read in whatever shape they have, written as the world's files are.
 
 use std::fs;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use evals::rows::{Rows, is_parquet};
@@ -9,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use trainer::constitution::{Constitution, Principle};
 use trainer::data::{self, Comparison, Conversation, Document, Prompt};
 use trainer::import::{BadLines, Imported, Skipped, import};
-use trainer::records::{Record, Records};
+use trainer::records::Records;
 use trainer::shapes::Shaped;
 
+use crate::exit;
+use crate::output;
 use crate::progress::Bars;
 
 /// Data files in place of the small world's (`[data]`); what is not given comes from the world.
@@ -204,15 +208,39 @@ fn read_file<T: Shaped>(path: &Path, bad_lines: BadLines) -> Result<Imported<T>>
     if !is_parquet(path)? {
         return Ok(import(path, Records::open(path)?, bad_lines)?);
     }
-    // The reasons of the two readers are of two crates; what ends the rows is told after them.
-    let mut failure = None;
-    let rows = Rows::open(path)?.map_while(|row| row.map_err(|error| failure = Some(error)).ok());
-    let records = rows.enumerate().map(|(i, row)| Ok(Record { line: i + 1, row: Ok(row) }));
-    let imported = import(path, records, bad_lines);
-    match failure {
-        Some(error) => Err(error.into()),
-        None => Ok(imported?),
+    // In a process of its own, which a damaged file may end: the library that reads Parquet trusts what it reads.
+    let failed = || format!("cannot start a process to read {}", path.display());
+    let mut reader = Command::new(std::env::current_exe().with_context(failed)?)
+        .arg("rows")
+        .arg(path)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(failed)?;
+    let rows = BufReader::new(reader.stdout.take().expect("it is piped"));
+    // One row a line: the line of a record is the row of the file.
+    let imported = import(path, Records::of_lines(path, rows), bad_lines);
+    let outcome = reader.wait_with_output().with_context(failed)?;
+    match imported {
+        Err(error @ trainer::Error::DataLine { .. }) => Err(error.into()),
+        _ if !outcome.status.success() => {
+            let told = String::from_utf8_lossy(&outcome.stderr);
+            let error = told.lines().find_map(|line| line.strip_prefix("error: "));
+            let damaged = || format!("{} is not a readable Parquet file: its content is damaged", path.display());
+            bail!("{}", error.map_or_else(damaged, str::to_owned))
+        }
+        imported => Ok(imported?),
     }
+}
+
+/// `phasetrace rows`: prints the rows of a Parquet file, one JSON object a line.
+pub(crate) fn print_rows(path: &Path) -> Result<u8> {
+    for row in Rows::open(path)? {
+        output::print_line(&serde_json::to_string(&row?)?)?;
+    }
+    Ok(exit::SUCCESS)
 }
 
 /// Lines that are told on standard error; all of them are in the file.

@@ -62,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Ls(args) => ls::run(&args),
         Command::Reference(args) => reference::run(&args, &bars),
         Command::Bench(args) => bench::run(&args, &bars),
+        Command::Rows { file } => import::print_rows(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "phasetrace", &mut script);

@@ -1,10 +1,12 @@
 //! Rows of any Parquet file, as JSON objects.
 //!
 //! Read below polars' data frames, whose lists of structs (a column of messages) would need parts of polars that nothing else here does.
+//!
+//! polars checks little of what it reads: a damaged file may panic or ask for more memory than there is. Who does not trust a file
+//! reads it in a process of its own.
 
 use std::fs;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use polars_arrow::array::{
@@ -61,11 +63,12 @@ impl Rows {
             return Err(Error::CorruptTable { path: path.to_owned(), reason });
         }
         let bytes = Buffer::from(read);
-        let (metadata, schema) = guard(path, || {
-            let metadata = read_metadata(&mut Cursor::new(&bytes[..])).map_err(|error| error.to_string())?;
-            let schema = infer_schema(&metadata).map_err(|error| error.to_string())?;
-            Ok((metadata, schema))
-        })?;
+        let damaged = |error: polars::error::PolarsError| Error::CorruptTable {
+            path: path.to_owned(),
+            reason: format!("{error}"),
+        };
+        let metadata = read_metadata(&mut Cursor::new(&bytes[..])).map_err(damaged)?;
+        let schema = infer_schema(&metadata).map_err(damaged)?;
         Ok(Self { path: path.to_owned(), bytes, metadata, schema, next_group: 0, rows: Vec::new().into_iter() })
     }
 }
@@ -80,22 +83,15 @@ impl Iterator for Rows {
             }
             let group = self.metadata.row_groups.get(self.next_group)?;
             self.next_group += 1;
-            match guard(&self.path, || read_group(group, &self.schema, &self.bytes)) {
+            match read_group(group, &self.schema, &self.bytes) {
                 Ok(rows) => self.rows = rows.into_iter(),
-                Err(error) => {
+                Err(reason) => {
                     self.next_group = usize::MAX;
-                    return Some(Err(error));
+                    return Some(Err(Error::CorruptTable { path: self.path.clone(), reason }));
                 }
             }
         }
     }
-}
-
-/// Names the file of an error. The Parquet library checks little of what it reads and panics at some of what it does not expect: that
-/// is an error of the file.
-fn guard<T>(path: &Path, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
-    let read = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("its content is damaged".to_owned()));
-    read.map_err(|reason| Error::CorruptTable { path: path.to_owned(), reason })
 }
 
 fn read_group(group: &RowGroupMetadata, schema: &ArrowSchema, bytes: &Buffer<u8>) -> Result<Vec<Row>, String> {
@@ -217,21 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_refused_or_read_but_never_the_end_of_the_program() {
+    fn a_file_that_is_cut_off_is_refused() {
         let whole = std::fs::read(data("ultrafeedback_binarized.parquet")).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("damaged.parquet");
-        std::fs::write(&path, b"PAR1").unwrap();
-        assert!(is_parquet(&path).unwrap());
-        assert!(Rows::open(&path).err().unwrap().to_string().contains("damaged.parquet is not a readable Parquet file"));
-        let mut n_refused = 0;
-        for at in (4..whole.len()).step_by(7) {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 0x55;
-            std::fs::write(&path, &bytes).unwrap();
-            n_refused += usize::from(Rows::open(&path).is_ok_and(|rows| rows.take(10).any(|row| row.is_err())));
-            n_refused += usize::from(Rows::open(&path).is_err());
+        for bytes in [&whole[..4], &whole[..whole.len() - 9]] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(is_parquet(&path).unwrap());
+            let error = Rows::open(&path).err().unwrap().to_string();
+            assert!(error.contains("damaged.parquet is not a readable Parquet file"), "{error}");
         }
-        assert!(n_refused > 100, "{n_refused} refused");
     }
 }

@@ -17,7 +17,8 @@ fn write_recipe(folder: &Path, data: &str) -> PathBuf {
 
 /// As many Alpaca rows, in one JSON array.
 fn alpaca(n: usize) -> String {
-    let row = |i| format!("  {{\"instruction\": \"Repeat the number.\", \"input\": \"{i}\", \"output\": \"It is {i}.\"}}");
+    let row =
+        |i| format!("  {{\"instruction\": \"Repeat the number.\", \"input\": \"{i}\", \"output\": \"It is {i}.\"}}");
     format!("[\n{}\n]\n", (0..n).map(row).collect::<Vec<_>>().join(",\n"))
 }
 
@@ -27,7 +28,8 @@ fn a_run_is_trained_on_files_of_its_own() {
     let corpus: Vec<String> = (0..60).map(|i| format!("The number {i} follows {}.\n<|endoftext|>\n", i - 1)).collect();
     fs::write(folder.path().join("corpus.txt"), corpus.concat()).unwrap();
     fs::write(folder.path().join("sft.json"), alpaca(40)).unwrap();
-    fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Repeat 3.\"}\n{\"prompt\": \"Repeat 4.\"}\n").unwrap();
+    fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Repeat 3.\"}\n{\"prompt\": \"Repeat 4.\"}\n")
+        .unwrap();
     let files = format!(
         "corpus = \"corpus.txt\"\nconversations = \"sft.json\"\nprompts = \"prompts.jsonl\"\npreferences = '{PAIRS}'\nconstitution = '{PRINCIPLES}'\n"
     );
@@ -35,11 +37,16 @@ fn a_run_is_trained_on_files_of_its_own() {
     let run_folder = folder.path().join("run");
     let outcome = run(&["train", arg(&run_folder), "--recipe", arg(&recipe), "--set", "alignment=[\"rlhf\", \"dpo\"]"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    for shape in ["of shape text, 60 lines", "of shape Alpaca, 40 lines", "of shape implicit prompt as messages, 3 lines"] {
+    for shape in
+        ["of shape text, 60 lines", "of shape Alpaca, 40 lines", "of shape implicit prompt as messages, 3 lines"]
+    {
         assert!(outcome.stderr.contains(shape), "{}", outcome.stderr);
     }
-    let lineage = |phase: &str| fs::read_to_string(run_folder.join("checkpoints").join(phase).join("lineage.json")).unwrap();
-    for (phase, name) in [("pretrain", "corpus"), ("sft", "sft"), ("reward", "preferences"), ("dpo", "preferences"), ("rlhf", "prompts")] {
+    let lineage =
+        |phase: &str| fs::read_to_string(run_folder.join("checkpoints").join(phase).join("lineage.json")).unwrap();
+    for (phase, name) in
+        [("pretrain", "corpus"), ("sft", "sft"), ("reward", "preferences"), ("dpo", "preferences"), ("rlhf", "prompts")]
+    {
         let bytes = fs::read(run_folder.join("data").join(name).with_extension("jsonl")).unwrap();
         assert!(lineage(phase).contains(&trainer::data::hash(&bytes)), "{phase} was made of {name}");
     }
@@ -112,12 +119,37 @@ fn hostile_files_are_refused_with_file_and_line_and_leave_nothing() {
 }
 
 #[test]
+fn a_damaged_parquet_file_is_refused_whatever_its_reader_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("damaged.parquet");
+    // Where the damage is in what is not read, the prompts end the run.
+    fs::write(folder.path().join("prompts.jsonl"), "{}\n").unwrap();
+    let recipe = write_recipe(folder.path(), "preferences = \"damaged.parquet\"\nprompts = \"prompts.jsonl\"\n");
+    let run_folder = folder.path().join("run");
+    let whole = fs::read(PAIRS).unwrap();
+    let mut n_damaged = 0;
+    for at in (4..whole.len()).step_by(41) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        fs::write(&file, bytes).unwrap();
+        let outcome = run(&["train", arg(&run_folder), "--recipe", arg(&recipe)]);
+        assert_eq!(outcome.code, Some(1), "byte {at}: {}", outcome.stderr);
+        let is_named = outcome.stderr.contains(&format!("error: {}", file.display()));
+        assert!(is_named || outcome.stderr.contains("prompts.jsonl:1:"), "byte {at}: {}", outcome.stderr);
+        assert!(!outcome.stderr.contains("panicked") && !run_folder.exists(), "byte {at}: {}", outcome.stderr);
+        n_damaged += usize::from(is_named);
+    }
+    assert!(n_damaged > 20, "{n_damaged} of the files were refused");
+}
+
+#[test]
 fn bad_lines_are_skipped_counted_and_listed_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prompts.jsonl");
     let long = "x ".repeat(400);
     let bad = "{\"prompt\": 7}\n".repeat(25);
-    fs::write(&file, format!("{{\"prompt\": \"a\"}}\n{bad}{{\"prompt\": \"{long}\"}}\n{{\"prompt\": \"b\"}}\n")).unwrap();
+    fs::write(&file, format!("{{\"prompt\": \"a\"}}\n{bad}{{\"prompt\": \"{long}\"}}\n{{\"prompt\": \"b\"}}\n"))
+        .unwrap();
     let run_folder = folder.path().join("run");
     let set = format!("data.prompts={}", file.display());
     let args = ["train", arg(&run_folder), "--recipe", RECIPE, "--until", "pretrain", "--set", &set];
@@ -126,7 +158,11 @@ fn bad_lines_are_skipped_counted_and_listed_where_that_is_asked_for() {
 
     let outcome = run(&[&args[..], &["--skip-bad"]].concat());
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("2 lines, 25 left out") || outcome.stderr.contains("3 lines, 25 left out"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("2 lines, 25 left out") || outcome.stderr.contains("3 lines, 25 left out"),
+        "{}",
+        outcome.stderr
+    );
     assert_eq!(outcome.stderr.matches("prompts.jsonl:").count(), 20 + 1, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("and 5 more, listed in the run's data/skipped.jsonl"), "{}", outcome.stderr);
     let listed = fs::read_to_string(run_folder.join("data/skipped.jsonl")).unwrap();
@@ -141,5 +177,9 @@ fn bad_lines_are_skipped_counted_and_listed_where_that_is_asked_for() {
     let outcome = run(&["train", arg(&strict), "--recipe", RECIPE, "--set", &set]);
     let place = format!("error: {}:3: ", file.display());
     assert!(outcome.code == Some(1) && outcome.stderr.contains(&place), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("there is room for 168") && !strict.join("checkpoints/pretrain").exists(), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("there is room for 168") && !strict.join("checkpoints/pretrain").exists(),
+        "{}",
+        outcome.stderr
+    );
 }

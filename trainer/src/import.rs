@@ -237,7 +237,11 @@ mod tests {
         ] {
             let found: Imported<Comparison> = read_bytes(row.as_bytes(), BadLines::Refuse).unwrap();
             let Comparison { prompt, ranked, .. } = &found.items[0];
-            assert_eq!((super::tests::show(prompt).as_str(), ranked.join(" > ").as_str()), ("user: a", "b > c"), "{row}");
+            assert_eq!(
+                (super::tests::show(prompt).as_str(), ranked.join(" > ").as_str()),
+                ("user: a", "b > c"),
+                "{row}"
+            );
         }
     }
 
@@ -262,13 +266,15 @@ mod tests {
             "prompt\nuser: Name a colour.[]\nuser: Hello. | assistant: Hi. | user: Name a bird.benign[]"
         );
         assert_eq!(show_prompt("prompts_messages.jsonl"), "prompt as messages\nuser: Name a colour.[\"Red.\"]");
-        let found = fault::<Prompt>(r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#);
+        let found =
+            fault::<Prompt>(r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#);
         assert_eq!(found, "FILE:1: key `prompt` must end with a turn of the user");
         let row = r#"{"instruction":"a","input":"b","output":"c"}"#;
         let found: Imported<Prompt> = read_bytes(row.as_bytes(), BadLines::Refuse).unwrap();
         assert_eq!(show(&found.items[0].prompt), "user: a\n\nb");
 
-        let documents = |name| show_file::<Document>(name, |document| format!("{} [{}]", document.text, document.source));
+        let documents =
+            |name| show_file::<Document>(name, |document| format!("{} [{}]", document.text, document.source));
         assert_eq!(documents("corpus.jsonl"), "text\nThe sky is blue. []\nGrass is green. [hand]");
         assert_eq!(documents("corpus.txt"), "text\nThe sky is blue.\n\nGrass is green. []\nSnow is white. []");
         assert_eq!(documents("content.jsonl"), "content\nThe sky is blue. []");
@@ -293,12 +299,19 @@ mod tests {
     #[test]
     fn the_own_shape_is_taken_as_it_is() {
         let said = |role, content: &str| Message { role, content: content.to_owned() };
-        let turns = vec![said(Role::User, " a "), said(Role::Assistant, "b"), said(Role::User, "c"), said(Role::Assistant, "d")];
+        let turns = vec![
+            said(Role::User, " a "),
+            said(Role::Assistant, "b"),
+            said(Role::User, "c"),
+            said(Role::Assistant, "d"),
+        ];
         let conversations = to_lines(&[Conversation { messages: turns.clone(), given: 2, kind: "qa".to_owned() }]);
         let ranked = ["x", "y", "z"].map(str::to_owned).to_vec();
         let comparisons = to_lines(&[Comparison { prompt: turns[..3].to_vec(), ranked, kind: "qa".to_owned() }]);
-        let prompts = to_lines(&[Prompt { prompt: turns[..1].to_vec(), kind: "qa".to_owned(), right: vec!["b".to_owned()] }]);
-        let again = |text: &str| read_bytes::<Conversation>(text.as_bytes(), BadLines::Refuse).map(|i| to_lines(&i.items));
+        let prompts =
+            to_lines(&[Prompt { prompt: turns[..1].to_vec(), kind: "qa".to_owned(), right: vec!["b".to_owned()] }]);
+        let again =
+            |text: &str| read_bytes::<Conversation>(text.as_bytes(), BadLines::Refuse).map(|i| to_lines(&i.items));
         assert_eq!(again(&conversations).unwrap(), conversations);
         let found: Imported<Comparison> = read_bytes(comparisons.as_bytes(), BadLines::Refuse).unwrap();
         assert_eq!(to_lines(&found.items), comparisons);
@@ -314,12 +327,21 @@ mod tests {
             ("3", "key `messages`: expected a list, found a number"),
             ("[]", "the last turn is not the assistant's, so nothing to learn"),
             ("[7]", "key `messages`, turn 1: expected an object, found a number"),
-            (r#"[{"role":"user","content":["a"]}]"#, "key `messages`, turn 1: key `content`: expected text, found a list"),
+            (
+                r#"[{"role":"user","content":["a"]}]"#,
+                "key `messages`, turn 1: key `content`: expected text, found a list",
+            ),
             (r#"[{"role":"user","content":" "}]"#, "key `messages`, turn 1: key `content` is empty"),
-            (r#"[{"role":"tool","content":"a"}]"#, "key `messages`, turn 1: key `role`: `tool` is not system, user or assistant"),
+            (
+                r#"[{"role":"tool","content":"a"}]"#,
+                "key `messages`, turn 1: key `role`: `tool` is not system, user or assistant",
+            ),
             (r#"[{"role":"user","content":"a"}]"#, "the last turn is not the assistant's, so nothing to learn"),
             (r#"[{"role":"assistant","content":"a"}]"#, "turn 1 is the assistant's, expected the user's"),
-            (r#"[{"role":"user","content":"a\u0000"}]"#, "key `messages`, turn 1: key `content`: holds a NUL character"),
+            (
+                r#"[{"role":"user","content":"a\u0000"}]"#,
+                "key `messages`, turn 1: key `content`: holds a NUL character",
+            ),
         ] {
             assert_eq!(conversation(turns), format!("FILE:2: {reason}"));
         }
@@ -328,7 +350,10 @@ mod tests {
         let other = fault::<Conversation>(&format!("{good}\n{{\"text\":\"a\"}}"));
         assert_eq!(other, "FILE:2: has no key `messages`, which the shape messages (messages) has");
         let none = fault::<Conversation>(r#"{"txt":"a"}"#);
-        assert!(none.starts_with("FILE:1: has the keys `txt`, which is no shape of conversations: messages (messages); "), "{none}");
+        assert!(
+            none.starts_with("FILE:1: has the keys `txt`, which is no shape of conversations: messages (messages); "),
+            "{none}"
+        );
 
         let pair = |chosen: &str, rejected: &str| {
             fault::<Comparison>(&format!("{{\"prompt\":\"a\",\"chosen\":{chosen},\"rejected\":{rejected}}}"))
@@ -403,9 +428,34 @@ mod tests {
     /// JSON of any form, with the columns of the known shapes among its keys.
     fn values() -> impl Strategy<Value = Value> {
         let keys = proptest::sample::select(vec![
-            "messages", "conversations", "role", "content", "from", "value", "prompt", "chosen", "rejected", "ranked",
-            "instruction", "input", "output", "system", "history", "completions", "response", "overall_score", "given",
-            "id", "kind", "right", "text", "completion", "critique", "revision", "name", "question",
+            "messages",
+            "conversations",
+            "role",
+            "content",
+            "from",
+            "value",
+            "prompt",
+            "chosen",
+            "rejected",
+            "ranked",
+            "instruction",
+            "input",
+            "output",
+            "system",
+            "history",
+            "completions",
+            "response",
+            "overall_score",
+            "given",
+            "id",
+            "kind",
+            "right",
+            "text",
+            "completion",
+            "critique",
+            "revision",
+            "name",
+            "question",
         ]);
         let texts = prop_oneof![
             any::<String>(),

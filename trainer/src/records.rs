@@ -27,10 +27,9 @@ pub struct Record {
 }
 
 /// The records of a file, in order.
-#[derive(Debug)]
 pub struct Records {
     path: PathBuf,
-    source: BufReader<File>,
+    source: Box<dyn BufRead>,
     layout: Layout,
     /// Line that is read next, from 1.
     line: usize,
@@ -63,16 +62,21 @@ impl Records {
         }
         let skipped = if start.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
         // Reopened rather than sought back, which a pipe could not do either.
-        source = BufReader::new(File::open(path).map_err(failed)?);
+        let mut source = BufReader::new(File::open(path).map_err(failed)?);
         source.by_ref().take(skipped).read_to_end(&mut Vec::new()).map_err(failed)?;
         let is_text = path.extension().is_some_and(|name| name == "txt" || name == "md");
         let layout = if is_text { Layout::Text } else { Layout::Lines };
-        let mut records = Self { path: path.to_path_buf(), source, layout, line: 1 };
+        let mut records = Self { path: path.to_path_buf(), source: Box::new(source), layout, line: 1 };
         if !is_text && records.skip_space().map_err(failed)? == Some(b'[') {
             records.source.consume(1);
             records.layout = Layout::Array(0);
         }
         Ok(records)
+    }
+
+    /// The records of JSON lines that a reader gives; errors name `path`.
+    pub fn of_lines(path: &Path, source: impl BufRead + 'static) -> Self {
+        Self { path: path.to_path_buf(), source: Box::new(source), layout: Layout::Lines, line: 1 }
     }
 
     /// Passes over white space; the byte after it, which is not consumed.
