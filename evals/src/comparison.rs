@@ -407,7 +407,9 @@ impl PrincipleCounts {
     /// All kinds of prompt together.
     pub fn sum(kinds: &BTreeMap<String, Self>) -> Self {
         let mut sum = Self::default();
-        kinds.values().for_each(|counts| sum.add(counts));
+        for counts in kinds.values() {
+            sum.add(counts);
+        }
         sum
     }
 }

@@ -34,7 +34,7 @@ pub struct Rows {
     metadata: FileMetadata,
     schema: ArrowSchema,
     next_group: usize,
-    rows: std::vec::IntoIter<Row>,
+    pending: std::vec::IntoIter<Row>,
 }
 
 /// Whether a file is Parquet, by its first bytes.
@@ -69,7 +69,7 @@ impl Rows {
         };
         let metadata = read_metadata(&mut Cursor::new(&bytes[..])).map_err(damaged)?;
         let schema = infer_schema(&metadata).map_err(damaged)?;
-        Ok(Self { path: path.to_owned(), bytes, metadata, schema, next_group: 0, rows: Vec::new().into_iter() })
+        Ok(Self { path: path.to_owned(), bytes, metadata, schema, next_group: 0, pending: Vec::new().into_iter() })
     }
 }
 
@@ -78,13 +78,13 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(row) = self.rows.next() {
+            if let Some(row) = self.pending.next() {
                 return Some(Ok(row));
             }
             let group = self.metadata.row_groups.get(self.next_group)?;
             self.next_group += 1;
             match read_group(group, &self.schema, &self.bytes) {
-                Ok(rows) => self.rows = rows.into_iter(),
+                Ok(rows) => self.pending = rows.into_iter(),
                 Err(reason) => {
                     self.next_group = usize::MAX;
                     return Some(Err(Error::CorruptTable { path: self.path.clone(), reason }));

@@ -479,10 +479,10 @@ mod tests {
     }
 
     fn try_shapes<T: Shaped>(row: &crate::records::Row) {
-        if let Ok(shape) = find_shape::<T>(row) {
-            if let Ok(item) = shape.convert(row) {
-                let _ = item.check();
-            }
+        if let Ok(shape) = find_shape::<T>(row)
+            && let Ok(item) = shape.convert(row)
+        {
+            let _ = item.check();
         }
         for shape in T::SHAPES {
             let _ = (shape.read)(row);
