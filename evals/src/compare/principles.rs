@@ -142,7 +142,8 @@ fn tell_one(principle: &Principle) -> Option<String> {
             ("of which it prefers a wrong answer", "Its wording misleads the judge; change it or take it out.")
         }
     };
-    let mostly = if most.against == total.against { "all" } else { "mostly" };
+    let meant = if wants_refusal { most.refusing } else { most.against };
+    let mostly = if meant == total.against { "all" } else { "mostly" };
     Some(format!(
         "The principle \u{201c}{}\u{201d} decides against the right answer in {} of its pairs ({}), the others in {}: {mostly} {prompts} {what}. {advice}",
         principle.name,
