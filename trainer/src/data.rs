@@ -25,12 +25,16 @@ pub struct Document {
 pub struct Conversation {
     /// The turns; every assistant turn is learnt.
     pub messages: Vec<Message>,
-    /// Number of turns at the beginning that are given and not learnt, whoever speaks. Default 0.
-    #[serde(default)]
-    pub given: usize,
     /// What it teaches; free, used for counting.
     #[serde(default)]
     pub kind: String,
+    /// Number of turns at the beginning that are given and not learnt, whoever speaks. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// Answers to one prompt, ranked (`preferences.jsonl`).
