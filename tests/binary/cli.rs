@@ -5,7 +5,7 @@ use crate::program::{Outcome, phasetrace, run, succeed};
 #[test]
 fn help_says_what_can_be_done() {
     insta::assert_snapshot!("help", succeed(&["--help"]));
-    for command in ["train", "probe", "diagnose", "report", "ls", "reference", "bench", "completions"] {
+    for command in ["train", "probe", "diagnose", "compare", "report", "ls", "reference", "bench", "completions"] {
         insta::assert_snapshot!(format!("help_{command}"), succeed(&[command, "--help"]));
     }
 }

@@ -242,13 +242,13 @@ pub(super) fn summarise(
     }
     let stands_out = |table: &&PrincipleTable| table.principles.iter().any(|principle| principle.stands_out);
     let outstanding = principles.iter().filter(stands_out).flat_map(|table| &table.sentences);
-    warnings.extend(outstanding.map(|sentence| sentence.trim_end_matches('.').to_owned()));
-    let third = if warnings.is_empty() {
-        "Nothing in training stands out: no reward was over-optimised and no alarm was raised.".to_owned()
-    } else {
-        format!("Look at this first: {}.", warnings.join("; "))
-    };
-    vec![first, second, third]
+    let mut third: Vec<String> = outstanding.cloned().collect();
+    if !warnings.is_empty() {
+        third.insert(0, format!("Look at this first: {}.", warnings.join("; ")));
+    } else if third.is_empty() {
+        third.push("Nothing in training stands out: no reward was over-optimised and no alarm was raised.".to_owned());
+    }
+    vec![first, second, third.join(" ")]
 }
 
 fn names<'a>(all: impl Iterator<Item = &'a String>) -> Vec<String> {
