@@ -157,19 +157,21 @@ impl Crossed {
         }
     }
 
-    /// Half of the 95 % interval. Where all numbers are equal, what as many items could hide: Wilson's bound for none.
+    /// Half of the 95 % interval. Where all numbers are equal, what as many items could hide: Wilson's bound for none that differs by
+    /// their size (by 1 where they are 0).
     pub(super) fn half_width(&self) -> f64 {
         if self.variance() < 1e-18 {
-            let is_exact = self.mean.abs() < 1e-12;
-            return if is_exact { wilson(0.0, self.n_items as f64).1 } else { 0.0 };
+            let size = if self.mean.abs() < 1e-12 { 1.0 } else { self.mean.abs() };
+            return size * wilson(0.0, self.n_items as f64).1;
         }
         student::quantile(0.975, self.degrees()) * self.variance().sqrt()
     }
 
-    /// Two-sided p-value of the mean being 0.
+    /// Two-sided p-value of the mean being 0; where all numbers are equal, that of the sign test.
     pub(super) fn p_value(&self) -> f64 {
         if self.variance() < 1e-18 {
-            return if self.mean.abs() < 1e-12 { 1.0 } else { 0.0 };
+            let n_items = i32::try_from(self.n_items).unwrap_or(i32::MAX);
+            return if self.mean.abs() < 1e-12 { 1.0 } else { 0.5_f64.powi(n_items - 1) };
         }
         student::two_sided(self.mean / self.variance().sqrt(), self.degrees())
     }
@@ -231,6 +233,14 @@ mod tests {
         assert!(share.low == 0.0 && share.high > 0.03 && share.high < 0.05, "{share:?}");
         assert!((found.p_value() - 1.0).abs() < 1e-12 && found.half_width() > 0.03);
         assert!(found.items_needed().is_none() && found.seeds_needed().is_none());
+    }
+
+    #[test]
+    fn items_that_all_say_the_same_are_worth_no_more_than_their_number() {
+        let few = scores(&[&[1.0, 1.0]]).crossed().unwrap();
+        assert!(few.half_width() > 0.6 && few.p_value() == 0.5, "{few:?}");
+        let many = scores(&[&[1.0; 50], &[1.0; 50]]).crossed().unwrap();
+        assert!(many.half_width() > 0.05 && many.half_width() < 0.09 && many.p_value() < 1e-12, "{many:?}");
     }
 
     #[test]
