@@ -181,17 +181,21 @@ pub(super) fn tell_reward_check(held_out: Option<&Estimate>, slices: &[RewardSli
     let Some(weakest) = slices.iter().min_by(|a, b| a.accuracy.value.total_cmp(&b.accuracy.value)) else {
         return "None of the questions has both a right and a wrong answer to be judged.".to_owned();
     };
-    let unsound: Vec<&str> = slices.iter().filter(|s| s.accuracy.high < SOUND).map(|s| s.name.as_str()).collect();
+    let those = |is_wanted: &dyn Fn(&Estimate) -> bool| -> Vec<&str> {
+        slices.iter().filter(|slice| is_wanted(&slice.accuracy)).map(|slice| slice.name.as_str()).collect()
+    };
+    let unsound = those(&|accuracy| accuracy.high < SOUND);
+    let unsettled = those(&|accuracy| accuracy.low < SOUND && SOUND <= accuracy.high);
     let labels = held_out.map_or_else(String::new, |held_out| {
         format!(" It agrees with {} of the labels held out of its training.", share(held_out))
     });
-    let verdict = if unsound.is_empty() {
-        "no kind of question is shown to be judged wrongly more than one time in ten".to_owned()
+    let verdict = if !unsound.is_empty() {
+        let kinds = unsound.join(", ");
+        format!("where it errs, a policy that follows it errs too: look at the preference data for {kinds}")
+    } else if !unsettled.is_empty() {
+        format!("these seeds and items do not settle whether it is right nine times in ten on {}", unsettled.join(", "))
     } else {
-        format!(
-            "where it errs, a policy that follows it errs too: look at the preference data for {}",
-            unsound.join(", ")
-        )
+        "every kind of question is judged rightly at least nine times in ten".to_owned()
     };
     format!(
         "The reward model is weakest on {}: it rates the right answer higher in {}; {verdict}.{labels}",
