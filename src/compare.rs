@@ -224,13 +224,11 @@ impl Work<'_> {
         for (member, settings) in members.iter().zip(settings) {
             let seed = member.recipe.seed;
             if entries[0].runs.iter().all(|run| run.seed != seed) {
-                let run = self.measure(member, "sft", fingerprints)?;
+                let run = self.measure(member, "sft", fingerprints, bank)?;
                 entries[0].runs.push(run);
             }
             for setting in settings {
-                let mut run = self.measure(member, last_phase(setting.alignment), fingerprints)?;
-                let audits = self.dir.join("audits");
-                run.reward = reward_check::check(&audits, &member.run, &member.recipe, setting.alignment, bank)?;
+                let run = self.measure(member, last_phase(setting.alignment), fingerprints, bank)?;
                 match entries.iter_mut().find(|entry| entry.name == setting.name) {
                     Some(entry) if entry.runs.iter().any(|known| known.seed == seed) => {}
                     Some(entry) => entry.runs.push(run),
@@ -277,13 +275,7 @@ impl Work<'_> {
                 seed,
                 checkpoint,
                 start: fingerprints[path("sft").as_path()].to_owned(),
-                kl_nats: Vec::new(),
-                gold: Vec::new(),
-                trajectory: Vec::new(),
-                alarms: Vec::new(),
-                train_s: None,
-                reward: None,
-                principles: BTreeMap::new(),
+                ..EntryRun::default()
             });
         }
         store.finish()?;
@@ -296,7 +288,13 @@ impl Work<'_> {
     }
 
     /// What one seed of a setting showed beside its answers to the bank.
-    fn measure(&self, member: &Member, phase: &str, fingerprints: &BTreeMap<&Path, &str>) -> Result<EntryRun> {
+    fn measure(
+        &self,
+        member: &Member,
+        phase: &str,
+        fingerprints: &BTreeMap<&Path, &str>,
+        bank: &Bank,
+    ) -> Result<EntryRun> {
         let run = &member.run;
         let (path, start_path) = (run.checkpoint(phase), run.checkpoint("sft"));
         let fingerprint = |path: &Path| fingerprints[path].to_owned();
@@ -315,6 +313,10 @@ impl Work<'_> {
         let last = |alignment: &Alignment| last_phase(*alignment) == phase;
         let own = member.recipe.alignment.iter().find(|alignment| last(alignment));
         let seconds = own.map(|&alignment| train_seconds(run, alignment)).transpose()?.flatten();
+        let check_reward = |&alignment: &Alignment| {
+            reward_check::check(&self.dir.join("audits"), run, &member.recipe, alignment, bank)
+        };
+        let reward = own.map(check_reward).transpose()?.flatten();
         Ok(EntryRun {
             seed: member.recipe.seed,
             checkpoint,
@@ -324,7 +326,7 @@ impl Work<'_> {
             trajectory: points.collect(),
             alarms: trajectory.alarms.into_iter().map(|alarm| (alarm.step, alarm.message)).collect(),
             train_s: seconds,
-            reward: None,
+            reward,
             principles: if phase == rl_cai::PHASE { principles(member)? } else { BTreeMap::new() },
         })
     }

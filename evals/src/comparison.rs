@@ -428,7 +428,7 @@ pub struct Entry {
 }
 
 /// One seed of a setting.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct EntryRun {
     /// The seed.
     pub seed: u64,

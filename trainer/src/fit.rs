@@ -2,8 +2,9 @@
 
 use crate::data::{Comparison, Conversation, Prompt};
 use crate::error::Result;
+use crate::reward::encode_answer;
 use crate::sequence::encode_prompt;
-use lm::chat::{Message, Role, encode_conversation};
+use lm::chat::encode_conversation;
 use lm::tokenizer::Tokenizer;
 
 /// An item that must fit a sequence of tokens.
@@ -25,9 +26,7 @@ impl Length for Comparison {
     fn n_tokens(&self, tokenizer: &Tokenizer) -> Result<usize> {
         let mut longest = 0;
         for answer in &self.ranked {
-            let mut messages = self.prompt.clone();
-            messages.push(Message { role: Role::Assistant, content: answer.clone() });
-            longest = longest.max(encode_conversation(tokenizer, &messages)?.0.len());
+            longest = longest.max(encode_answer(tokenizer, &self.prompt, answer)?.len());
         }
         Ok(longest)
     }

@@ -181,15 +181,8 @@ mod tests {
     fn entry(name: &str, runs: &[Counts]) -> Entry {
         let run = |(i, counts): (usize, &Counts)| EntryRun {
             seed: i as u64,
-            checkpoint: String::new(),
-            start: String::new(),
-            kl_nats: Vec::new(),
-            gold: Vec::new(),
-            trajectory: Vec::new(),
-            alarms: Vec::new(),
-            train_s: None,
-            reward: None,
             principles: counts.clone(),
+            ..EntryRun::default()
         };
         let runs = runs.iter().enumerate().map(run).collect();
         Entry { name: name.to_owned(), kind: SettingKind::Trained, values: BTreeMap::new(), runs }
