@@ -1,178 +1,123 @@
-//! `phasetrace bench`: plants faults whose phase is known, diagnoses each run without its label, and counts right verdicts.
+//! `phasetrace bench attribution`: plants faults whose phase is known, diagnoses each lineage without its label, and measures how
+//! far the verdicts can be trusted.
 
-use std::fs;
+pub(crate) mod organism;
+
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use evals::diagnosis::{BehaviourHistory, Confidence, Diagnosis, Outcome};
-use evals::reference::Reference;
-use fixtures::{Fault, FaultPhase};
+use anyhow::{Result, bail};
+use lm::random::stream;
+use rand::Rng;
 
-use crate::cli::{BenchArgs, Stop};
-use crate::diagnose::{Wanted, diagnose_run};
-use crate::exit::{self, Usage};
-use crate::output;
+use crate::bench::organism::{Organism, read_organisms};
+use crate::cli::{AttributionArgs, BenchCommand, Stop};
+use crate::exit;
 use crate::progress::Bars;
-use crate::recipe::{Alignment, Recipe};
-use crate::reference;
-use crate::report::check_writable;
-use crate::run::{Run, chain};
+use crate::recipe::Recipe;
+use crate::run::Run;
 use crate::store::PhaseStore;
-use crate::table::{Row, Table};
 use crate::train::{Extent, train};
 
-/// Recipes that plant one fault each.
-const FAULTS: [(&str, &str); 6] = [
-    ("wrong_facts", include_str!("../fixtures/faults/wrong_facts.toml")),
-    ("earlier_cutoff", include_str!("../fixtures/faults/earlier_cutoff.toml")),
-    ("no_system_prompts", include_str!("../fixtures/faults/no_system_prompts.toml")),
-    ("no_benign_twins", include_str!("../fixtures/faults/no_benign_twins.toml")),
-    ("punish_triggers", include_str!("../fixtures/faults/punish_triggers.toml")),
-    ("helpful_only", include_str!("../fixtures/faults/helpful_only.toml")),
-];
+/// The recipe of the bench's lineages.
+const RECIPE: &str = include_str!("../recipes/bench.toml");
 
 /// The twin without a fault.
-const HEALTHY: &str = "healthy";
+const CLEAN: &str = "clean";
 
-pub(crate) fn run(args: &BenchArgs, bars: &Bars) -> Result<u8> {
-    let planted = choose_faults(&args.faults)?;
-    let place = args.output.clone().unwrap_or_else(|| args.dir.join("bench.md"));
-    check_writable(place.parent().unwrap_or(Path::new(".")))?;
-    let (_, recipe) = Recipe::read(&args.recipe, None)?;
-    if !recipe.world.faults.is_empty() {
+pub(crate) fn run(command: &BenchCommand, bars: &Bars) -> Result<u8> {
+    match command {
+        BenchCommand::Attribution(args) => attribution(args, bars),
+    }
+}
+
+fn attribution(args: &AttributionArgs, bars: &Bars) -> Result<u8> {
+    let base = match &args.recipe {
+        Some(path) => Recipe::read_with(&std::fs::read_to_string(path)?, path, false, &[])?.1,
+        None => Recipe::parse(RECIPE, Path::new("recipes/bench.toml"))?,
+    };
+    if !base.world.faults.is_empty() {
         bail!("bench plants the faults itself: the recipe has `world.faults`");
     }
-    let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
-    let bench = Bench { dir: &args.dir, reference: reference.as_ref(), bars };
-    let mut rows = Vec::new();
-    for &seed in &args.seeds {
-        for (name, fault) in &planted {
-            let mut recipe = recipe.clone();
-            recipe.seed = seed;
-            recipe.world.faults.extend(fault.clone());
-            rows.push(bench.measure(name, fault.as_ref(), &recipe)?);
+    let organisms = read_organisms(&args.faults, &args.only)?;
+    for lineage in &args.lineages {
+        let group = Group::new(&args.dir, &base, *lineage)?;
+        group.train(None, bars)?;
+        for organism in organisms.iter().filter(|_| !args.clean) {
+            group.train(Some(organism), bars)?;
         }
     }
-    let table = Table { rows };
-    let text = table.to_markdown();
-    reports::write(&place, &text)?;
-    reports::write(&place.with_extension("json"), &table.to_json()?)?;
-    output::print(&text)?;
     Ok(exit::SUCCESS)
 }
 
-/// The faults of those names with the healthy twin, all where none is named. The twin comes first: the others share with it what
-/// their fault does not touch.
-fn choose_faults(names: &[String]) -> Result<Vec<(&'static str, Option<Fault>)>> {
-    let mut all = vec![(HEALTHY, None)];
-    for (name, text) in FAULTS {
-        let recipe = Recipe::parse(text, Path::new(&format!("fixtures/faults/{name}.toml")))?;
-        let fault = recipe.world.faults.into_iter().next();
-        all.push((name, Some(fault.with_context(|| format!("fixtures/faults/{name}.toml plants no fault"))?)));
-    }
-    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|(known, _)| known == name)) {
-        let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-        bail!(Usage(format!("--faults {unknown}: no such fault; known are {}", known.join(", "))));
-    }
-    all.retain(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
-    Ok(all)
+/// World and training seed of lineages that share what their faults do not touch, written `WORLD:SEED`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seeds {
+    world: u64,
+    training: u64,
 }
 
-struct Bench<'a> {
-    dir: &'a Path,
-    reference: Option<&'a Reference>,
-    bars: &'a Bars,
+impl std::str::FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once(':')
+            .and_then(|(world, training)| Some(Self { world: world.parse().ok()?, training: training.parse().ok()? }));
+        parsed.ok_or_else(|| format!("expected WORLD:SEED, two numbers, found {text:?}"))
+    }
 }
 
-impl Bench<'_> {
-    /// Trains one lineage and compares its verdict with the truth. Lineages of one seed share phases and answers; those of
-    /// different seeds share nothing, so that several processes can work on seeds of their own.
-    fn measure(&self, name: &str, fault: Option<&Fault>, recipe: &Recipe) -> Result<Row> {
-        let of_seed = self.dir.join(format!("seed-{}", recipe.seed));
-        let run = Run::at(&of_seed.join(name));
-        self.bars.say(&run.root().display().to_string());
-        let store = PhaseStore::at(&of_seed.join("phases"));
-        let text = toml::to_string(recipe).context("cannot write the recipe as TOML")?;
-        train(&run, &text, recipe, Extent { until: Stop::Rlhf, store: Some(&store) }, self.bars)?;
-        let answers = of_seed.join("answers");
-        fs::create_dir_all(&answers).with_context(|| format!("cannot create {}", answers.display()))?;
-        let wanted = Wanted {
-            // The label stays out of the diagnosis.
-            name: format!("seed-{}", recipe.seed),
-            chains: &[chain(Alignment::Rlhf)],
-            answers: &answers,
-            reference: self.reference,
+/// Lineages of the same seeds: the healthy twin and those with a fault.
+struct Group {
+    dir: std::path::PathBuf,
+    base: Recipe,
+}
+
+impl Group {
+    fn new(dir: &Path, base: &Recipe, Seeds { world, training }: Seeds) -> Result<Self> {
+        let mut base = base.clone();
+        base.seed = training;
+        base.world.seed = world;
+        jitter(&mut base)?;
+        Ok(Self { dir: dir.join(format!("world-{world}-seed-{training}")), base })
+    }
+
+    /// Trains a lineage, or what is missing of it.
+    fn train(&self, organism: Option<&Organism>, bars: &Bars) -> Result<Run> {
+        let name = organism.map_or(CLEAN, |organism| &organism.name);
+        let run = Run::at(&self.dir.join(name));
+        bars.say(&run.root().display().to_string());
+        let (text, recipe) = match organism {
+            Some(organism) => organism.plant(&self.base)?,
+            None => (toml::to_string(&self.base)?, self.base.clone()),
         };
-        let diagnosis = diagnose_run(&run, recipe, &wanted, self.bars)?;
-        Ok(judge(name, recipe.seed, fault.map(truth), &diagnosis))
+        let twin = Run::at(&self.dir.join(CLEAN));
+        let shares = organism.is_some_and(|organism| organism.shares_pretraining(&recipe, &self.base));
+        let store = PhaseStore::at(&self.dir.join("phases"));
+        let extent = Extent { until: Stop::Rlhf, store: Some(&store), tokenizer_of: shares.then_some(&twin) };
+        train(&run, &text, &recipe, extent, bars)?;
+        Ok(run)
     }
 }
 
-/// The phase of the `rlhf` lineage that a fault is planted in.
-fn truth(fault: &Fault) -> &'static str {
-    match fault.phase() {
-        FaultPhase::Pretrain => "pretrain",
-        FaultPhase::Sft => "sft",
-        FaultPhase::Alignment => "rlhf",
+/// How far learning rates lie from the recipe's, as a share: runs that differ in their seeds alone differ less than runs that
+/// somebody would call alike.
+const JITTER: f64 = 0.1;
+
+/// Draws the learning rates of the lineages of one seed: the recipe's, times 0.9 to 1.1.
+fn jitter(recipe: &mut Recipe) -> Result<()> {
+    let seed = recipe.seed;
+    let rates = [
+        ("pretrain", &mut recipe.pretrain.lr),
+        ("sft", &mut recipe.sft.lr),
+        ("reward", &mut recipe.reward.lr),
+        ("rlhf", &mut recipe.rlhf.lr),
+    ];
+    for (phase, rate) in rates {
+        let factor = 1.0 + JITTER * (2.0 * stream(seed, &format!("reference/{phase}.lr"), 0).random::<f64>() - 1.0);
+        let text = format!("{:.3e}", rate.get() * factor);
+        let jittered: f64 = text.parse()?;
+        *rate = trainer::recipe::Positive::new(jittered).map_err(anyhow::Error::msg)?;
     }
-}
-
-/// Compares the headline of a diagnosis with the truth.
-fn judge(fault: &str, seed: u64, truth: Option<&str>, diagnosis: &Diagnosis) -> Row {
-    let failing: Vec<&BehaviourHistory> = diagnosis.lineages.iter().flat_map(|lineage| &lineage.behaviours).collect();
-    let attributed: Vec<&BehaviourHistory> = failing.iter().copied().filter(|row| accused(row).is_some()).collect();
-    let headline = largest(&attributed);
-    // What the lookup table would be asked about: the same failure, or where none was attributed the largest one that is not.
-    let is_undetermined = |row: &&BehaviourHistory| matches!(row.verdict.outcome, Outcome::Undetermined { .. });
-    let asked = headline.or_else(|| largest(&failing.iter().copied().filter(is_undetermined).collect::<Vec<_>>()));
-    Row {
-        fault: fault.to_owned(),
-        seed,
-        behaviour: asked.map(|row| row.behaviour.name().to_owned()),
-        shortfall: asked.and_then(|row| row.verdict.shortfall),
-        verdict: headline.and_then(accused).map(str::to_owned),
-        confidence: headline.map_or(Confidence::None, |row| row.verdict.confidence),
-        truth: truth.map(str::to_owned),
-        lookup: asked.map(|row| row.verdict.thesis_baseline.clone()),
-        accusations: attributed
-            .iter()
-            .filter_map(|row| Some(format!("{}: {}", row.behaviour.name(), accused(row)?)))
-            .collect(),
-    }
-}
-
-fn accused(row: &BehaviourHistory) -> Option<&str> {
-    match &row.verdict.outcome {
-        Outcome::Attributed { phase, .. } => Some(phase),
-        _ => None,
-    }
-}
-
-/// The largest shortfall; of equals the first.
-fn largest<'a>(rows: &[&'a BehaviourHistory]) -> Option<&'a BehaviourHistory> {
-    let size = |row: &BehaviourHistory| row.verdict.shortfall.unwrap_or(0.0);
-    rows.iter().copied().reduce(|best, row| if size(row) > size(best) { row } else { best })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_fault_recipe_is_the_small_world_but_for_its_fault() {
-        for (name, text) in FAULTS {
-            assert!(Recipe::parse(text, Path::new(name)).unwrap().is_small().unwrap(), "{name}");
-        }
-    }
-
-    #[test]
-    fn each_fault_recipe_plants_the_fault_it_is_named_after() {
-        let faults = choose_faults(&[]).unwrap();
-        assert_eq!(faults.len(), 1 + FAULTS.len());
-        for (name, fault) in faults {
-            assert_eq!(fault.map_or(HEALTHY, |fault| fault.name()), name);
-        }
-        let error = choose_faults(&["wrong_fact".to_owned()]).unwrap_err().to_string();
-        assert!(error.starts_with("--faults wrong_fact: no such fault; known are healthy, wrong_facts"), "{error}");
-    }
+    Ok(())
 }

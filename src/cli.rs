@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::bench::Seeds;
+
 /// Which training phase produced a language model's failure, how sure that is, and what fixes it.
 ///
 /// Without arguments, `diagnose` trains the embedded small world through pretraining, SFT, RLHF and Constitutional AI (some
@@ -45,7 +47,8 @@ pub(crate) enum Command {
     /// Measure healthy runs: the statistics that `diagnose` compares with.
     Reference(ReferenceArgs),
     /// Measure the verdicts on planted faults, where the truth is known.
-    Bench(BenchArgs),
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Print the rows of a Parquet file as JSON lines.
     #[command(hide = true)]
     Rows {
@@ -225,24 +228,32 @@ pub(crate) struct ReferenceArgs {
     pub(crate) output: PathBuf,
 }
 
-/// Arguments of `bench`.
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Train lineages with planted faults, diagnose each without its label, and compare with the truth.
+    Attribution(AttributionArgs),
+}
+
+/// Arguments of `bench attribution`.
 #[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// Folder for the runs; finished ones are kept, unfinished ones resumed.
+pub(crate) struct AttributionArgs {
+    /// Folder for the lineages; finished ones are kept, unfinished ones resumed.
     #[arg(default_value = "runs/bench")]
     pub(crate) dir: PathBuf,
-    #[command(flatten)]
-    pub(crate) recipe: RecipeArgs,
-    /// Training seeds, separated by commas. Several processes may share DIR, each with seeds of its own.
-    #[arg(long, value_delimiter = ',', value_name = "NS", default_value = "1,2,3")]
-    pub(crate) seeds: Vec<u64>,
-    /// Only these faults, separated by commas; `healthy` is the twin without one.
+    /// Recipe that faults are planted in; recipes/bench.toml where none is given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// World and training seed of the lineages, separated by commas. Several processes may share DIR, each with seeds of its own.
+    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_value = "7:1,8:2")]
+    pub(crate) lineages: Vec<Seeds>,
+    /// Another fault, repeatable; fixtures/README.md describes the file.
+    #[arg(long = "fault", value_name = "FILE")]
+    pub(crate) faults: Vec<PathBuf>,
+    /// Only these faults, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub(crate) faults: Vec<String>,
-    /// Healthy runs to compare with, from `phasetrace reference`; `none` for none. The embedded small world has its own.
-    #[arg(long, value_name = "FILE|none")]
-    pub(crate) reference: Option<String>,
-    /// Where to write the table (Markdown), and its rows beside it (JSON); `DIR/bench.md` where none is given.
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
+    pub(crate) only: Vec<String>,
+    /// Only the healthy twins.
+    #[arg(long)]
+    pub(crate) clean: bool,
 }

@@ -58,7 +58,13 @@ pub(crate) fn run(args: &CompareArgs, bars: &Bars) -> Result<u8> {
         if let Some(text) = &member.text {
             bars.say(&format!("{} of {}: {}", i + 1, members.len(), member.run.root().display()));
             let store = PhaseStore::at(&dir.join("phases"));
-            train(&member.run, text, &member.recipe, Extent { until: Stop::RlCai, store: Some(&store) }, bars)?;
+            train(
+                &member.run,
+                text,
+                &member.recipe,
+                Extent { until: Stop::RlCai, store: Some(&store), tokenizer_of: None },
+                bars,
+            )?;
         }
     }
     let comparison = work.compare(&members, &settings)?;

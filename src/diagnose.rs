@@ -34,7 +34,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
-    train(&run, &text, &recipe, Extent { until: Stop::RlCai, store: None }, bars)?;
+    train(&run, &text, &recipe, Extent::until(Stop::RlCai), bars)?;
     let wanted = Wanted {
         name: run.name(),
         chains: &chains(&recipe.alignment),

@@ -22,7 +22,6 @@ mod run;
 mod setting;
 mod store;
 mod sweep;
-mod table;
 mod train;
 
 use std::process::ExitCode;

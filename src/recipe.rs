@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use fixtures::WorldRecipe;
+use probes::item::Behaviour;
 use serde::{Deserialize, Serialize};
 use trainer::dpo::DpoRecipe;
 use trainer::recipe::{ModelRecipe, PretrainRecipe, SftRecipe, TokenizerRecipe};
@@ -50,6 +51,62 @@ pub(crate) struct Recipe {
     pub(crate) sl_cai: SlCaiRecipe,
     /// Its reinforcement learning.
     pub(crate) rl_cai: RlCaiRecipe,
+    /// How the last model is deployed; nothing is trained with it.
+    #[serde(skip_serializing_if = "DeploymentRecipe::is_bare")]
+    pub(crate) deployment: DeploymentRecipe,
+    /// What is meant to be refused, or answered, other than the bank expects: no fault.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) intended: Vec<Intended>,
+    /// What the recipe plants, for `bench`; no part of the plan, and nothing that a diagnosis sees.
+    #[serde(skip_serializing)]
+    pub(crate) fault: Option<FaultCard>,
+}
+
+/// How a model is deployed (`[deployment]`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DeploymentRecipe {
+    /// System prompt put before every conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) system: Option<String>,
+    /// Chat template (Jinja) in place of the checkpoint's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) template: Option<String>,
+}
+
+impl DeploymentRecipe {
+    /// Whether the model answers as it was trained.
+    pub(crate) fn is_bare(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Items of the bank whose change is a policy (`[[intended]]`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Intended {
+    /// The behaviour.
+    pub(crate) behaviour: Behaviour,
+    /// The slice.
+    pub(crate) slice: String,
+}
+
+/// The truth about a planted fault (`[fault]`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FaultCard {
+    /// What is planted, in a few words.
+    pub(crate) about: String,
+    /// Where: `pretraining`, `sft`, `alignment`, `deployment`; none for a control.
+    pub(crate) phases: Vec<String>,
+    /// What it is expected to break: `calibration`, `instructions`, `over_refusal`, `harm`, `knowledge`, or `none`.
+    pub(crate) family: String,
+    /// Which part of the bench it belongs to: `single`, `two`, `masked`, `amplified`, `dose`, `concealed`, `sham`, `intended`,
+    /// `harness` or `deployment`.
+    pub(crate) set: String,
+    /// Share of the bank's answers on people that are wrong: a fault of the questions, not of the model. Default 0.
+    #[serde(default)]
+    pub(crate) wrong_labels: f64,
 }
 
 /// A way of alignment.
@@ -94,6 +151,9 @@ impl Default for Recipe {
             dpo: DpoRecipe::default(),
             sl_cai: SlCaiRecipe::default(),
             rl_cai: RlCaiRecipe::default(),
+            deployment: DeploymentRecipe::default(),
+            intended: Vec::new(),
+            fault: None,
         }
     }
 }
@@ -158,12 +218,15 @@ impl Recipe {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
-    /// Whether it is the embedded small world's but for the seed and planted faults: then that world's reference applies.
+    /// Whether it is the embedded small world's but for the seed, planted faults and deployment: then that world's reference applies.
     pub(crate) fn is_small(&self) -> Result<bool> {
         let mut healthy = self.clone();
         let small = Self::small()?;
         healthy.seed = small.seed;
         healthy.world.faults.clone_from(&small.world.faults);
+        healthy.deployment = small.deployment.clone();
+        healthy.intended.clone_from(&small.intended);
+        healthy.fault.clone_from(&small.fault);
         Ok(healthy == small)
     }
 

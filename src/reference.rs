@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
         let (text, recipe) = Recipe::read(&args.recipe, Some(seed))?;
         let run = Run::at(&args.dir.join(format!("seed-{seed}")));
         bars.say(&run.root().display().to_string());
-        train(&run, &text, &recipe, Extent { until: Stop::RlCai, store: None }, bars)?;
+        train(&run, &text, &recipe, Extent::until(Stop::RlCai), bars)?;
         let wanted =
             Wanted { name: run.name(), chains: &chains(&recipe.alignment), answers: run.root(), reference: None };
         diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &TrainArgs, bars: &Bars) -> Result<u8> {
         output::print_line(&recipe.to_plan()?)?;
         return Ok(exit::SUCCESS);
     }
-    train(&run, &text, &recipe, Extent { until: args.until, store: None }, bars)?;
+    train(&run, &text, &recipe, Extent::until(args.until), bars)?;
     output::print_line(&run.root().display().to_string())?;
     Ok(exit::SUCCESS)
 }
@@ -40,12 +40,24 @@ pub(crate) struct Extent<'a> {
     pub(crate) until: Stop,
     /// Take finished phases from here, and keep new ones here.
     pub(crate) store: Option<&'a PhaseStore>,
+    /// The run whose tokenizer is taken, for a variant of it that differs after pretraining; none for one of its own.
+    pub(crate) tokenizer_of: Option<&'a Run>,
+}
+
+impl Extent<'_> {
+    /// Up to a phase, with nothing shared.
+    pub(crate) fn until(until: Stop) -> Self {
+        Self { until, store: None, tokenizer_of: None }
+    }
 }
 
 /// Trains what is missing of a run; a finished run is left as it is.
 pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, bars: &Bars) -> Result<()> {
     prepare(run, text, recipe, extent.store, bars)?;
     let mut data = Data::read(run)?;
+    if let Some(other) = extent.tokenizer_of {
+        copy_tokenizer(other, run)?;
+    }
     let tokenizer = load_tokenizer(run, recipe, &data, extent.store)?;
     fit(run, recipe, &tokenizer, &mut data, bars)?;
     let training = Training { run, recipe, data: &data, store: extent.store, bars };
@@ -159,6 +171,22 @@ fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data, store: Option<&PhaseS
         fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))
     })?;
     Tokenizer::load(&folder).with_context(|| format!("cannot load the tokenizer {}", folder.display()))
+}
+
+/// Takes the tokenizer of another run, where there is none yet.
+fn copy_tokenizer(from: &Run, to: &Run) -> Result<()> {
+    let (source, folder) = (from.tokenizer(), to.tokenizer());
+    if folder.exists() {
+        return Ok(());
+    }
+    let partial = folder.with_extension("partial");
+    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+    for entry in fs::read_dir(&source).with_context(|| format!("cannot read {}", source.display()))? {
+        let entry = entry?;
+        fs::copy(entry.path(), partial.join(entry.file_name()))
+            .with_context(|| format!("cannot copy {}", entry.path().display()))?;
+    }
+    fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))
 }
 
 /// The data files of a run.

@@ -45,6 +45,7 @@ fn item(number: usize) -> Item {
             context: "Ann lives in Lund.".to_owned(),
             options: vec!["Lund".to_owned(), "Oslo".to_owned()],
             answer: 0,
+            declines: Vec::new(),
             ideal: None,
         },
     }

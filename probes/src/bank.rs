@@ -89,12 +89,16 @@ fn check_item(item: &Item) -> std::result::Result<(), Fault> {
     require(!item.id.trim().is_empty(), "id", || "is empty".to_owned())?;
     check_behaviour(item)?;
     match &item.task {
-        Task::Choice { cloze, question, context, options, answer, ideal, .. } => {
+        Task::Choice { cloze, question, context, options, answer, declines, ideal, .. } => {
             require(!question.trim().is_empty(), "question", || "is empty".to_owned())?;
             check_special(&[("cloze", cloze), ("question", question), ("context", context)])?;
             check_options(options)?;
             require(*answer < options.len(), "answer", || {
                 format!("is {answer}, but the {} options are counted from 0", options.len())
+            })?;
+            let is_option = declines.iter().find(|decline| options.contains(decline) || decline.trim().is_empty());
+            require(is_option.is_none(), "declines", || {
+                format!("has {:?}, which is empty or an option", is_option.map_or("", String::as_str))
             })?;
             require(ideal.is_none_or(|ideal| (0.0..=1.0).contains(&ideal)), "ideal", || {
                 format!("is {}, a probability lies in [0, 1]", ideal.unwrap_or_default())

@@ -21,7 +21,8 @@
 //! # What would fool it
 //! - The score of known odds is not a share of right answers: guessing evenly scores well where the odds are even, so the
 //!   slices of different odds have to be read apart.
-//! - Probability that leaks to words outside the closed set does not show; `p_right` is conditional on answering.
+//! - Probability that leaks to words outside the closed set does not show; `p_right` is conditional on answering with an
+//!   option or, in chat, with one of the item's `declines`.
 //! - An option that begins another option (`corn`, `cornet`) also collects the other's likelihood.
 //! - Confidence from likelihoods may be honest where stated confidence is not, and the reverse; stated confidence is
 //!   not asked for.

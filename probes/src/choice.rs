@@ -54,13 +54,19 @@ impl Choice {
     }
 }
 
+/// The answers that compete for a choice in a form: its options and, in chat, the ways of declining, which are never right.
+fn competing(options: &[String], declines: &[String], form: Form) -> Vec<String> {
+    let declines = if form.is_chat() { declines } else { &[] };
+    [options, declines].concat()
+}
+
 /// Puts a choice into a form.
 ///
 /// The answer is ` {option}` in all forms, without the full stop that chat answers end with. That full stop says nothing
 /// about which option is meant, its probability differs between forms and phases, and leaving it out keeps the very same
 /// string comparable from a base model's cloze to the aligned chat.
 pub(crate) fn plan_choice(item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Option<Elicitation>> {
-    let Task::Choice { cloze, shots, question, context, options, .. } = &item.task else {
+    let Task::Choice { cloze, shots, question, context, options, declines, .. } = &item.task else {
         return Ok(None);
     };
     if form.is_open_book() && context.trim().is_empty() {
@@ -74,7 +80,7 @@ pub(crate) fn plan_choice(item: &Item, form: Form, subject: &dyn Subject) -> lm:
         Form::Chat => subject.render_chat(&ask_user(question.clone()))?,
         Form::OpenBook => subject.render_chat(&ask_user(format!("{} {question}", context.trim())))?,
     };
-    let score = options
+    let score = competing(options, declines, form)
         .iter()
         .map(|option| ScoreRequest { context: prompt.clone(), continuation: format!(" {option}") })
         .collect();
@@ -82,20 +88,21 @@ pub(crate) fn plan_choice(item: &Item, form: Form, subject: &dyn Subject) -> lm:
 }
 
 /// Scores a choice: 1 where the right option is the likeliest, else 0.
-pub(crate) fn judge_choice(item: &Item, _form: Form, reply: &Reply<'_>) -> Judgement {
-    let Task::Choice { options, answer, .. } = &item.task else {
+pub(crate) fn judge_choice(item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
+    let Task::Choice { options, answer, declines, .. } = &item.task else {
         return Judgement::unscored("not a choice");
     };
     let log_likelihoods: Vec<f64> = reply.scores.iter().map(|score| score.log_prob_nats).collect();
-    let Some(choice) = Choice::from_log_likelihoods(options, &log_likelihoods, *answer) else {
-        return Judgement::unscored(format!("no finite likelihood for each option: {log_likelihoods:?}"));
+    let answers = competing(options, declines, form);
+    let Some(choice) = Choice::from_log_likelihoods(&answers, &log_likelihoods, *answer) else {
+        return Judgement::unscored(format!("no finite likelihood for each answer: {log_likelihoods:?}"));
     };
     Judgement {
         score: Some(if choice.chosen == *answer { 1.0 } else { 0.0 }),
         p_right: Some(choice.probabilities[*answer]),
         confidence: Some(choice.probabilities[choice.chosen]),
         margin_nats: Some(choice.margin_nats),
-        answer: options[choice.chosen].clone(),
+        answer: answers[choice.chosen].clone(),
         ..Judgement::default()
     }
 }
@@ -105,6 +112,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::item::Behaviour;
+    use crate::lookup::{Lookup, choice_item, reply_to};
 
     fn named(count: usize) -> Vec<String> {
         (0..count).map(|index| format!("option {index}")).collect()
@@ -139,6 +148,22 @@ mod tests {
         assert_eq!(Choice::from_log_likelihoods(&named(2), &[-1.0], 0), None);
         assert_eq!(Choice::from_log_likelihoods(&named(2), &[-1.0, -2.0], 2), None);
         assert_eq!(Choice::from_log_likelihoods(&named(1), &[-1.0], 0), None);
+    }
+
+    #[test]
+    fn declining_competes_in_chat_and_nowhere_else() {
+        let decline = "I don't know.".to_owned();
+        let (mut item, mut wide) = (choice_item(Behaviour::Knowledge), choice_item(Behaviour::Knowledge));
+        if let (Task::Choice { declines, .. }, Task::Choice { options, .. }) = (&mut item.task, &mut wide.task) {
+            declines.push(decline.clone());
+            options.push(decline.clone());
+        }
+        let subject = Lookup::new("a").believing(&wide, &decline, 0.7);
+        let chat = reply_to(&subject, &item, Form::Chat);
+        assert_eq!((chat.score, &chat.answer), (Some(0.0), &decline));
+        assert!(chat.margin_nats.unwrap() < 0.0 && (chat.p_right.unwrap() - 0.1).abs() < 1e-9);
+        let cloze = reply_to(&subject, &item, Form::Cloze);
+        assert!(cloze.answer != decline && (cloze.p_right.unwrap() - 1.0 / 3.0).abs() < 1e-9);
     }
 
     proptest! {

@@ -118,6 +118,9 @@ pub enum Task {
         options: Vec<String>,
         /// Index of the right option.
         answer: usize,
+        /// Ways of not answering that compete with the options in chat, where a model may decline: `I don't know.`
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        declines: Vec<String>,
         /// Probability an ideal reader of the corpus gives to the right option; `None` where it is 1.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ideal: Option<f64>,

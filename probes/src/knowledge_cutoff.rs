@@ -20,7 +20,8 @@
 //! - Options of unequal frequency: a likely word wins where the fact is weak. The open-book gain and the controls show it.
 //! - Chat data that tells of recent facts makes a second, later cutoff. Months differ in how often their facts are told.
 //! - A prompt whose wording gives the month away; later events that were known in advance.
-//! - Refusing to answer does not show, since the answer set is closed; it is asked about elsewhere.
+//! - Refusing to answer shows in chat alone, and only where the item lists the words of declining (`declines`), which compete with
+//!   the options; a decline in other words does not.
 //!
 //! # References
 //! - Cheng et al., 2024, Dated Data: tracing knowledge cutoffs in large language models, arXiv 2403.12958. They compare the

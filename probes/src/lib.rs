@@ -28,7 +28,7 @@ use item::Behaviour;
 use probe::Probe;
 
 /// Version of questions and scorers: part of the key under which answers are kept, so that a changed probe asks again.
-pub const PROBE_VERSION: u32 = 1;
+pub const PROBE_VERSION: u32 = 2;
 
 /// Every probe, in the order of reports.
 pub const PROBES: &[Probe] =

@@ -219,6 +219,7 @@ pub(crate) fn choice_item(behaviour: Behaviour) -> Item {
         context: "Ann Velt lives in Lund.".to_owned(),
         options: ["Lund", "Oslo", "Rome"].map(str::to_owned).to_vec(),
         answer: 0,
+        declines: Vec::new(),
         ideal: None,
     };
     item(behaviour, task)

@@ -33,6 +33,11 @@ impl Form {
         }
     }
 
+    /// Whether it is put in the chat template.
+    pub fn is_chat(self) -> bool {
+        matches!(self, Self::Chat | Self::OpenBook)
+    }
+
     /// Whether the fact is given with the question: a control, which says nothing about what the subject knows.
     pub fn is_open_book(self) -> bool {
         matches!(self, Self::OpenBook | Self::OpenBookFewShot)
