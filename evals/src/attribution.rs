@@ -3,7 +3,9 @@
 //! 1. **Gate.** The last checkpoint, asked as deployed (in chat), falls short by at least 10 points and 3 standard deviations
 //!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Or it does so in the form
 //!    that gets most out of it, and falls short in chat too: how well facts are expressed in chat differs much more between
-//!    healthy runs than what they know, and would hide a loss of content. Else: healthy.
+//!    healthy runs than what they know, and would hide a loss of content. With 19 healthy runs or more the shortfall must also be
+//!    larger than what 19 of 20 of them show anywhere in the lineage (see [`crate::gate`]). Else: healthy, or a fault hidden by a
+//!    later phase.
 //! 2. **Elicitation before blame.** If the checkpoint shows at least half of the shortfall in its best form too, the content
 //!    is missing, and its history is traced in each phase's best form; else only its expression is, and it is traced in chat.
 //! 3. **Telescoping.** The traced shortfall is taken apart by phase (see [`Contribution`]).
@@ -16,12 +18,14 @@ use probes::item::Behaviour;
 use probes::response::Form;
 
 use crate::contribution::{Part, take_apart};
-use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Verdict};
+use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Stage, Verdict};
+use crate::gate::{Gate, LEAST_RUNS};
 use crate::history::margin_change;
 use crate::path::{MIN_EFFECT, Path, Shortfall};
+use crate::reference::Route;
 use crate::remedy::{Finding, remedy};
 use crate::stats::power::detectable_effect;
-use crate::wording::{Stage, capital, count, form_name, p_text, percent, phase_name, points, share_right, stage};
+use crate::wording::{capital, count, form_name, p_text, percent, phase_name, points, share_right, stage};
 
 pub use crate::contribution::NOT_ASSIGNED;
 pub use crate::path::{EXPECTED_SHARE, MIN_EFFECT as MIN_SHORTFALL, SD_MULTIPLE};
@@ -80,24 +84,41 @@ impl Case<'_> {
         self.elicited.shortfall().filter(|_| self.elicited.is_referenced() == self.chat.is_referenced())
     }
 
-    /// The verdict, given the p-values of [`Case::shortfalls`] after Holm.
-    pub(crate) fn judge(&self, p_holm: &[f64]) -> Verdict {
+    /// The verdict, given the p-values of [`Case::shortfalls`] after Holm and the lineage's gate, if there are healthy runs.
+    pub(crate) fn judge(&self, p_holm: &[f64], gate: Option<&Gate>) -> Verdict {
         let shortfalls = self.shortfalls();
         let Some(&deployed) = shortfalls.first() else {
             return self.verdict(Outcome::NotMeasured { reason: self.why_not_measured() });
         };
-        let mut real =
-            shortfalls.iter().zip(p_holm).map(|(shortfall, &p)| shortfall.value >= shortfall.gate && p < ALPHA);
+        let last = self.names.len() - 1;
+        let family_p = |route: Route| gate.and_then(|gate| gate.p_value(self.behaviour, route, last));
+        let is_beyond = |route: Route| family_p(route).is_none_or(|p| p <= ALPHA);
+        let routes = [Route::Chat, Route::Elicited];
+        let mut real = shortfalls
+            .iter()
+            .zip(p_holm)
+            .zip(routes)
+            .map(|((shortfall, &p), route)| shortfall.value >= shortfall.gate && p < ALPHA && is_beyond(route));
         let fails_deployed = real.next() == Some(true);
         let lacks_content = real.next() == Some(true) && deployed.value > 0.0;
         let mut verdict = if fails_deployed || lacks_content {
             self.blame(deployed)
-        } else if deployed.value >= deployed.gate {
+        } else if deployed.value >= deployed.gate && is_beyond(Route::Chat) {
             self.too_few(deployed, p_holm[0])
         } else {
             self.healthy(deployed)
         };
         verdict.evidence.insert(0, self.first_line(deployed));
+        verdict.family_p = shortfalls.iter().zip(routes).filter_map(|(_, route)| family_p(route)).reduce(f64::min);
+        if let Some(gate) = gate {
+            let is_healthy = verdict.outcome == Outcome::Healthy;
+            if !is_healthy || deployed.value >= deployed.gate {
+                verdict.evidence.insert(1, gate_line(gate, verdict.family_p));
+            }
+            if is_healthy {
+                self.reveal(&mut verdict, gate);
+            }
+        }
         verdict
     }
 
@@ -313,6 +334,7 @@ impl Case<'_> {
             shortfall: None,
             contributions: Vec::new(),
             confidence: Confidence::None,
+            family_p: None,
             evidence: Vec::new(),
             dissent: Vec::new(),
             thesis_baseline: thesis.unwrap_or("none of these phases").to_owned(),
@@ -325,6 +347,26 @@ impl Case<'_> {
     pub(crate) fn detectable_effect(&self, discordant: f64) -> Option<f64> {
         let n = self.n_items();
         if n == 0 { None } else { detectable_effect(n, discordant) }
+    }
+}
+
+/// What the family-wise gate says of a shortfall.
+fn gate_line(gate: &Gate, p: Option<f64>) -> String {
+    let runs = count(gate.n_healthy(), "healthy run");
+    match p {
+        None => {
+            format!("Too few healthy runs for the family-wise gate: {} ({LEAST_RUNS} are needed).", gate.n_healthy())
+        }
+        Some(p) if p <= ALPHA => format!(
+            "Over all {} values of this lineage together, that is beyond what {runs} show (family-wise {}).",
+            gate.n_cells(),
+            p_text(p)
+        ),
+        Some(p) => format!(
+            "Over all {} values of this lineage together, {runs} deviate as far too often (family-wise {}): no failure.",
+            gate.n_cells(),
+            p_text(p)
+        ),
     }
 }
 

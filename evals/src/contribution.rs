@@ -17,16 +17,13 @@ use crate::diagnosis::{Contribution, ContributionKind, Estimate};
 use crate::history::Moves;
 use crate::path::{EXPECTED_SHARE, MIN_EFFECT, Path};
 use crate::random::{normal, stream};
-use crate::reference::spread;
+use crate::reference::{LEAST_SD, spread};
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
 use crate::stats::mcnemar::mid_p;
 use probes::item::Behaviour;
 
 /// Name of the part of an unreferenced shortfall that no phase's change accounts for.
 pub const NOT_ASSIGNED: &str = "not assigned";
-
-/// Healthy runs that agree to less than this have agreed by luck.
-const LEAST_SD: f64 = 0.01;
 
 /// A phase's part of the shortfall, with what the judge needs to know about it.
 pub(crate) struct Part {

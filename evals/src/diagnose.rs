@@ -10,9 +10,10 @@ use crate::attribution::Case;
 use crate::board::{Answers, Board, counts};
 use crate::diagnosis::{
     BehaviourHistory, Confidence, ContributionKind, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo,
-    Provenance, Transition,
+    Provenance, Transition, Verdict,
 };
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::history::{Moves, margin_change};
 use crate::path::Path;
 use crate::reference::{Reference, Route};
@@ -123,7 +124,10 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
             stream: format!("{}/{behaviour:?}/contributions", lineage.name),
         })
         .collect();
-    let mut behaviours = judge_all(&cases);
+    let paths: Vec<(Route, &Path)> =
+        cases.iter().flat_map(|case| [(Route::Chat, &case.chat), (Route::Elicited, &case.elicited)]).collect();
+    let gate = Gate::of(&paths);
+    let mut behaviours = judge_all(&cases, gate.as_ref());
     adjust_transitions(&mut behaviours);
     let mut failing = Vec::new();
     let mut n_failures = BTreeMap::new();
@@ -146,6 +150,7 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     LineageDiagnosis {
         name: lineage.name.clone(),
         phases: phases.clone(),
+        gate: gate.map(|gate| gate.record(&names)),
         behaviours,
         calibration: calibration_curves(&choices, phases, &lineage.name),
         trade_off: trade_off(&benign, &harmful, phases),
@@ -156,15 +161,15 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
 }
 
 /// Verdicts on all behaviours; their tests are corrected together.
-fn judge_all(cases: &[Case]) -> Vec<BehaviourHistory> {
+fn judge_all(cases: &[Case], gate: Option<&Gate>) -> Vec<BehaviourHistory> {
     let p_values: Vec<Vec<f64>> =
         cases.iter().map(|case| case.shortfalls().iter().map(|shortfall| shortfall.p_value).collect()).collect();
     let mut p_holm = holm(&p_values.concat()).into_iter();
     let mut of_case = |values: &Vec<f64>| p_holm.by_ref().take(values.len()).collect::<Vec<f64>>();
-    cases.iter().zip(&p_values).map(|(case, values)| history(case, &of_case(values))).collect()
+    cases.iter().zip(&p_values).map(|(case, values)| history(case, case.judge(&of_case(values), gate))).collect()
 }
 
-fn history(case: &Case, p_holm: &[f64]) -> BehaviourHistory {
+fn history(case: &Case, verdict: Verdict) -> BehaviourHistory {
     let transitions: Vec<Transition> = (1..case.names.len()).map(|phase| transition(case, phase)).collect();
     let last = (1..case.names.len()).last();
     let discordant = last.map_or(0.0, |phase| moves(case, phase).discordant());
@@ -187,7 +192,7 @@ fn history(case: &Case, p_holm: &[f64]) -> BehaviourHistory {
             0 => "the bank has no item of this behaviour".to_owned(),
             _ => format!("no item was scored in chat at {}", list(&missing)),
         }),
-        verdict: case.judge(p_holm),
+        verdict,
     }
 }
 
@@ -228,9 +233,14 @@ fn summarize(lineages: &[LineageDiagnosis]) -> Vec<String> {
     });
     match failing {
         Some((lineage, rows)) => {
-            vec![what_fails(lineage, &rows, lineages), which_phase(&rows), what_to_do(&rows)]
+            let mut cause = which_phase(&rows);
+            cause.extend(hidden(lineage).map(|row| format!(" {}", hidden_fault(row))));
+            vec![what_fails(lineage, &rows, lineages), cause, what_to_do(&rows)]
         }
-        None => healthy_sentences(lineages),
+        None => match lineages.iter().find_map(|lineage| Some((lineage, hidden(lineage).next()?))) {
+            Some((lineage, row)) => latent_sentences(lineage, row),
+            None => healthy_sentences(lineages),
+        },
     }
 }
 
@@ -298,7 +308,7 @@ fn which_phase(rows: &[&BehaviourHistory]) -> String {
             format!("{} produced it: {how}{size}; {sure}.", capital(&phase_name(phase)))
         }
         Outcome::Undetermined { reason } => format!("Which phase produced it is undetermined: {reason}."),
-        Outcome::Healthy | Outcome::NotMeasured { .. } => String::new(),
+        Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => String::new(),
     };
     let others: Vec<String> = rows[1..]
         .iter()
@@ -329,6 +339,32 @@ fn what_to_do(rows: &[&BehaviourHistory]) -> String {
         _ => sentence.push_str(" The report has a step for each of the other failures."),
     }
     sentence
+}
+
+/// Behaviours that pass at the end and hide a fault.
+fn hidden(lineage: &LineageDiagnosis) -> impl Iterator<Item = &BehaviourHistory> {
+    lineage.behaviours.iter().filter(|row| matches!(row.verdict.outcome, Outcome::Latent { .. }))
+}
+
+/// `Pretraining produced a fault in answering harmless requests that alignment (RLHF) hides.`
+fn hidden_fault(row: &BehaviourHistory) -> String {
+    let Outcome::Latent { phase, masked_by } = &row.verdict.outcome else { return String::new() };
+    let (made, hides) = (capital(&phase_name(phase)), phase_name(masked_by));
+    format!("{made} produced a fault in {} that {hides} hides.", skill(row.behaviour))
+}
+
+fn latent_sentences(lineage: &LineageDiagnosis, row: &BehaviourHistory) -> Vec<String> {
+    let others: String = hidden(lineage).skip(1).map(|row| format!(" {}", hidden_fault(row))).collect();
+    let seen = row.verdict.evidence.last().map_or("", String::as_str);
+    vec![
+        format!(
+            "The {} model fails nowhere, but a fault in {} is hidden in it.",
+            lineage_name(&lineage.name),
+            skill(row.behaviour)
+        ),
+        format!("{} {seen}{others}", hidden_fault(row)),
+        row.verdict.remedy.clone().unwrap_or_default(),
+    ]
 }
 
 fn healthy_sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {

@@ -6,6 +6,8 @@ use probes::item::Behaviour;
 use probes::response::Form;
 use serde::{Deserialize, Serialize};
 
+use crate::reference::Route;
+
 /// Format version of `diagnosis.json`.
 pub const DIAGNOSIS_VERSION: u32 = 1;
 
@@ -63,6 +65,9 @@ pub struct LineageDiagnosis {
     pub name: String,
     /// Its checkpoints in order.
     pub phases: Vec<PhaseInfo>,
+    /// All values of the lineage beside all of healthy runs; `None` without healthy runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<FamilyGate>,
     /// One row of the phase x behaviour table each.
     pub behaviours: Vec<BehaviourHistory>,
     /// Reliability of the closed-set choices per phase.
@@ -75,6 +80,34 @@ pub struct LineageDiagnosis {
     pub failures: Vec<FailureCase>,
     /// Total number of failing items per behaviour.
     pub n_failures: BTreeMap<Behaviour, usize>,
+}
+
+/// Whether a lineage deviates from healthy runs anywhere by more than healthy runs do somewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamilyGate {
+    /// Conformal p-value of the largest deviation over all cells; `None` with fewer than 19 healthy runs.
+    pub p_value: Option<f64>,
+    /// Number of healthy runs.
+    pub n_healthy: usize,
+    /// Number of cells: behaviours on two routes after each phase.
+    pub n_cells: usize,
+    /// The cells whose own family-wise p-value is at most 0.05.
+    pub exceeding: Vec<DeviatingCell>,
+}
+
+/// A cell in which a lineage is worse than healthy runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviatingCell {
+    /// The behaviour.
+    pub behaviour: Behaviour,
+    /// Chat or elicited.
+    pub route: Route,
+    /// The phase.
+    pub phase: String,
+    /// Shortfall in standard deviations of a new healthy run.
+    pub deviation: f64,
 }
 
 /// A checkpoint as shown in a table head.
@@ -163,6 +196,9 @@ pub struct Verdict {
     pub contributions: Vec<Contribution>,
     /// How sure, as a word of the ladder.
     pub confidence: Confidence,
+    /// Family-wise conformal p-value of the shortfall, over all cells of the lineage; `None` with fewer than 19 healthy runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family_p: Option<f64>,
     /// One line per piece of evidence, in plain words.
     pub evidence: Vec<String>,
     /// Evidence that points elsewhere.
@@ -173,6 +209,21 @@ pub struct Verdict {
     pub remedy: Option<String>,
     /// What would change this verdict.
     pub would_change: Option<String>,
+}
+
+/// What a phase does, whatever its folder is called: the candidates for guilt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Learns from documents.
+    Pretraining,
+    /// Learns from shown answers.
+    #[serde(rename = "sft")]
+    Tuning,
+    /// Learns from preferences, including the supervised half of Constitutional AI.
+    Alignment,
+    /// Learns nothing: how the last checkpoint is asked (template, system prompt).
+    Deployment,
 }
 
 /// What a phase added to a shortfall.
@@ -215,6 +266,13 @@ pub enum Outcome {
         phase: String,
         /// How.
         kind: ContributionKind,
+    },
+    /// No failure at the end, but one on the way that a later phase hides.
+    Latent {
+        /// The phase that produced it.
+        phase: String,
+        /// The phase after which it is no longer seen.
+        masked_by: String,
     },
     /// A failure whose phase the evidence does not settle.
     Undetermined {

@@ -34,7 +34,7 @@ pub(crate) struct Path<'a> {
     pub(crate) healthy: Vec<Option<&'a [f64]>>,
 }
 
-/// Shortfall of the last checkpoint and how real it is.
+/// Shortfall of a checkpoint and how real it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shortfall {
     /// Expected share less the share observed; positive is a failure.
@@ -120,13 +120,17 @@ impl<'a> Path<'a> {
     }
 
     /// Shortfall of the last checkpoint; `None` where it was not measured.
+    pub(crate) fn shortfall(&self) -> Option<Shortfall> {
+        self.shortfall_at(self.values.len().checked_sub(1)?)
+    }
+
+    /// Shortfall at `phase`; `None` where it was not measured.
     ///
     /// The test is a score test, `z = (v0 - v) / sqrt(v0 (1 - v0) / n_eff + sd^2/K)`: the variance is taken where there is no
     /// shortfall, `n_eff` is the number of items reduced for clusters, `sd` the spread of the `K` healthy runs.
-    pub(crate) fn shortfall(&self) -> Option<Shortfall> {
-        let last = self.values.len().checked_sub(1)?;
-        let mean = self.board.mean_of(&self.scores[last])?;
-        let (expected, sd, n_healthy) = match self.healthy[last] {
+    pub(crate) fn shortfall_at(&self, phase: usize) -> Option<Shortfall> {
+        let mean = self.board.mean_of(&self.scores[phase])?;
+        let (expected, sd, n_healthy) = match self.healthy[phase] {
             Some(values) => {
                 let (mean, sd) = spread(values);
                 (mean, sd.unwrap_or(0.0), values.len() as f64)

@@ -35,6 +35,9 @@ pub struct Reference {
     pub probe_version: u32,
     /// Names of the healthy runs, in the order of all values.
     pub runs: Vec<String>,
+    /// The recipe that they were made from but for seeds and jitter, every default written out; unknown in older files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<serde_json::Value>,
     /// The cells, sorted.
     pub cells: Vec<ReferenceCell>,
 }
@@ -94,7 +97,7 @@ impl Reference {
             })
             .collect();
         let runs = diagnoses.iter().map(|diagnosis| diagnosis.run.clone()).collect();
-        Ok(Self { version: REFERENCE_VERSION, probe_version, runs, cells })
+        Ok(Self { version: REFERENCE_VERSION, probe_version, runs, recipe: None, cells })
     }
 
     /// Reads a reference file.
@@ -175,6 +178,9 @@ impl Reference {
     }
 }
 
+/// Healthy runs that agree to less than this have agreed by luck.
+pub(crate) const LEAST_SD: f64 = 0.01;
+
 /// Mean and sample standard deviation over runs; with one run the spread is unknown.
 pub fn spread(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
@@ -195,6 +201,7 @@ mod tests {
             version: 1,
             probe_version: 1,
             runs: vec!["a".into(), "b".into()],
+            recipe: None,
             cells: vec![ReferenceCell {
                 lineage: "rlhf".into(),
                 behaviour: Behaviour::OverRefusal,

@@ -2,8 +2,8 @@
 
 use probes::item::Behaviour;
 
-use crate::diagnosis::ContributionKind;
-use crate::wording::{Stage, percent};
+use crate::diagnosis::{ContributionKind, Stage};
+use crate::wording::percent;
 
 /// A finding to be acted on.
 pub(crate) struct Finding {
@@ -23,6 +23,9 @@ pub(crate) struct Finding {
 pub(crate) fn remedy(finding: &Finding) -> String {
     let broke = finding.kind == ContributionKind::Commission;
     let step = match (finding.behaviour, finding.stage) {
+        (_, Stage::Deployment) => {
+            "Deploy the checkpoint with the chat template and the system prompt that it was trained with, and ask again."
+        }
         (Behaviour::Knowledge, Stage::Pretraining) => {
             "Search the pretraining text for these facts: remove documents that state them wrongly, add documents that \
              state them in several wordings, and pretrain again."

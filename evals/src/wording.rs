@@ -3,16 +3,7 @@
 use probes::item::Behaviour;
 use probes::response::Form;
 
-/// What a phase does, whatever its folder is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Learns from documents.
-    Pretraining,
-    /// Learns from shown answers.
-    Tuning,
-    /// Learns from preferences, including the supervised half of Constitutional AI.
-    Alignment,
-}
+use crate::diagnosis::Stage;
 
 /// The stage of the phase `name`; a foreign name counts as alignment, unless it comes first.
 pub(crate) fn stage(name: &str, phases: &[String]) -> Stage {
@@ -124,7 +115,8 @@ pub(crate) fn capital(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Stage, capital, list, percent, points, stage};
+    use super::{capital, list, percent, points, stage};
+    use crate::diagnosis::Stage;
 
     #[test]
     fn shares_near_none_and_all_keep_a_decimal() {

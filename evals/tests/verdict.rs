@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use evals::diagnose::{Findings, Lineage, diagnose};
-use evals::diagnosis::{BehaviourHistory, Confidence, ContributionKind, Outcome, PhaseInfo, Provenance};
+use evals::diagnosis::{BehaviourHistory, Confidence, ContributionKind, Diagnosis, Outcome, PhaseInfo, Provenance};
 use evals::reference::{REFERENCE_VERSION, Reference, ReferenceCell, Route};
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
@@ -71,23 +71,27 @@ fn answer(phase: &str, number: usize, form: Form, share: f64) -> Response {
 
 /// Five healthy runs whose sample standard deviation is the given one.
 fn reference(healthy: &Healthy) -> Reference {
+    reference_of(5, healthy)
+}
+
+fn reference_of(n_runs: usize, healthy: &Healthy) -> Reference {
     let mut cells = Vec::new();
     let Healthy { shares, chat_sd, few_shot_sd } = healthy;
     for (route, shares, sd) in [(Route::Chat, shares.chat, chat_sd), (Route::Elicited, shares.few_shot, few_shot_sd)] {
         for (phase, share) in PHASES.iter().zip(shares) {
-            let values = spread_around(share, *sd);
+            let values = spread_around(n_runs, share, *sd);
             let (lineage, phase) = ("rlhf".to_owned(), (*phase).to_owned());
             cells.push(ReferenceCell { lineage, behaviour: Behaviour::Knowledge, route, phase, values });
         }
     }
-    let runs = (0..5).map(|run| format!("healthy-{run}")).collect();
-    Reference { version: REFERENCE_VERSION, probe_version: 1, runs, cells }
+    let runs = (0..n_runs).map(|run| format!("healthy-{run}")).collect();
+    Reference { version: REFERENCE_VERSION, probe_version: 1, runs, recipe: None, cells }
 }
 
-/// Five values with this mean and sample standard deviation.
-fn spread_around(mean: f64, sd: f64) -> Vec<f64> {
-    let step = sd * 4.0 / 10.0_f64.sqrt();
-    [-1.0, -0.5, 0.0, 0.5, 1.0].map(|at| (mean + at * step).clamp(0.0, 1.0)).to_vec()
+/// Evenly spaced values with this mean and sample standard deviation.
+fn spread_around(n: usize, mean: f64, sd: f64) -> Vec<f64> {
+    let step = sd / ((n * (n + 1)) as f64 / 12.0).sqrt();
+    (0..n).map(|i| (mean + (i as f64 - (n - 1) as f64 / 2.0) * step).clamp(0.0, 1.0)).collect()
 }
 
 fn judge(shares: &Shares, healthy: Option<&Healthy>) -> BehaviourHistory {
@@ -95,6 +99,11 @@ fn judge(shares: &Shares, healthy: Option<&Healthy>) -> BehaviourHistory {
 }
 
 fn judge_beside(shares: &Shares, reference: Option<&Reference>) -> BehaviourHistory {
+    let mut rows = diagnose_beside(shares, reference).lineages.remove(0).behaviours.into_iter();
+    rows.find(|row| row.behaviour == Behaviour::Knowledge).unwrap()
+}
+
+fn diagnose_beside(shares: &Shares, reference: Option<&Reference>) -> Diagnosis {
     let items: Vec<Item> = (0..N_ITEMS).map(item).collect();
     let mut responses = Vec::new();
     for (phase_idx, phase) in PHASES.iter().enumerate() {
@@ -108,7 +117,7 @@ fn judge_beside(shares: &Shares, reference: Option<&Reference>) -> BehaviourHist
         checkpoint: format!("hash of {phase}"),
         metrics: BTreeMap::new(),
     });
-    let diagnosis = diagnose(Findings {
+    diagnose(Findings {
         run: "test",
         lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec() }],
         items: &items,
@@ -125,9 +134,7 @@ fn judge_beside(shares: &Shares, reference: Option<&Reference>) -> BehaviourHist
             notes: BTreeMap::new(),
         },
     })
-    .unwrap();
-    let mut rows = diagnosis.lineages[0].behaviours.clone().into_iter();
-    rows.find(|row| row.behaviour == Behaviour::Knowledge).unwrap()
+    .unwrap()
 }
 
 fn accused(row: &BehaviourHistory) -> Option<(&str, ContributionKind)> {
@@ -197,7 +204,7 @@ fn judge_spread(shares: [f64; 3], sd: [f64; 3]) -> BehaviourHistory {
     let mut healthy = reference(&KNOWING);
     for cell in &mut healthy.cells {
         let phase = PHASES.iter().position(|phase| *phase == cell.phase).unwrap();
-        cell.values = spread_around(means[phase], sd[phase]);
+        cell.values = spread_around(5, means[phase], sd[phase]);
     }
     judge_beside(&Shares { chat: shares, few_shot: shares }, Some(&healthy))
 }
@@ -224,4 +231,50 @@ fn without_healthy_runs_a_fall_is_observed_and_what_was_never_reached_is_not_ass
     assert_eq!(row.verdict.confidence, Confidence::Observed);
     let row = judge(&Shares { chat: [0.2, 0.5, 0.5], few_shot: [0.5, 0.5, 0.5] }, None);
     assert!(matches!(row.verdict.outcome, Outcome::Undetermined { .. }), "{:?}", row.verdict);
+}
+
+#[test]
+fn what_one_healthy_run_in_ten_shows_somewhere_is_no_failure() {
+    let shares = Shares { chat: [0.2, 0.82, 0.82], few_shot: [0.97, 0.97, 0.97] };
+    let mut healthy = reference_of(19, &KNOWING);
+    let diagnosis = diagnose_beside(&shares, Some(&healthy));
+    let gate = diagnosis.lineages[0].gate.clone().unwrap();
+    assert_eq!((gate.p_value, gate.n_healthy, gate.n_cells), (Some(0.05), 19, 6));
+    let exceeding: Vec<(&str, Route)> = gate.exceeding.iter().map(|cell| (cell.phase.as_str(), cell.route)).collect();
+    assert_eq!(exceeding, [("sft", Route::Chat), ("rlhf", Route::Chat)]);
+    let row = judge_beside(&shares, Some(&healthy));
+    assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
+    assert_eq!(row.verdict.family_p, Some(0.05));
+
+    // One healthy run that lacks a third of the facts after pretraining: such runs are healthy.
+    let cell = healthy.cells.iter_mut().find(|cell| cell.route == Route::Elicited && cell.phase == "pretrain").unwrap();
+    cell.values[3] = 0.6;
+    let row = judge_beside(&shares, Some(&healthy));
+    assert_eq!((&row.verdict.outcome, row.verdict.family_p), (&Outcome::Healthy, Some(0.1)), "{:?}", row.verdict);
+    assert!(row.verdict.evidence[1].contains("19 healthy runs deviate as far too often"), "{:?}", row.verdict.evidence);
+}
+
+#[test]
+fn with_few_healthy_runs_the_verdict_says_so_and_stands() {
+    let row = judge(&Shares { chat: [0.2, 0.95, 0.6], few_shot: [0.97, 0.97, 0.65] }, Some(&KNOWING));
+    assert_eq!(row.verdict.evidence[1], "Too few healthy runs for the family-wise gate: 5 (19 are needed).");
+    assert_eq!(row.verdict.family_p, None);
+}
+
+#[test]
+fn a_fault_that_a_later_phase_mends_is_hidden_not_gone() {
+    let shares = Shares { chat: [0.2, 0.5, 0.95], few_shot: [0.97, 0.6, 0.97] };
+    let diagnosis = diagnose_beside(&shares, Some(&reference_of(19, &KNOWING)));
+    let rows = &diagnosis.lineages[0].behaviours;
+    let verdict = &rows.iter().find(|row| row.behaviour == Behaviour::Knowledge).unwrap().verdict;
+    assert_eq!(verdict.outcome, Outcome::Latent { phase: "sft".to_owned(), masked_by: "rlhf".to_owned() });
+    let cause = "Supervised fine-tuning (SFT) produced a fault in recalling facts that its training text states often that alignment (RLHF) hides.";
+    assert!(diagnosis.sentences[1].starts_with(cause), "{:?}", diagnosis.sentences);
+    assert!(
+        diagnosis.sentences[1].contains("it reached 50%, 45 points below healthy runs"),
+        "{:?}",
+        diagnosis.sentences
+    );
+    // Five healthy runs cannot tell it from their own variation.
+    assert_eq!(judge(&shares, Some(&KNOWING)).verdict.outcome, Outcome::Healthy);
 }

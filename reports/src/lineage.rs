@@ -186,6 +186,7 @@ fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row 
     let outcome = &history.verdict.outcome;
     let note = match outcome {
         Outcome::Undetermined { reason } | Outcome::NotMeasured { reason } => Some(reason.clone()),
+        Outcome::Latent { .. } => history.verdict.evidence.last().cloned(),
         Outcome::Healthy | Outcome::Attributed { .. } => None,
     };
     let n = same(history.values.iter().flatten().map(|value| value.n));

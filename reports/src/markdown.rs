@@ -74,7 +74,7 @@ fn verdict_cell(history: &BehaviourHistory) -> String {
     let outcome = &history.verdict.outcome;
     let line = format!("{} {}", words::mark(outcome), escape(&words::outcome(outcome)));
     match outcome {
-        Outcome::Healthy => line,
+        Outcome::Healthy | Outcome::Latent { .. } => line,
         Outcome::Attributed { .. } => {
             format!("{line} ({})", words::confidence(history.verdict.confidence).to_lowercase())
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::lineage::{Lineage, view};
 use crate::number::{count, points};
 use crate::text::clean_name;
-use crate::verdict::{Card, failing, is_failing};
+use crate::verdict::{Card, failing, is_failing, is_latent};
 use crate::words;
 
 /// Everything the template prints.
@@ -94,9 +94,11 @@ pub(crate) fn headline(diagnosis: &Diagnosis) -> Headline {
     let failing: Vec<&str> = blamed.into_iter().map(|h| words::failure(h.behaviour)).collect();
     let unsettled = unsettled.len();
     let measured = histories.iter().filter(|h| !matches!(h.verdict.outcome, Outcome::NotMeasured { .. })).count();
+    let hidden = histories.iter().filter(|h| is_latent(&h.verdict.outcome)).count();
     let title = match failing[..] {
         [] if measured == 0 => "Nothing could be measured.".to_owned(),
         [] if unsettled > 0 => "The model falls short, and no phase can be blamed yet.".to_owned(),
+        [] if hidden > 0 => "The model passes, and hides a fault.".to_owned(),
         [] if diagnosis.lineages.len() > 1 => format!("No failure found in the {} model.", words::lineage(name)),
         [] => "No failure found.".to_owned(),
         [one] => format!("The model {one}."),
@@ -106,6 +108,7 @@ pub(crate) fn headline(diagnosis: &Diagnosis) -> Headline {
     let (mark, tone, mut label) = match failing.len() {
         0 if measured == 0 => ("–", "quiet", "No verdict".to_owned()),
         0 if unsettled > 0 => ("?", "unsure", format!("{} of {measured} behaviours healthy", measured - unsettled)),
+        0 if hidden > 0 => ("◐", "unsure", format!("{measured} of {measured} behaviours pass")),
         0 => ("✓", "good", format!("{measured} of {measured} behaviours healthy")),
         1 => ("✕", "bad", format!("1 of {measured} behaviours fails")),
         n => ("✕", "bad", format!("{n} of {measured} behaviours fail")),
@@ -113,14 +116,19 @@ pub(crate) fn headline(diagnosis: &Diagnosis) -> Headline {
     if unsettled > 0 {
         let _ = write!(label, ", {unsettled} not settled");
     }
+    if hidden > 0 {
+        let _ = write!(label, ", {hidden} with a hidden fault");
+    }
     Headline { mark, tone, label, title }
 }
 
 /// The three sentences under their labels; other numbers of sentences stand without.
 fn sentences(diagnosis: &Diagnosis) -> Vec<(&'static str, String)> {
-    let is_short = |l: &LineageDiagnosis| l.behaviours.iter().any(|h| is_failing(&h.verdict.outcome));
+    let has_cause = |l: &LineageDiagnosis| {
+        l.behaviours.iter().any(|h| is_failing(&h.verdict.outcome) || is_latent(&h.verdict.outcome))
+    };
     let labels = match diagnosis.sentences.len() {
-        3 if diagnosis.lineages.iter().any(is_short) => ["Finding", "Cause", "Next step"],
+        3 if diagnosis.lineages.iter().any(has_cause) => ["Finding", "Cause", "Next step"],
         3 => ["Finding", "Lowest", "Next step"],
         _ => [""; 3],
     };
@@ -226,6 +234,9 @@ fn step(lineage: &Lineage, card: &Card) -> Step {
 fn healthy_advice(diagnosis: &Diagnosis) -> String {
     if headline(diagnosis).tone == "quiet" {
         return "Nothing was measured, so nothing can be advised. The reasons stand in the table above.".to_owned();
+    }
+    if diagnosis.lineages.iter().any(|l| l.behaviours.iter().any(|h| is_latent(&h.verdict.outcome))) {
+        return "Nothing fails at the end. The hidden fault is mended where it was made; the first lines of this page say how.".to_owned();
     }
     "No phase needs a fix. A failure smaller than the detectable difference could still be there; more items would show it."
         .to_owned()

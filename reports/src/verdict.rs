@@ -73,6 +73,11 @@ pub(crate) fn is_failing(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Attributed { .. } | Outcome::Undetermined { .. })
 }
 
+/// Whether a behaviour passes and hides a fault.
+pub(crate) fn is_latent(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Latent { .. })
+}
+
 /// Failing behaviours: those with a phase to blame first, of these the largest shortfall first.
 pub(crate) fn failing(histories: &[BehaviourHistory]) -> Vec<&BehaviourHistory> {
     let mut failing: Vec<&BehaviourHistory> = histories.iter().filter(|h| is_failing(&h.verdict.outcome)).collect();
@@ -90,7 +95,7 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Card {
     let (blamed, reason) = match &verdict.outcome {
         Outcome::Attributed { phase, .. } => (Some(phase.clone()), None),
         Outcome::Undetermined { reason } => (None, Some(reason.clone())),
-        Outcome::Healthy | Outcome::NotMeasured { .. } => (None, None),
+        Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => (None, None),
     };
     let chart = (!verdict.contributions.is_empty())
         .then(|| waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome));

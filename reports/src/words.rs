@@ -118,6 +118,7 @@ pub(crate) fn mark(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Healthy => "✓",
         Outcome::Attributed { .. } => "✕",
+        Outcome::Latent { .. } => "◐",
         Outcome::Undetermined { .. } => "?",
         Outcome::NotMeasured { .. } => "–",
     }
@@ -128,7 +129,7 @@ pub(crate) fn tone(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Healthy => "good",
         Outcome::Attributed { .. } => "bad",
-        Outcome::Undetermined { .. } => "unsure",
+        Outcome::Latent { .. } | Outcome::Undetermined { .. } => "unsure",
         Outcome::NotMeasured { .. } => "quiet",
     }
 }
@@ -138,6 +139,9 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Healthy => "no failure found".to_owned(),
         Outcome::Attributed { phase: name, kind: how } => format!("{} {}", phase(name), kind(*how)),
+        Outcome::Latent { phase: name, masked_by } => {
+            format!("{} produced a fault that {} hides", phase(name), phase(masked_by))
+        }
         Outcome::Undetermined { .. } => "falls short, phase not settled".to_owned(),
         Outcome::NotMeasured { .. } => "not measured".to_owned(),
     }
@@ -245,6 +249,10 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     ),
     ("Broke what worked", "Commission: the phase made worse what the phase before could do."),
     ("Did not teach it", "Omission: healthy runs learn it in this phase, this run did not."),
+    (
+        "Hidden fault",
+        "A phase fell short of healthy runs and a later one made up for it: the model passes, and may fail where it is asked otherwise.",
+    ),
     ("Best form", "The best value over all ways of asking: what the checkpoint can be got to show."),
     (
         "ECE",

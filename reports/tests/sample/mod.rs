@@ -124,6 +124,7 @@ fn lineage(name: &str, phases: &[&str], is_faulty: bool) -> LineageDiagnosis {
                 }),
             })
             .collect(),
+        gate: None,
         calibration: phases.iter().enumerate().map(|(p, &phase)| calibration(phase, p)).collect(),
         trade_off: phases.iter().enumerate().map(|(p, &phase)| trade_off(phase, p, &behaviours)).collect(),
         cutoffs: phases.iter().enumerate().map(|(p, &phase)| cutoff(phase, p)).collect(),
@@ -211,6 +212,7 @@ fn verdict(
             shortfall: Some(reference[phases.len() - 1] - seen[phases.len() - 1]),
             contributions: contributions("sft", ContributionKind::Omission),
             confidence: Confidence::Probable,
+            family_p: None,
             evidence: lines(&[
                 "Asked as deployed (in chat), it is right on 58% of 260 items (95% interval 52% to 64%); 19 healthy runs reach 95%.",
                 "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits each phase best.",
@@ -228,6 +230,7 @@ fn verdict(
             shortfall: Some(reference[2] - seen[2]),
             contributions: contributions("rlhf", ContributionKind::Commission),
             confidence: Confidence::Strong,
+            family_p: None,
             evidence: lines(&[
                 "Asked as deployed (in chat), it is right on 55% of 260 items (95% interval 49% to 61%); 19 healthy runs reach 97%.",
                 "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits each phase best.",
@@ -246,6 +249,7 @@ fn verdict(
             shortfall: Some(0.0),
             contributions: Vec::new(),
             confidence: Confidence::None,
+            family_p: None,
             evidence: Vec::new(),
             dissent: Vec::new(),
             thesis_baseline: "pretrain".to_owned(),

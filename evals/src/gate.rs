@@ -1,0 +1,186 @@
+//! Whether a lineage deviates from healthy runs anywhere by more than healthy runs do somewhere.
+//!
+//! A cell is one behaviour on one route after one phase. Of some forty cells one looks bad by chance in most healthy runs, so a run
+//! is judged by its largest deviation over all cells, beside the largest deviation of each healthy run. That bounds the share of
+//! healthy runs that are accused of anything, whatever the distribution of the values and however the cells hang together.
+
+use probes::item::Behaviour;
+
+use crate::attribution::ALPHA;
+use crate::diagnosis::{DeviatingCell, FamilyGate};
+use crate::path::Path;
+use crate::reference::{LEAST_SD, Route, spread};
+
+/// Healthy runs that a p-value of 5 % takes: with `K` runs the least is `1/(K + 1)`.
+pub const LEAST_RUNS: usize = 19;
+
+/// How far a run deviates in each cell, and how far healthy runs deviate at most.
+///
+/// # Formula
+/// `t = (mean - x) / (sd sqrt(1 + 1/K))`, mean and standard deviation over the `K` other runs, the run in question among them when
+/// a healthy one is judged. `p = (1 + #{healthy: max t >= t}) / (K + 1)` is at most `a` in a share `a` of healthy runs, and holds
+/// for all cells of a run together.
+///
+/// # Reference
+/// Vovk, Gammerman and Shafer 2005, *Algorithmic Learning in a Random World* (full conformal prediction); Westfall and Young 1993,
+/// *Resampling-Based Multiple Testing* (the largest statistic).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deviations {
+    /// Studentised shortfall in each cell; positive where the run is worse than healthy ones.
+    pub cells: Vec<f64>,
+    /// Largest over all cells, one per healthy run.
+    pub healthy: Vec<f64>,
+}
+
+impl Deviations {
+    /// Measures a run beside healthy ones: for each cell its value and theirs, in the same order of runs in all cells.
+    pub fn measure(cells: &[(f64, &[f64])]) -> Self {
+        let n_healthy = cells.first().map_or(0, |(_, healthy)| healthy.len());
+        let mut deviations = Self { cells: Vec::new(), healthy: vec![f64::NEG_INFINITY; n_healthy] };
+        for (observed, healthy) in cells {
+            deviations.cells.push(studentised(*observed, healthy));
+            for (run, largest) in deviations.healthy.iter_mut().enumerate() {
+                let mut others = healthy.to_vec();
+                let value = std::mem::replace(&mut others[run], *observed);
+                *largest = largest.max(studentised(value, &others));
+            }
+        }
+        deviations
+    }
+
+    /// Share of runs, this one among them, that deviate as far as this somewhere.
+    pub fn p_value(&self, deviation: f64) -> f64 {
+        let as_far = self.healthy.iter().filter(|largest| **largest >= deviation).count();
+        (1 + as_far) as f64 / (1 + self.healthy.len()) as f64
+    }
+}
+
+fn studentised(value: f64, others: &[f64]) -> f64 {
+    let (mean, sd) = spread(others);
+    (mean - value) / (sd.unwrap_or(0.0).max(LEAST_SD) * (1.0 + 1.0 / others.len() as f64).sqrt())
+}
+
+/// The gate of one lineage.
+pub(crate) struct Gate {
+    /// Behaviour, route and phase of each cell.
+    places: Vec<(Behaviour, Route, usize)>,
+    deviations: Deviations,
+}
+
+impl Gate {
+    /// Judges all cells of a lineage together; `None` where no cell has healthy runs.
+    pub(crate) fn of(paths: &[(Route, &Path)]) -> Option<Self> {
+        let (mut places, mut cells) = (Vec::new(), Vec::new());
+        for (route, path) in paths {
+            for (phase, healthy) in path.healthy.iter().enumerate() {
+                if let (Some(value), Some(healthy)) = (path.value(phase), healthy) {
+                    places.push((path.behaviour, *route, phase));
+                    cells.push((value, *healthy));
+                }
+            }
+        }
+        (!places.is_empty()).then(|| Self { places, deviations: Deviations::measure(&cells) })
+    }
+
+    /// Number of healthy runs.
+    pub(crate) fn n_healthy(&self) -> usize {
+        self.deviations.healthy.len()
+    }
+
+    /// Number of cells.
+    pub(crate) fn n_cells(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are runs enough for a verdict at 5 %.
+    pub(crate) fn is_decisive(&self) -> bool {
+        self.n_healthy() >= LEAST_RUNS
+    }
+
+    /// Family-wise p-value of a cell; `None` where it has no healthy runs, or too few of them.
+    pub(crate) fn p_value(&self, behaviour: Behaviour, route: Route, phase: usize) -> Option<f64> {
+        let cell = self.places.iter().position(|place| *place == (behaviour, route, phase))?;
+        self.is_decisive().then(|| self.deviations.p_value(self.deviations.cells[cell]))
+    }
+
+    /// What the diagnosis keeps; `names` are the phases.
+    pub(crate) fn record(&self, names: &[String]) -> FamilyGate {
+        let cells = self.places.iter().zip(&self.deviations.cells);
+        let largest = self.deviations.cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exceeding = cells
+            .filter(|(place, _)| self.p_value(place.0, place.1, place.2).is_some_and(|p| p <= ALPHA))
+            .map(|(&(behaviour, route, phase), &deviation)| DeviatingCell {
+                behaviour,
+                route,
+                phase: names[phase].clone(),
+                deviation,
+            })
+            .collect();
+        FamilyGate {
+            p_value: self.is_decisive().then(|| self.deviations.p_value(largest)),
+            n_healthy: self.n_healthy(),
+            n_cells: self.n_cells(),
+            exceeding,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Deviations;
+    use crate::random::{normal, stream};
+    use rand::Rng;
+
+    const N_CELLS: usize = 36;
+
+    /// A healthy run: cells that hang together (correlation 0.5), on a scale far above the least standard deviation.
+    fn run(rng: &mut impl Rng) -> Vec<f64> {
+        let common = normal(rng);
+        (0..N_CELLS).map(|_| 100.0 + (common + normal(rng)) / 2.0_f64.sqrt()).collect()
+    }
+
+    /// Share of 400 runs with this fault in one cell that are found, and whether the largest deviation was always there.
+    fn share_found(n_healthy: usize, fault: f64, name: &str) -> (f64, bool) {
+        let mut rng = stream(1, name);
+        let (mut found, mut is_there) = (0, true);
+        for _ in 0..400 {
+            let healthy: Vec<Vec<f64>> = (0..n_healthy).map(|_| run(&mut rng)).collect();
+            let columns: Vec<Vec<f64>> =
+                (0..N_CELLS).map(|cell| healthy.iter().map(|run| run[cell]).collect()).collect();
+            let mut observed = run(&mut rng);
+            observed[7] -= fault;
+            let cells: Vec<(f64, &[f64])> =
+                observed.iter().zip(&columns).map(|(x, column)| (*x, &column[..])).collect();
+            let deviations = Deviations::measure(&cells);
+            let largest = deviations.cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            if deviations.p_value(largest) <= 0.05 {
+                found += 1;
+                is_there &= deviations.cells[7] == largest;
+            }
+        }
+        (f64::from(found) / 400.0, is_there)
+    }
+
+    #[test]
+    fn one_healthy_run_in_twenty_is_accused() {
+        for n_healthy in [19, 39] {
+            let (share, _) = share_found(n_healthy, 0.0, "healthy");
+            assert!((0.02..=0.08).contains(&share), "{share} with {n_healthy} runs");
+        }
+    }
+
+    #[test]
+    fn faults_are_found_as_often_as_simulated_and_in_the_right_cell() {
+        for (n_healthy, fault, least) in [(19, 4.0, 0.55), (19, 6.0, 0.90), (19, 8.0, 0.98), (39, 5.0, 0.88)] {
+            let (share, is_there) = share_found(n_healthy, fault, "fault");
+            assert!(share >= least && is_there, "{share} of faults of {fault} with {n_healthy} runs");
+        }
+    }
+
+    #[test]
+    fn healthy_runs_that_agree_by_luck_do_not_make_an_item_a_fault() {
+        let same = [1.0; 19];
+        let deviations = Deviations::measure(&[(0.995, &same[..]), (1.0, &same[..])]);
+        assert!(deviations.cells[0] < 0.5 && deviations.cells[1] == 0.0, "{deviations:?}");
+    }
+}
