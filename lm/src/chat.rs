@@ -64,6 +64,19 @@ impl ChatTemplate {
         Ok(Self { source: source.to_owned(), environment: Arc::new(environment) })
     }
 
+    /// Another template with the variables of this one.
+    ///
+    /// # Errors
+    /// [`Error::BadChatTemplate`] where it does not compile.
+    pub fn with_source(&self, source: &str) -> Result<Self> {
+        let mut environment = (*self.environment).clone();
+        environment.remove_template(NAME);
+        environment
+            .add_template_owned(NAME.to_owned(), without_generation_marks(source))
+            .map_err(|error| refusal(&error))?;
+        Ok(Self { source: source.to_owned(), environment: Arc::new(environment) })
+    }
+
     /// The template as written.
     pub fn source(&self) -> &str {
         &self.source

@@ -22,35 +22,60 @@ use candle_core::Tensor;
 /// al. 2024, WARP, arXiv 2406.16768 (between an SFT model and its aligned self).
 pub fn interpolate(reference: &Checkpoint, aligned: &Checkpoint, lambda: f64) -> Result<LoadedModel> {
     mixing::check([&reference.config, &aligned.config], [&reference.tokenizer, &aligned.tokenizer], lambda)?;
-    let fingerprints = [model::fingerprint(reference)?, model::fingerprint(aligned)?];
-    let fingerprint = mixing::fingerprint("interpolated", fingerprints.each_ref().map(String::as_str), lambda);
-    let tensors = reference
+    sum(&[(1.0 - lambda, reference), (lambda, aligned)])
+}
+
+/// What a phase adds, put on another model: `theta = theta_base + theta_after - theta_before`.
+///
+/// # Errors
+/// As [`interpolate`].
+///
+/// # Reference
+/// Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089.
+pub fn transplant(base: &Checkpoint, before: &Checkpoint, after: &Checkpoint) -> Result<LoadedModel> {
+    for other in [before, after] {
+        mixing::check([&base.config, &other.config], [&base.tokenizer, &other.tokenizer], 1.0)?;
+    }
+    sum(&[(1.0, base), (-1.0, before), (1.0, after)])
+}
+
+fn sum(parts: &[(f64, &Checkpoint)]) -> Result<LoadedModel> {
+    let keys = parts.iter().map(|(_, checkpoint)| model::fingerprint(checkpoint)).collect::<Result<Vec<_>>>()?;
+    let weighted: Vec<(f64, &str)> =
+        parts.iter().zip(&keys).map(|((weight, _), key)| (*weight, key.as_str())).collect();
+    let fingerprint = mixing::fingerprint("interpolated", &weighted);
+    let (_, first) = parts[0];
+    let tensors = first
         .weights
         .iter()
         .map(|(name, tensor)| {
-            let other = aligned.weights.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-            Ok((name.to_owned(), between(name, tensor, other, lambda)?))
+            let mut total = (tensor.detach() * parts[0].0)?;
+            for (weight, other) in &parts[1..] {
+                let other = other.weights.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+                check_shape(name, tensor, other)?;
+                total = (total + (other.detach() * *weight)?)?;
+            }
+            Ok((name.to_owned(), total))
         })
         .collect::<Result<_>>()?;
-    let weights = Weights::from_tensors(&reference.config, tensors)?;
-    LoadedModel::assemble(&reference.config, &weights, &reference.tokenizer, fingerprint)
+    let weights = Weights::from_tensors(&first.config, tensors)?;
+    LoadedModel::assemble(&first.config, &weights, &first.tokenizer, fingerprint)
 }
 
-/// Exact at both ends, unlike `reference + lambda (aligned - reference)`.
-fn between(name: &str, reference: &Tensor, aligned: &Tensor, lambda: f64) -> Result<Tensor> {
-    if reference.dims() != aligned.dims() {
-        return Err(Error::ShapeMismatch {
-            what: format!("`{name}` of the aligned model"),
-            expected: reference.dims().to_vec(),
-            found: aligned.dims().to_vec(),
-        });
+fn check_shape(name: &str, tensor: &Tensor, other: &Tensor) -> Result<()> {
+    if tensor.dims() == other.dims() {
+        return Ok(());
     }
-    Ok(((reference.detach() * (1.0 - lambda))? + (aligned.detach() * lambda)?)?)
+    Err(Error::ShapeMismatch {
+        what: format!("`{name}` of the aligned model"),
+        expected: tensor.dims().to_vec(),
+        found: other.dims().to_vec(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::interpolate;
+    use super::{interpolate, transplant};
     use crate::checkpoint::Checkpoint;
     use crate::config::ModelConfig;
     use crate::model::LoadedModel;
@@ -69,6 +94,19 @@ mod tests {
             assert_eq!(end.score(&score_requests()).unwrap(), own.score(&score_requests()).unwrap());
             assert_eq!(end.generate(&generate_requests()).unwrap(), own.generate(&generate_requests()).unwrap());
         }
+    }
+
+    #[test]
+    fn a_phase_put_on_its_own_start_gives_its_end_within_rounding() {
+        let [base, before, after] = [1, 2, 3].map(tiny_checkpoint);
+        let answers = |model: &LoadedModel| -> Vec<f64> {
+            model.score(&score_requests()).unwrap().iter().map(|score| score.log_prob_nats).collect()
+        };
+        let end = answers(&LoadedModel::new(&after).unwrap());
+        for (a, b) in answers(&transplant(&before, &before, &after).unwrap()).iter().zip(&end) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
+        assert_ne!(answers(&transplant(&base, &before, &after).unwrap()), end);
     }
 
     proptest! {

@@ -22,16 +22,20 @@ pub(crate) fn check(configs: [&ModelConfig; 2], tokenizers: [&Tokenizer; 2], lam
     }
 }
 
-/// SHA-256 over how two models are mixed and at which `lambda`, and over their own keys in their order.
-pub(crate) fn fingerprint(kind: &str, parents: [&str; 2], lambda: f64) -> String {
+/// SHA-256 over how models are mixed, and over the weight and the own key of each in their order.
+pub(crate) fn fingerprint(kind: &str, parts: &[(f64, &str)]) -> String {
     let mut hasher = Sha256::new();
-    for text in [kind, parents[0], parents[1]] {
+    let mut put = |text: &str| {
         // Lengths before each part keep the parts apart.
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);
+    };
+    put(kind);
+    for (weight, key) in parts {
+        put(key);
+        // Both zeros are one weight.
+        put(&(weight + 0.0).to_string());
     }
-    // Both zeros are one place.
-    hasher.update((lambda + 0.0).to_le_bytes());
     hexadecimal(&hasher.finalize())
 }
 
@@ -60,20 +64,20 @@ mod tests {
     use super::fingerprint;
 
     #[test]
-    fn fingerprints_tell_kind_parents_their_order_and_lambda_apart() {
+    fn fingerprints_tell_kind_parents_their_order_and_weights_apart() {
         let keys = [
-            fingerprint("realigned", ["a", "b"], 0.5),
-            fingerprint("interpolated", ["a", "b"], 0.5),
-            fingerprint("realigned", ["b", "a"], 0.5),
-            fingerprint("realigned", ["a", "c"], 0.5),
-            fingerprint("realigned", ["ab", ""], 0.5),
-            fingerprint("realigned", ["a", "b"], 0.5 + f64::EPSILON),
+            fingerprint("realigned", &[(0.5, "a"), (0.5, "b")]),
+            fingerprint("interpolated", &[(0.5, "a"), (0.5, "b")]),
+            fingerprint("realigned", &[(0.5, "b"), (0.5, "a")]),
+            fingerprint("realigned", &[(0.5, "a"), (0.5, "c")]),
+            fingerprint("realigned", &[(0.5, "ab"), (0.5, "")]),
+            fingerprint("realigned", &[(0.5, "a"), (0.5 + f64::EPSILON, "b")]),
         ];
         for (idx, key) in keys.iter().enumerate() {
             assert_eq!(key.len(), 64);
             assert!(!keys[..idx].contains(key), "{idx}");
         }
-        assert_eq!(keys[0], fingerprint("realigned", ["a", "b"], 0.5));
-        assert_eq!(fingerprint("realigned", ["a", "b"], 0.0), fingerprint("realigned", ["a", "b"], -0.0));
+        assert_eq!(keys[0], fingerprint("realigned", &[(0.5, "a"), (0.5, "b")]));
+        assert_eq!(fingerprint("realigned", &[(0.0, "a")]), fingerprint("realigned", &[(-0.0, "a")]));
     }
 }

@@ -1,4 +1,4 @@
-//! Decoding with a reference and an aligned model at once, as if alignment had been stronger or weaker.
+//! Decoding with several models at once, as if a phase of training had been stronger, weaker or left out.
 
 use crate::Result;
 use crate::chat::Message;
@@ -9,23 +9,22 @@ use crate::next_token::{After, NextToken, Tokens};
 use crate::subject::{GenerateRequest, Generation, Score, ScoreRequest, Subject};
 use kernels::KvCache;
 
-/// A reference and an aligned model whose next-token distributions are mixed, token by token:
+/// Models whose next-token logits are added up with weights, token by token. Of a reference and an aligned model
 ///
 /// `logits = (1 - lambda) logits_reference + lambda logits_aligned`
 ///
-/// The reference at 0, the aligned model at 1, stronger alignment beyond. It stands for the model that KL-regularised alignment
+/// is the reference at 0, the aligned model at 1, stronger alignment beyond. It stands for the model that KL-regularised alignment
 /// with coefficient `beta / lambda` would have given, where the aligned one was given by `beta` and is the optimum of its objective.
 /// Even then it is an approximation: the optimum mixes probabilities of whole answers, this one of tokens.
 ///
 /// [`generate`](crate::generation::generate) samples from it, as from a decoder.
 ///
 /// # Reference
-/// Liu et al. 2024, Decoding-time Realignment of Language Models, arXiv 2402.02992, section 3.
+/// Liu et al. 2024, Decoding-time Realignment of Language Models, arXiv 2402.02992, section 3; Mitchell et al. 2023, An Emulator for
+/// Fine-Tuning Large Language Models, arXiv 2310.12962 (differences of logits as what a phase of training adds).
 #[derive(Debug, Clone)]
 pub struct Realigned<'a> {
-    reference: &'a LoadedModel,
-    aligned: &'a LoadedModel,
-    lambda: f64,
+    parts: Vec<(f64, &'a LoadedModel)>,
     fingerprint: String,
 }
 
@@ -39,11 +38,28 @@ impl<'a> Realigned<'a> {
         let configs = [reference, aligned].map(|model| model.decoder().config());
         mixing::check(configs, [reference, aligned].map(LoadedModel::tokenizer), lambda)?;
         let parents = [reference.fingerprint(), aligned.fingerprint()];
-        Ok(Self { reference, aligned, lambda, fingerprint: mixing::fingerprint("realigned", parents, lambda) })
+        let fingerprint = mixing::fingerprint("realigned", &[(1.0 - lambda, parents[0]), (lambda, parents[1])]);
+        Ok(Self { parts: vec![(1.0 - lambda, reference), (lambda, aligned)], fingerprint })
     }
 
-    fn mix(&self, reference: f32, aligned: f32) -> f32 {
-        ((1.0 - self.lambda) * f64::from(reference) + self.lambda * f64::from(aligned)) as f32
+    /// What a phase adds, put on another model: `logits = logits_base + logits_after - logits_before`.
+    ///
+    /// # Errors
+    /// [`NotAlike`](crate::Error::NotAlike) where configs or tokenizers differ.
+    pub fn transplanted(base: &'a LoadedModel, before: &'a LoadedModel, after: &'a LoadedModel) -> Result<Self> {
+        for other in [before, after] {
+            let configs = [base, other].map(|model| model.decoder().config());
+            mixing::check(configs, [base, other].map(LoadedModel::tokenizer), 1.0)?;
+        }
+        let parts = vec![(1.0, base), (-1.0, before), (1.0, after)];
+        let keys: Vec<(f64, &str)> = parts.iter().map(|(weight, model)| (*weight, model.fingerprint())).collect();
+        let fingerprint = mixing::fingerprint("realigned", &keys);
+        Ok(Self { parts, fingerprint })
+    }
+
+    /// The model whose shape, tokenizer and template all share.
+    fn last(&self) -> &'a LoadedModel {
+        self.parts[self.parts.len() - 1].1
     }
 }
 
@@ -53,65 +69,72 @@ impl Subject for Realigned<'_> {
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String> {
-        self.aligned.render_chat(messages)
+        self.last().render_chat(messages)
     }
 
     fn end_of_turn(&self) -> Option<&str> {
-        self.aligned.end_of_turn()
+        self.last().end_of_turn()
     }
 
     fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>> {
-        self.aligned.score_by(self, requests)
+        self.last().score_by(self, requests)
     }
 
     fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generation>> {
-        self.aligned.generate_by(self, requests)
+        self.last().generate_by(self, requests)
     }
 }
 
 impl NextToken for Realigned<'_> {
-    /// The reference's and the aligned model's.
-    type Cache = [KvCache; 2];
+    /// One for each model.
+    type Cache = Vec<KvCache>;
 
     fn config(&self) -> &ModelConfig {
-        self.aligned.decoder().config()
+        self.last().decoder().config()
     }
 
     fn numbers_per_token(&self) -> usize {
-        self.reference.decoder().numbers_per_token() + self.aligned.decoder().numbers_per_token()
+        self.parts.iter().map(|(_, model)| model.decoder().numbers_per_token()).sum()
     }
 
     fn new_cache(&self, n_rows: usize, max_len: usize) -> Self::Cache {
-        [self.reference, self.aligned].map(|model| model.decoder().new_cache(n_rows, max_len))
+        self.parts.iter().map(|(_, model)| model.decoder().new_cache(n_rows, max_len)).collect()
     }
 
     fn read(
         &self,
-        [of_reference, of_aligned]: &mut Self::Cache,
+        caches: &mut Self::Cache,
         tokens: &Tokens,
         after: After,
         mut see: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
-        // Few rows of the reference's logits are held until the aligned model's are there.
+        // Few rows are held until the logits of all models are there.
         const CHUNK_ROWS: usize = 256;
-        let (reference, aligned) = (self.reference.decoder(), self.aligned.decoder());
-        let hidden_reference = reference.hidden_after(of_reference, tokens, after)?; // (N, d)
-        let hidden_aligned = aligned.hidden_after(of_aligned, tokens, after)?;
-        let (n_rows, _) = hidden_reference.dims2()?;
+        let hidden = self
+            .parts
+            .iter()
+            .zip(caches)
+            .map(|((_, model), cache)| model.decoder().hidden_after(cache, tokens, after)) // (N, d) each
+            .collect::<Result<Vec<_>>>()?;
+        let (n_rows, _) = hidden[0].dims2()?;
         let vocab_size = self.config().vocab_size;
         for start in (0..n_rows).step_by(CHUNK_ROWS) {
             let n_chunk = CHUNK_ROWS.min(n_rows - start);
-            let mut mixed = Vec::with_capacity(n_chunk * vocab_size);
-            reference.for_each_logits(&hidden_reference.narrow(0, start, n_chunk)?, |_, logits| {
-                mixed.extend_from_slice(logits);
-            })?;
-            aligned.for_each_logits(&hidden_aligned.narrow(0, start, n_chunk)?, |i, logits| {
-                let row = &mut mixed[i * vocab_size..][..vocab_size];
-                for (mixed, &logit) in row.iter_mut().zip(logits) {
-                    *mixed = self.mix(*mixed, logit);
+            let mut sum = vec![0.0_f64; n_chunk * vocab_size];
+            for ((weight, model), hidden) in self.parts.iter().zip(&hidden) {
+                model.decoder().for_each_logits(&hidden.narrow(0, start, n_chunk)?, |i, logits| {
+                    for (sum, &logit) in sum[i * vocab_size..][..vocab_size].iter_mut().zip(logits) {
+                        *sum += weight * f64::from(logit);
+                    }
+                })?;
+            }
+            let mut row = vec![0.0_f32; vocab_size];
+            for (i, sums) in sum.chunks_exact(vocab_size).enumerate() {
+                for (logit, &sum) in row.iter_mut().zip(sums) {
+                    *logit = sum as f32;
                 }
-                see(start + i, row);
-            })?;
+                see(start + i, &row);
+            }
         }
         Ok(())
     }
@@ -233,7 +256,7 @@ mod tests {
                 prop_assert!((score.log_prob_nats - exact).abs() < 1e-3, "{score:?} {exact}");
             }
             requests.clear();
-            for id in 0..realigned.reference.decoder().config().vocab_size as u32 {
+            for id in 0..realigned.last().decoder().config().vocab_size as u32 {
                 requests.push(TokenRequest { context: contexts[0].clone(), continuation: vec![id] });
             }
             let scores = scoring::score(&realigned, &requests).unwrap();
@@ -275,6 +298,27 @@ mod tests {
             // Five standard errors, for each of 262 tokens.
             assert!((share - p).abs() < 5.0 * (p * (1.0 - p) / n as f64).sqrt() + 1e-3, "token {id}: {share} {p}");
         }
+    }
+
+    #[test]
+    fn a_transplanted_phase_that_did_nothing_leaves_the_base_and_on_its_own_start_gives_its_end() {
+        let (base, before, after) = (model(1), model(2), model(3));
+        let same = |sum: Realigned, model: &LoadedModel| {
+            for (a, b) in sum.score(&score_requests()).unwrap().iter().zip(model.score(&score_requests()).unwrap()) {
+                assert!((a.log_prob_nats - b.log_prob_nats).abs() < 1e-4, "{a:?} {b:?}");
+            }
+        };
+        same(Realigned::transplanted(&base, &before, &before).unwrap(), &base);
+        same(Realigned::transplanted(&before, &before, &after).unwrap(), &after);
+        let moved = Realigned::transplanted(&base, &before, &after).unwrap();
+        let ids = rows(1, &[9]).remove(0);
+        let logits = |model: &LoadedModel| -> Vec<f32> {
+            model.decoder().logits(&Batch::pad(&[&ids]).unwrap()).unwrap().to_vec3().unwrap()[0][8].clone()
+        };
+        let (base, before, after) = (logits(&base), logits(&before), logits(&after));
+        let best = (0..base.len())
+            .max_by(|&a, &b| (base[a] - before[a] + after[a]).total_cmp(&(base[b] - before[b] + after[b])));
+        assert_eq!(greedy(&moved, &[ids], 1)[0].ids[0] as usize, best.unwrap());
     }
 
     #[test]
