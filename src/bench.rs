@@ -2,19 +2,28 @@
 //! far the verdicts can be trusted.
 
 pub(crate) mod organism;
+mod queue;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use evals::diagnosis::Diagnosis;
+use evals::reference::Reference;
+use evals::store::RESULTS_FILE;
 use lm::random::stream;
+use probes::bank::Bank;
+use probes::item::{Behaviour, Task as Question};
 use rand::Rng;
 
 use crate::bench::organism::{Organism, read_organisms};
+use crate::bench::queue::{Task, work_off};
 use crate::cli::{AttributionArgs, BenchCommand, Stop};
+use crate::diagnose::{Wanted, diagnose_run};
 use crate::exit;
 use crate::progress::Bars;
-use crate::recipe::Recipe;
-use crate::run::Run;
+use crate::recipe::{Alignment, Recipe};
+use crate::run::{Run, chain};
 use crate::store::PhaseStore;
 use crate::train::{Extent, train};
 
@@ -32,21 +41,81 @@ pub(crate) fn run(command: &BenchCommand, bars: &Bars) -> Result<u8> {
 
 fn attribution(args: &AttributionArgs, bars: &Bars) -> Result<u8> {
     let base = match &args.recipe {
-        Some(path) => Recipe::read_with(&std::fs::read_to_string(path)?, path, false, &[])?.1,
+        Some(path) => Recipe::read_with(&fs::read_to_string(path)?, path, false, &[])?.1,
         None => Recipe::parse(RECIPE, Path::new("recipes/bench.toml"))?,
     };
     if !base.world.faults.is_empty() {
         bail!("bench plants the faults itself: the recipe has `world.faults`");
     }
+    let bench = Bench { dir: &args.dir, base: &base, bars };
     let organisms = read_organisms(&args.faults, &args.only)?;
-    for lineage in &args.lineages {
-        let group = Group::new(&args.dir, &base, *lineage)?;
-        group.train(None, bars)?;
-        for organism in organisms.iter().filter(|_| !args.clean) {
-            group.train(Some(organism), bars)?;
+    let tasks = bench.tasks(args, &organisms)?;
+    work_off(&tasks, |work| bench.work(work))?;
+    Ok(exit::SUCCESS)
+}
+
+/// What there is to do.
+enum Work<'a> {
+    /// Train and ask a healthy lineage of the reference.
+    Healthy(Group),
+    /// Collect them.
+    Reference(Vec<PathBuf>),
+    /// Train, ask and diagnose a lineage: one with a fault, or the healthy twin.
+    Measure(Group, Option<&'a Organism>),
+}
+
+struct Bench<'a> {
+    dir: &'a Path,
+    base: &'a Recipe,
+    bars: &'a Bars,
+}
+
+impl Bench<'_> {
+    fn reference(&self) -> PathBuf {
+        self.dir.join("reference.json")
+    }
+
+    fn tasks<'o>(&self, args: &AttributionArgs, organisms: &'o [Organism]) -> Result<Vec<Task<Work<'o>>>> {
+        let group = |seeds: &Seeds| Group::new(self.dir, self.base, *seeds);
+        let mut tasks = Vec::new();
+        let mut healthy = Vec::new();
+        for seeds in &args.healthy {
+            let group = group(seeds)?;
+            healthy.push(group.run(None).diagnosis());
+            tasks.push(Task { outcome: group.run(None).diagnosis(), work: Work::Healthy(group), after: Vec::new() });
+        }
+        let reference = self.reference();
+        tasks.push(Task { work: Work::Reference(healthy.clone()), outcome: reference.clone(), after: healthy });
+        for seeds in args.lineages.iter().chain(&args.clean) {
+            let group = group(seeds)?;
+            let outcome = group.run(None).diagnosis();
+            tasks.push(Task { work: Work::Measure(group, None), outcome, after: vec![reference.clone()] });
+        }
+        for seeds in &args.lineages {
+            for organism in organisms {
+                let group = group(seeds)?;
+                let after = vec![group.run(None).diagnosis()];
+                let outcome = group.run(Some(organism)).diagnosis();
+                tasks.push(Task { work: Work::Measure(group, Some(organism)), outcome, after });
+            }
+        }
+        Ok(tasks)
+    }
+
+    fn work(&self, work: &Work<'_>) -> Result<()> {
+        match work {
+            Work::Healthy(group) => group.measure(None, None, self.bars).map(|_| ()),
+            Work::Reference(healthy) => {
+                let diagnoses =
+                    healthy.iter().map(|path| crate::report::read_diagnosis(path)).collect::<Result<Vec<_>>>()?;
+                Ok(Reference::from_diagnoses(&diagnoses)?.save(&self.reference())?)
+            }
+            Work::Measure(group, organism) => {
+                let reference = Reference::load(&self.reference())?;
+                group.measure(*organism, Some(&reference), self.bars).map(|_| ())
+            }
         }
     }
-    Ok(exit::SUCCESS)
 }
 
 /// World and training seed of lineages that share what their faults do not touch, written `WORLD:SEED`.
@@ -54,6 +123,19 @@ fn attribution(args: &AttributionArgs, bars: &Bars) -> Result<u8> {
 pub(crate) struct Seeds {
     world: u64,
     training: u64,
+}
+
+impl Seeds {
+    /// A world and a training seed of the same number.
+    pub(crate) fn both(seed: u64) -> Self {
+        Self { world: seed, training: seed }
+    }
+}
+
+impl std::fmt::Display for Seeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.world, self.training)
+    }
 }
 
 impl std::str::FromStr for Seeds {
@@ -69,7 +151,8 @@ impl std::str::FromStr for Seeds {
 
 /// Lineages of the same seeds: the healthy twin and those with a fault.
 struct Group {
-    dir: std::path::PathBuf,
+    dir: PathBuf,
+    name: String,
     base: Recipe,
 }
 
@@ -79,24 +162,41 @@ impl Group {
         base.seed = training;
         base.world.seed = world;
         jitter(&mut base)?;
-        Ok(Self { dir: dir.join(format!("world-{world}-seed-{training}")), base })
+        let name = format!("world-{world}-seed-{training}");
+        Ok(Self { dir: dir.join(&name), name, base })
     }
 
-    /// Trains a lineage, or what is missing of it.
-    fn train(&self, organism: Option<&Organism>, bars: &Bars) -> Result<Run> {
-        let name = organism.map_or(CLEAN, |organism| &organism.name);
-        let run = Run::at(&self.dir.join(name));
+    fn run(&self, organism: Option<&Organism>) -> Run {
+        Run::at(&self.dir.join(organism.map_or(CLEAN, |organism| &organism.name)))
+    }
+
+    /// Trains a lineage, or what is missing of it, asks it and diagnoses it without its label.
+    fn measure(&self, organism: Option<&Organism>, reference: Option<&Reference>, bars: &Bars) -> Result<Diagnosis> {
+        let run = self.run(organism);
         bars.say(&run.root().display().to_string());
         let (text, recipe) = match organism {
             Some(organism) => organism.plant(&self.base)?,
             None => (toml::to_string(&self.base)?, self.base.clone()),
         };
-        let twin = Run::at(&self.dir.join(CLEAN));
+        let twin = self.run(None);
         let shares = organism.is_some_and(|organism| organism.shares_pretraining(&recipe, &self.base));
         let store = PhaseStore::at(&self.dir.join("phases"));
         let extent = Extent { until: Stop::Rlhf, store: Some(&store), tokenizer_of: shares.then_some(&twin) };
         train(&run, &text, &recipe, extent, bars)?;
-        Ok(run)
+        let share = organism.map_or(0.0, |organism| organism.card.wrong_labels);
+        let bank = (share > 0.0).then(|| anyhow::Ok(mislabel(&Bank::load(&run.bank())?, share))).transpose()?;
+        if bank.is_none() {
+            take_answers(&twin, &run)?;
+        }
+        let wanted = Wanted {
+            // The label stays out of the diagnosis.
+            name: self.name.clone(),
+            chains: &[chain(Alignment::Rlhf)],
+            answers: run.root(),
+            reference,
+            bank: bank.as_ref(),
+        };
+        diagnose_run(&run, &recipe, &wanted, bars)
     }
 }
 
@@ -120,4 +220,30 @@ fn jitter(recipe: &mut Recipe) -> Result<()> {
         *rate = trainer::recipe::Positive::new(jittered).map_err(anyhow::Error::msg)?;
     }
     Ok(())
+}
+
+/// Takes the answers of another run, where there are none yet: checkpoints that both have are not asked again.
+fn take_answers(from: &Run, to: &Run) -> Result<()> {
+    let (source, place) = (from.root().join(RESULTS_FILE), to.root().join(RESULTS_FILE));
+    if !source.exists() || place.exists() {
+        return Ok(());
+    }
+    let partial = place.with_extension("partial");
+    fs::copy(&source, &partial).with_context(|| format!("cannot copy {}", source.display()))?;
+    fs::rename(&partial, &place).with_context(|| format!("cannot write {}", place.display()))
+}
+
+/// A bank in which this share of the questions on people has a wrong answer for right: a fault of who asks.
+fn mislabel(bank: &Bank, share: f64) -> Bank {
+    let mut bank = bank.clone();
+    let mut rng = stream(0, "wrong labels", 0);
+    for item in bank.items.iter_mut().filter(|item| item.behaviour == Behaviour::Knowledge) {
+        if let Question::Choice { options, answer, .. } = &mut item.task
+            && rng.random_bool(share)
+        {
+            *answer = (*answer + 1) % options.len();
+        }
+    }
+    bank.hash = trainer::data::hash(format!("{} mislabelled {share}", bank.hash).as_bytes());
+    bank
 }

@@ -248,16 +248,20 @@ pub(crate) struct AttributionArgs {
     /// Recipe that faults are planted in; recipes/bench.toml where none is given.
     #[arg(long, value_name = "FILE")]
     pub(crate) recipe: Option<PathBuf>,
-    /// World and training seed of the lineages, separated by commas. Several processes may share DIR, each with seeds of its own.
+    /// World and training seed of the healthy lineages to compare with, separated by commas. Several processes may share DIR: each takes what
+    /// nobody is at work on.
+    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_values_t = (21..=39).map(Seeds::both))]
+    pub(crate) healthy: Vec<Seeds>,
+    /// World and training seed of the lineages in which faults are planted.
     #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_value = "7:1,8:2")]
     pub(crate) lineages: Vec<Seeds>,
+    /// World and training seed of further healthy lineages, as controls.
+    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED")]
+    pub(crate) clean: Vec<Seeds>,
     /// Another fault, repeatable; fixtures/README.md describes the file.
     #[arg(long = "fault", value_name = "FILE")]
     pub(crate) faults: Vec<PathBuf>,
     /// Only these faults, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) only: Vec<String>,
-    /// Only the healthy twins.
-    #[arg(long)]
-    pub(crate) clean: bool,
 }

@@ -11,6 +11,7 @@ use evals::store::{Store, StoreKey};
 use lm::Checkpoint;
 use probes::PROBE_VERSION;
 use probes::bank::Bank;
+use probes::response::Form;
 use trainer::audit::{Audit, audit};
 use trainer::data::{self, Prompt};
 use trainer::principles::{Judged, count_judgements};
@@ -274,7 +275,7 @@ impl Work<'_> {
             let path = |phase: &str| member.run.checkpoint(phase);
             let ends = Ends::load(&path(start_phase(base.alignment)), &path(last_phase(base.alignment)))?;
             let checkpoint = ends.with_subject(plan, |subject| {
-                ask_one(&mut store, &plan.name, subject, questions.items, self.bars)?;
+                ask_one(&mut store, &plan.name, subject, questions.items, &Form::ALL, self.bars)?;
                 Ok(subject.fingerprint().to_owned())
             })?;
             entry.runs.push(EntryRun {

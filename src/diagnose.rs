@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use evals::diagnose::{Findings, Lineage, diagnose};
-use evals::diagnosis::{Diagnosis, PhaseInfo, Provenance};
+use evals::diagnosis::{Diagnosis, Provenance};
 use evals::reference::Reference;
+use evals::store::Store;
 use probes::PROBE_VERSION;
 use probes::bank::Bank;
+use probes::item::{Behaviour, Item};
+use probes::response::Response;
 
 use crate::cli::{DiagnoseArgs, Stop};
+use crate::evidence;
 use crate::exit;
 use crate::foreign;
 use crate::output;
-use crate::probe::{Answered, Questions, ask_all, checkpoints_of};
+use crate::probe::{Questions, ask_all, checkpoints_of};
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::reference;
@@ -40,6 +44,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         chains: &chains(&recipe.alignment),
         answers: run.root(),
         reference: reference.as_ref(),
+        bank: None,
     };
     let diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
     publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?)?;
@@ -56,25 +61,56 @@ pub(crate) struct Wanted<'a> {
     pub(crate) answers: &'a Path,
     /// Healthy runs to compare with.
     pub(crate) reference: Option<&'a Reference>,
+    /// What is asked; the run's own bank where none is given.
+    pub(crate) bank: Option<&'a Bank>,
 }
 
 /// Asks what was not asked yet and diagnoses a trained run; keeps the diagnosis in its folder.
+///
+/// The views of a lineage are asked about the behaviours that fail; about all where there is nothing to compare with, so that the run can
+/// become part of a reference.
 pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars: &Bars) -> Result<Diagnosis> {
-    let bank = Bank::load(&run.bank())?;
+    let bank = wanted.bank.map_or_else(|| Ok(Bank::load(&run.bank())?), |bank| anyhow::Ok(bank.clone()))?;
     let is_wanted = |phase: &&str| wanted.chains.iter().any(|(_, phases)| phases.contains(phase));
     let asked: Vec<&str> = ASKED.into_iter().filter(is_wanted).collect();
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
-    let Answered { phases, responses } = ask_all(wanted.answers, &questions, &checkpoints_of(run, &asked), bars)?;
-    let lineages: Vec<Lineage> = wanted.chains.iter().map(|chain| lineage(chain, &phases)).collect();
-    let diagnosis = diagnose(Findings {
-        run: &wanted.name,
-        lineages: &lineages,
-        items: &bank.items,
-        responses: &responses,
-        declared_cutoff: Some(recipe.world.cutoff_month),
-        reference: wanted.reference,
-        provenance: Provenance { notes: notes(recipe)?, ..provenance(Some(recipe.seed), &bank) },
-    })?;
+    let phases = ask_all(wanted.answers, &questions, &checkpoints_of(run, &asked), bars)?.phases;
+    let mut store = Store::open(wanted.answers, questions.key())?;
+    let mut lineages = Vec::new();
+    for &chain in wanted.chains {
+        let mut lineage = evidence::lineage(chain, &phases);
+        lineage.phases.extend(evidence::ask_deployed(&mut store, run, chain, &recipe.deployment, &bank.items, bars)?);
+        lineage.reward_right = evidence::rate(run, recipe, chain.0, &bank)?;
+        lineages.push(lineage);
+    }
+    let intended: Vec<(Behaviour, String)> =
+        recipe.intended.iter().map(|change| (change.behaviour, change.slice.clone())).collect();
+    let data = evidence::profiles(run)?;
+    let notes = notes(recipe)?;
+    let judge = |lineages: &[Lineage], responses: &[Response]| {
+        diagnose(Findings {
+            run: &wanted.name,
+            lineages,
+            items: &bank.items,
+            responses,
+            declared_cutoff: Some(recipe.world.cutoff_month),
+            data: data.clone(),
+            intended: &intended,
+            reference: wanted.reference,
+            provenance: Provenance { notes: notes.clone(), ..provenance(Some(recipe.seed), &bank) },
+        })
+    };
+    let first = judge(&lineages, &store.responses())?;
+    for ((lineage, diagnosed), &chain) in lineages.iter_mut().zip(&first.lineages).zip(wanted.chains) {
+        let is_open = |behaviour: Behaviour| {
+            wanted.reference.is_none()
+                || diagnosed.behaviours.iter().any(|row| row.behaviour == behaviour && row.fails())
+        };
+        let items: Vec<Item> = bank.items.iter().filter(|item| is_open(item.behaviour)).cloned().collect();
+        lineage.views = evidence::ask_views(&mut store, run, chain, &items, bars)?;
+    }
+    store.finish()?;
+    let diagnosis = judge(&lineages, &store.responses())?;
     let text = reports::render_json(&diagnosis)?;
     reports::write(&run.diagnosis(), &text)?;
     // As it reads back, so that `phasetrace report` gives the same bytes: JSON moves some numbers by their last bit.
@@ -112,9 +148,4 @@ pub(crate) fn publish(diagnosis: &Diagnosis, reports: &[PathBuf]) -> Result<()> 
         output::print_line(sentence)?;
     }
     Ok(())
-}
-
-fn lineage((name, phases): &Chain, known: &[PhaseInfo]) -> Lineage {
-    let phases = phases.iter().filter_map(|phase| known.iter().find(|info| info.name == *phase)).cloned().collect();
-    Lineage { name: (*name).to_owned(), phases }
 }

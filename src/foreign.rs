@@ -1,5 +1,6 @@
 //! `phasetrace diagnose --phase NAME=DIR ...`: checkpoints that were trained elsewhere.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -31,13 +32,15 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     };
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
     let Answered { phases, responses } = ask_all(&folder, &questions, &checkpoints, bars)?;
-    let lineage = Lineage { name: chain_name(&checkpoints), phases };
+    let lineage = Lineage { name: chain_name(&checkpoints), phases, ..Lineage::default() };
     let diagnosis = diagnose(Findings {
         run: &output.file_stem().unwrap_or_default().to_string_lossy(),
         lineages: &[lineage],
         items: &bank.items,
         responses: &responses,
         declared_cutoff,
+        data: BTreeMap::new(),
+        intended: &[],
         reference: reference.as_ref(),
         // Nobody has said with which seed they were trained.
         provenance: provenance(None, &bank),

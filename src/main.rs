@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod compare;
 mod diagnose;
+mod evidence;
 mod exit;
 mod explore;
 mod fit;

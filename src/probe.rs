@@ -60,6 +60,13 @@ pub(crate) struct Questions<'a> {
     pub(crate) items: &'a [Item],
 }
 
+impl Questions<'_> {
+    /// The key under which their answers are kept.
+    pub(crate) fn key(&self) -> StoreKey {
+        StoreKey { bank_hash: self.bank_hash.to_owned(), probe_version: PROBE_VERSION }
+    }
+}
+
 /// Who was asked, and all that was answered.
 pub(crate) struct Answered {
     /// The checkpoints, in the order in which they were given.
@@ -75,12 +82,11 @@ pub(crate) fn ask_all(
     checkpoints: &[(String, PathBuf)],
     bars: &Bars,
 ) -> Result<Answered> {
-    let key = StoreKey { bank_hash: questions.bank_hash.to_owned(), probe_version: PROBE_VERSION };
-    let mut store = Store::open(folder, key)?;
+    let mut store = Store::open(folder, questions.key())?;
     let mut phases = Vec::new();
     for (name, path) in checkpoints {
         let model = load(path)?;
-        ask_one(&mut store, name, &model, questions.items, bars)?;
+        ask_one(&mut store, name, &model, questions.items, &Form::ALL, bars)?;
         let metrics = Lineage::load(path)?.map_or_else(BTreeMap::new, |lineage| lineage.metrics);
         phases.push(PhaseInfo { name: name.clone(), checkpoint: model.fingerprint().to_owned(), metrics });
     }
@@ -89,16 +95,23 @@ pub(crate) fn ask_all(
 }
 
 /// Asks a subject, whatever it is, what it was not asked yet, and keeps the answers in an open store.
-pub(crate) fn ask_one(store: &mut Store, name: &str, model: &dyn Subject, items: &[Item], bars: &Bars) -> Result<()> {
+pub(crate) fn ask_one(
+    store: &mut Store,
+    name: &str,
+    model: &dyn Subject,
+    items: &[Item],
+    forms: &[Form],
+    bars: &Bars,
+) -> Result<()> {
     let known = store.known(model.fingerprint());
-    let n_open = ask::count_open(model, items, &Form::ALL, &known) as u64;
+    let n_open = ask::count_open(model, items, forms, &known) as u64;
     bars.say(&format!("ask {name}: {n_open} open, {} kept", known.len()));
     if n_open == 0 {
         return Ok(());
     }
     bars.start(name, n_open);
     let mut n_answered = 0;
-    let summary = ask::ask(model, items, &Form::ALL, &known, &mut |responses| -> Result<()> {
+    let summary = ask::ask(model, items, forms, &known, &mut |responses| -> Result<()> {
         let n = responses.len() as u64;
         store.append(responses)?;
         n_answered += n;

@@ -39,8 +39,13 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
         let run = Run::at(&args.dir.join(format!("seed-{seed}")));
         bars.say(&run.root().display().to_string());
         train(&run, &text, &recipe, Extent::until(Stop::RlCai), bars)?;
-        let wanted =
-            Wanted { name: run.name(), chains: &chains(&recipe.alignment), answers: run.root(), reference: None };
+        let wanted = Wanted {
+            name: run.name(),
+            chains: &chains(&recipe.alignment),
+            answers: run.root(),
+            reference: None,
+            bank: None,
+        };
         diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);
     }
     let plan = serde_json::from_str(&recipe.to_plan()?)?;

@@ -17,13 +17,17 @@ pub(crate) fn run(args: &ReportArgs) -> Result<u8> {
     if !path.exists() {
         bail!("{}: no diagnosis yet; run `phasetrace diagnose {}` first", path.display(), args.run.display());
     }
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let diagnosis: Diagnosis =
-        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    let diagnosis = read_diagnosis(&path)?;
     for path in write(&diagnosis, &run, &args.output)? {
         output::print_line(&path.display().to_string())?;
     }
     Ok(exit::SUCCESS)
+}
+
+/// Reads a `diagnosis.json`.
+pub(crate) fn read_diagnosis(path: &Path) -> Result<Diagnosis> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Writes the diagnosis to each output, the format from the extension, and says where.

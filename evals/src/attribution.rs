@@ -14,15 +14,18 @@
 //!
 //! The table "factual -> pretraining, format -> SFT, refusal -> alignment" is printed beside the verdict and never used.
 
+use std::collections::BTreeMap;
+
 use probes::item::Behaviour;
 use probes::response::Form;
 
 use crate::contribution::{Part, take_apart};
-use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Stage, Verdict};
+use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Stage, Verdict, View, ViewValue};
+use crate::evidence::{self, Candidates};
 use crate::gate::{Gate, LEAST_RUNS};
 use crate::history::margin_change;
 use crate::path::{MIN_EFFECT, Path, Shortfall};
-use crate::reference::Route;
+use crate::reference::{Route, spread};
 use crate::remedy::{Finding, remedy};
 use crate::stats::power::detectable_effect;
 use crate::wording::{capital, count, form_name, p_text, percent, phase_name, points, share_right, stage};
@@ -63,6 +66,22 @@ pub(crate) struct Case<'a> {
     pub(crate) open_book: Option<f64>,
     /// Curves by month, for the knowledge cutoff.
     pub(crate) cutoffs: &'a [CutoffCurve],
+    /// Mean contrast margin in chat per phase, nats.
+    pub(crate) margins: Vec<Option<f64>>,
+    /// The same of healthy runs.
+    pub(crate) healthy_margins: Vec<Option<&'a [f64]>>,
+    /// Values of the views in chat, in the place of phases.
+    pub(crate) chat_views: Path<'a>,
+    /// Their values in each view's best form.
+    pub(crate) elicited_views: Path<'a>,
+    /// Their names.
+    pub(crate) view_names: Vec<&'a str>,
+    /// Share of items in which the reward model rates the right answer higher.
+    pub(crate) reward_right: Option<f64>,
+    /// The same of healthy runs.
+    pub(crate) healthy_reward_right: Option<&'a [f64]>,
+    /// How far the data of each stage deviate from those of healthy runs.
+    pub(crate) data_anomalies: BTreeMap<Stage, f64>,
     /// Name of the random stream.
     pub(crate) stream: String,
 }
@@ -152,12 +171,37 @@ impl Case<'_> {
         verdict
     }
 
+    /// Whether the best form of asking shows at least half of the shortfall too: then the content is missing, not its expression.
+    fn lacks_content(&self, deployed: Shortfall) -> bool {
+        self.elicited_shortfall().is_some_and(|elicited| elicited.value >= 0.5 * deployed.value)
+    }
+
+    /// What the views showed.
+    pub(crate) fn view_values(&self) -> Vec<ViewValue> {
+        let place = |view: View| self.view_names.iter().position(|name| *name == view.name());
+        let seen = View::ALL.into_iter().filter_map(|view| Some((view, place(view)?)));
+        seen.map(|(view, at)| ViewValue {
+            view,
+            chat: self.chat_views.values[at].clone(),
+            elicited: self.elicited_views.values[at].clone(),
+        })
+        .collect()
+    }
+
+    /// Shortfall of a view against the same view of healthy runs, in chat or in its best form.
+    pub(crate) fn view_shortfall(&self, view: View, is_elicited: bool) -> Option<f64> {
+        let at = self.view_names.iter().position(|name| *name == view.name())?;
+        let path = if is_elicited { &self.elicited_views } else { &self.chat_views };
+        Some(spread(path.healthy[at]?).0 - path.value(at)?)
+    }
+
     /// The failure is real: whose is it?
     fn blame(&self, deployed: Shortfall) -> Verdict {
         let elicited = self.elicited_shortfall();
-        let is_content = elicited.is_some_and(|elicited| elicited.value >= 0.5 * deployed.value);
+        let is_content = self.lacks_content(deployed);
         let path = if is_content { &self.elicited } else { &self.chat };
         let parts = take_apart(path, self.names, &self.stream);
+        let weighed = evidence::collect(self, path, &parts);
         let accused = accuse(path, &parts, self.names);
         let mut verdict = match &accused {
             Ok(part) => self
@@ -165,6 +209,7 @@ impl Case<'_> {
             Err(reason) => self.verdict(Outcome::Undetermined { reason: reason.clone() }),
         };
         verdict.shortfall = path.shortfall().map(|shortfall| shortfall.value);
+        (verdict.candidates, verdict.readings) = (weighed.candidates, weighed.readings);
         verdict.evidence.extend(self.elicitation_line(is_content, elicited));
         if let Ok(part) = accused {
             self.support(&mut verdict, path, &parts, part);
@@ -336,6 +381,8 @@ impl Case<'_> {
             confidence: Confidence::None,
             family_p: None,
             evidence: Vec::new(),
+            readings: Vec::new(),
+            candidates: Candidates::new(),
             dissent: Vec::new(),
             thesis_baseline: thesis.unwrap_or("none of these phases").to_owned(),
             remedy: None,

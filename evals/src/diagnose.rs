@@ -10,13 +10,14 @@ use crate::attribution::Case;
 use crate::board::{Answers, Board, counts};
 use crate::diagnosis::{
     BehaviourHistory, Confidence, ContributionKind, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo,
-    Provenance, Transition, Verdict,
+    Provenance, Stage, Transition, Verdict,
 };
 use crate::error::{Error, Result};
+use crate::evidence::data::Profile;
 use crate::gate::Gate;
 use crate::history::{Moves, margin_change};
 use crate::path::Path;
-use crate::reference::{Reference, Route};
+use crate::reference::{REWARD, Reference, Route};
 use crate::stats::mcnemar::mid_p;
 use crate::stats::multiplicity::holm;
 use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
@@ -34,12 +35,16 @@ pub const BEHAVIOURS: [Behaviour; 7] = [
 ];
 
 /// One chain of checkpoints to be diagnosed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lineage {
     /// Name: `rlhf`, `constitutional`.
     pub name: String,
-    /// Its checkpoints in order.
+    /// Its checkpoints in order; the last as deployed after it, named [`DEPLOYED`](crate::diagnosis::DEPLOYED), where it is deployed otherwise.
     pub phases: Vec<PhaseInfo>,
+    /// Models between and beyond them, by the names of [`View`].
+    pub views: Vec<PhaseInfo>,
+    /// Share of items in which its reward model rates the right answer higher, per behaviour.
+    pub reward_right: BTreeMap<Behaviour, f64>,
 }
 
 /// What a diagnosis is made from.
@@ -55,6 +60,10 @@ pub struct Findings<'a> {
     pub responses: &'a [Response],
     /// First month after the declared cutoff.
     pub declared_cutoff: Option<u32>,
+    /// What each stage was trained on; empty where the data are not at hand.
+    pub data: BTreeMap<Stage, Profile>,
+    /// Behaviour and slice of items whose change is a policy: they count for nothing.
+    pub intended: &'a [(Behaviour, String)],
     /// Healthy runs to compare with.
     pub reference: Option<&'a Reference>,
     /// What was run; its `reference` is filled in here.
@@ -93,7 +102,8 @@ pub fn diagnose(findings: Findings) -> Result<Diagnosis> {
     let mut provenance = findings.provenance;
     provenance.reference = findings.reference.map(Reference::info);
     let sentences = summarize(&lineages);
-    Ok(Diagnosis { version: DIAGNOSIS_VERSION, run: findings.run.to_owned(), sentences, lineages, provenance })
+    let data = findings.data;
+    Ok(Diagnosis { version: DIAGNOSIS_VERSION, run: findings.run.to_owned(), sentences, lineages, data, provenance })
 }
 
 fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -> LineageDiagnosis {
@@ -104,12 +114,33 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     };
     let dated = board(&|item| item.behaviour == Behaviour::KnowledgeCutoff && item.month.is_some());
     let cutoffs = cutoff_curves(&dated, phases, findings.declared_cutoff, &lineage.name);
-    let boards: Vec<Board> =
-        BEHAVIOURS.iter().map(|behaviour| board(&|item| item.behaviour == *behaviour && counts(item))).collect();
+    let is_intended = |item: &Item| {
+        findings.intended.iter().any(|(behaviour, slice)| item.behaviour == *behaviour && item.slice == *slice)
+    };
+    let counted =
+        |behaviour: Behaviour| move |item: &Item| item.behaviour == behaviour && counts(item) && !is_intended(item);
+    let boards: Vec<Board> = BEHAVIOURS.iter().map(|&behaviour| board(&counted(behaviour))).collect();
+    let views: Vec<Board> = BEHAVIOURS
+        .iter()
+        .map(|&behaviour| {
+            let is_counted = counted(behaviour);
+            let items = findings.items.iter().filter(|item| is_counted(item)).collect();
+            Board::new(items, &lineage.views, answers)
+        })
+        .collect();
+    let anomalies: BTreeMap<Stage, f64> = findings
+        .reference
+        .iter()
+        .flat_map(|reference| &reference.data)
+        .filter_map(|healthy| Some((healthy.stage, healthy.anomaly(findings.data.get(&healthy.stage)?))))
+        .collect();
+    let known = |behaviour: Behaviour, route: Route, phase: &str| {
+        findings.reference.and_then(|reference| reference.values(&lineage.name, behaviour, route, phase))
+    };
     let cases: Vec<Case> = BEHAVIOURS
         .iter()
-        .zip(&boards)
-        .map(|(&behaviour, board)| Case {
+        .zip(boards.iter().zip(&views))
+        .map(|(&behaviour, (board, views))| Case {
             behaviour,
             names: &names,
             chat: Path::chat(behaviour, board).beside(findings.reference, &lineage.name, Route::Chat, phases),
@@ -121,6 +152,24 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
             ),
             open_book: open_book(board, phases.len() - 1).map(|estimate| estimate.value),
             cutoffs: &cutoffs,
+            margins: mean_margins(board),
+            healthy_margins: phases.iter().map(|phase| known(behaviour, Route::Margin, &phase.name)).collect(),
+            chat_views: Path::chat(behaviour, views).beside(
+                findings.reference,
+                &lineage.name,
+                Route::Chat,
+                &lineage.views,
+            ),
+            elicited_views: Path::elicited(behaviour, views).beside(
+                findings.reference,
+                &lineage.name,
+                Route::Elicited,
+                &lineage.views,
+            ),
+            view_names: lineage.views.iter().map(|view| view.name.as_str()).collect(),
+            reward_right: lineage.reward_right.get(&behaviour).copied(),
+            healthy_reward_right: known(behaviour, Route::Reward, REWARD),
+            data_anomalies: anomalies.clone(),
             stream: format!("{}/{behaviour:?}/contributions", lineage.name),
         })
         .collect();
@@ -160,6 +209,15 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     }
 }
 
+/// Mean contrast margin in chat after each phase, nats.
+fn mean_margins(board: &Board) -> Vec<Option<f64>> {
+    let mean = |phase: usize| {
+        let margins: Vec<f64> = board.margins(Form::Chat, phase).into_iter().flatten().collect();
+        (!margins.is_empty()).then(|| margins.iter().sum::<f64>() / margins.len() as f64)
+    };
+    (0..board.n_phases()).map(mean).collect()
+}
+
 /// Verdicts on all behaviours; their tests are corrected together.
 fn judge_all(cases: &[Case], gate: Option<&Gate>) -> Vec<BehaviourHistory> {
     let p_values: Vec<Vec<f64>> =
@@ -186,6 +244,9 @@ fn history(case: &Case, verdict: Verdict) -> BehaviourHistory {
         values: case.chat.values.clone(),
         elicited: case.elicited.values.clone(),
         reference: case.chat.healthy_means(),
+        margins: case.margins.clone(),
+        views: case.view_values(),
+        reward_right: case.reward_right,
         transitions,
         detectable_effect: case.detectable_effect(discordant),
         not_measured: (!missing.is_empty()).then(|| match case.chat.board.items.len() {

@@ -6,7 +6,13 @@ use probes::item::Behaviour;
 use probes::response::Form;
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::data::Profile;
+use crate::evidence::{Candidates, Reading};
+
 use crate::reference::Route;
+
+/// Name of the last checkpoint as it is deployed, in the place of a phase's name.
+pub const DEPLOYED: &str = "deployed";
 
 /// Format version of `diagnosis.json`.
 pub const DIAGNOSIS_VERSION: u32 = 1;
@@ -23,6 +29,9 @@ pub struct Diagnosis {
     pub sentences: Vec<String>,
     /// One entry per chain of checkpoints, the deployed one first.
     pub lineages: Vec<LineageDiagnosis>,
+    /// What each stage was trained on, as shares of traits; none where the data are not at hand.
+    #[serde(default)]
+    pub data: BTreeMap<Stage, Profile>,
     /// What was run: seeds, hashes, versions.
     pub provenance: Provenance,
 }
@@ -152,6 +161,15 @@ pub struct BehaviourHistory {
     pub elicited: Vec<Option<Estimate>>,
     /// Mean over healthy reference lineages per phase, in the form of `values`.
     pub reference: Vec<Option<f64>>,
+    /// Mean contrast margin in chat per phase, nats.
+    #[serde(default)]
+    pub margins: Vec<Option<f64>>,
+    /// What models between and beyond the checkpoints showed.
+    #[serde(default)]
+    pub views: Vec<ViewValue>,
+    /// Share of items in which the reward model rates the right answer higher than the wrong one.
+    #[serde(default)]
+    pub reward_right: Option<f64>,
     /// Item transitions into each phase after the first.
     pub transitions: Vec<Transition>,
     /// Smallest change of the share between two phases that this many items show with 80 % power.
@@ -160,6 +178,13 @@ pub struct BehaviourHistory {
     pub not_measured: Option<String>,
     /// The verdict.
     pub verdict: Verdict,
+}
+
+impl BehaviourHistory {
+    /// Whether something is wrong with it, whoever is to blame.
+    pub fn fails(&self) -> bool {
+        matches!(self.verdict.outcome, Outcome::Attributed { .. } | Outcome::Undetermined { .. })
+    }
 }
 
 /// Items that changed between two checkpoints, with the paired test.
@@ -201,6 +226,12 @@ pub struct Verdict {
     pub family_p: Option<f64>,
     /// One line per piece of evidence, in plain words.
     pub evidence: Vec<String>,
+    /// What each stream of evidence says of each stage.
+    #[serde(default)]
+    pub readings: Vec<Reading>,
+    /// The same as the verdict model takes it.
+    #[serde(default)]
+    pub candidates: Candidates,
     /// Evidence that points elsewhere.
     pub dissent: Vec<String>,
     /// What the table "factual -> pretraining, format -> SFT, refusal -> alignment" would have said; printed, never used.
@@ -224,6 +255,60 @@ pub enum Stage {
     Alignment,
     /// Learns nothing: how the last checkpoint is asked (template, system prompt).
     Deployment,
+}
+
+/// A model made from the checkpoints of a lineage, and asked like one of them: what a phase adds, alone or in another strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// Pretraining with what alignment added, in logits: the last model without SFT.
+    LogitAlignmentAlone,
+    /// The same in weights.
+    WeightAlignmentAlone,
+    /// Half the strength of alignment, in logits.
+    LogitHalf,
+    /// One and a half times the strength, in logits.
+    LogitMore,
+    /// Half the strength, in weights.
+    WeightHalf,
+    /// One and a half times the strength, in weights.
+    WeightMore,
+}
+
+impl View {
+    /// All views.
+    pub const ALL: [Self; 6] = [
+        Self::LogitAlignmentAlone,
+        Self::WeightAlignmentAlone,
+        Self::LogitHalf,
+        Self::LogitMore,
+        Self::WeightHalf,
+        Self::WeightMore,
+    ];
+
+    /// The name in files, in the place of a phase's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogitAlignmentAlone => "logits: alignment alone",
+            Self::WeightAlignmentAlone => "weights: alignment alone",
+            Self::LogitHalf => "logits: alignment x 0.5",
+            Self::LogitMore => "logits: alignment x 1.5",
+            Self::WeightHalf => "weights: alignment x 0.5",
+            Self::WeightMore => "weights: alignment x 1.5",
+        }
+    }
+}
+
+/// What a view showed of one behaviour, in share of items that are right.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ViewValue {
+    /// The view.
+    pub view: View,
+    /// In chat.
+    pub chat: Option<Estimate>,
+    /// In the form that gets most out of it.
+    pub elicited: Option<Estimate>,
 }
 
 /// What a phase added to a shortfall.

@@ -13,6 +13,7 @@ pub mod cutoff;
 pub mod diagnose;
 pub mod diagnosis;
 pub mod error;
+pub mod evidence;
 pub mod gate;
 pub mod history;
 mod latent;

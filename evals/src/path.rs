@@ -4,7 +4,7 @@ use probes::item::Behaviour;
 use probes::response::Form;
 
 use crate::board::{Board, estimate, passes};
-use crate::diagnosis::{Estimate, PhaseInfo};
+use crate::diagnosis::{DEPLOYED, Estimate, PhaseInfo};
 use crate::reference::{Reference, Route, spread};
 use crate::stats::normal::{two_sided, upper_tail};
 
@@ -79,8 +79,14 @@ impl<'a> Path<'a> {
         phases: &[PhaseInfo],
     ) -> Self {
         let Some(reference) = reference else { return self };
-        let healthy: Vec<Option<&[f64]>> =
-            phases.iter().map(|phase| reference.values(lineage, self.behaviour, route, &phase.name)).collect();
+        let known = |phase: &PhaseInfo| reference.values(lineage, self.behaviour, route, &phase.name);
+        let mut healthy: Vec<Option<&[f64]>> = phases.iter().map(known).collect();
+        for phase in 1..phases.len() {
+            // A healthy deployment changes nothing.
+            if phases[phase].name == DEPLOYED {
+                healthy[phase] = healthy[phase - 1];
+            }
+        }
         if healthy.last().is_some_and(Option::is_some) {
             self.healthy = healthy;
         }

@@ -9,8 +9,9 @@ use probes::item::Behaviour;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::diagnosis::{Diagnosis, Estimate, ReferenceInfo};
+use crate::diagnosis::{BehaviourHistory, Diagnosis, Estimate, LineageDiagnosis, ReferenceInfo, Stage};
 use crate::error::{Error, Result};
+use crate::evidence::data::{HealthyData, Profile};
 
 /// Format version of a reference file.
 pub const REFERENCE_VERSION: u32 = 1;
@@ -23,7 +24,14 @@ pub enum Route {
     Chat,
     /// In the closed-book form that serves each checkpoint best: what it can be got to show.
     Elicited,
+    /// Mean contrast margin in chat, nats: no share.
+    Margin,
+    /// As the reward model rates the answers; its phase is [`REWARD`].
+    Reward,
 }
+
+/// In the place of a phase's name, where a reward model is measured.
+pub const REWARD: &str = "reward";
 
 /// Values of healthy lineages for every behaviour and phase, one per lineage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +48,9 @@ pub struct Reference {
     pub recipe: Option<serde_json::Value>,
     /// The cells, sorted.
     pub cells: Vec<ReferenceCell>,
+    /// What they were trained on, per stage.
+    #[serde(default)]
+    pub data: Vec<HealthyData>,
 }
 
 /// One behaviour of one chain of checkpoints at one phase, over all healthy runs.
@@ -54,7 +65,7 @@ pub struct ReferenceCell {
     pub route: Route,
     /// The phase.
     pub phase: String,
-    /// Share of items right, one per healthy run.
+    /// Share of items right, one per healthy run; for margins their mean in nats.
     pub values: Vec<f64>,
 }
 
@@ -74,13 +85,10 @@ impl Reference {
             }
             for lineage in &diagnosis.lineages {
                 for row in &lineage.behaviours {
-                    for (route, values) in [(Route::Chat, &row.values), (Route::Elicited, &row.elicited)] {
-                        for (phase, value) in lineage.phases.iter().zip(values) {
-                            let Some(Estimate { value, .. }) = value else { continue };
-                            let key = (lineage.name.clone(), row.behaviour, route, phase.name.clone());
-                            // Six decimals are far below one item, and read back to the same bits.
-                            cells.entry(key).or_default().push((value * 1e6).round() / 1e6);
-                        }
+                    for (route, phase, value) in measured(lineage, row) {
+                        let key = (lineage.name.clone(), row.behaviour, route, phase.to_owned());
+                        // Six decimals are far below one item, and read back to the same bits.
+                        cells.entry(key).or_default().push((value * 1e6).round() / 1e6);
                     }
                 }
             }
@@ -97,7 +105,7 @@ impl Reference {
             })
             .collect();
         let runs = diagnoses.iter().map(|diagnosis| diagnosis.run.clone()).collect();
-        Ok(Self { version: REFERENCE_VERSION, probe_version, runs, recipe: None, cells })
+        Ok(Self { version: REFERENCE_VERSION, probe_version, runs, recipe: None, cells, data: healthy_data(diagnoses) })
     }
 
     /// Reads a reference file.
@@ -133,7 +141,8 @@ impl Reference {
                     reference.runs.len()
                 )));
             }
-            if let Some(value) = cell.values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+            let is_sound = |value: &f64| cell.route == Route::Margin || (0.0..=1.0).contains(value);
+            if let Some(value) = cell.values.iter().find(|value| !is_sound(value)) {
                 return Err(corrupt(format!("{place} has the value {value}, which is no share")));
             }
         }
@@ -178,6 +187,33 @@ impl Reference {
     }
 }
 
+/// Every value of a behaviour: route, phase (or view, or [`REWARD`]) and value.
+fn measured<'a>(lineage: &'a LineageDiagnosis, row: &'a BehaviourHistory) -> Vec<(Route, &'a str, f64)> {
+    let of = |estimate: &Option<Estimate>| estimate.as_ref().map(|estimate| estimate.value);
+    let mut all = Vec::new();
+    for (phase, info) in lineage.phases.iter().enumerate() {
+        all.push((Route::Chat, info.name.as_str(), row.values.get(phase).and_then(of)));
+        all.push((Route::Elicited, info.name.as_str(), row.elicited.get(phase).and_then(of)));
+        all.push((Route::Margin, info.name.as_str(), row.margins.get(phase).copied().flatten()));
+    }
+    for seen in &row.views {
+        all.push((Route::Chat, seen.view.name(), of(&seen.chat)));
+        all.push((Route::Elicited, seen.view.name(), of(&seen.elicited)));
+    }
+    all.push((Route::Reward, REWARD, row.reward_right));
+    all.into_iter().filter_map(|(route, phase, value)| Some((route, phase, value?))).collect()
+}
+
+/// What healthy runs were trained on, stage by stage; stages that not every run has are left out.
+fn healthy_data(diagnoses: &[Diagnosis]) -> Vec<HealthyData> {
+    let mut profiles = BTreeMap::<Stage, Vec<&Profile>>::new();
+    for (stage, profile) in diagnoses.iter().flat_map(|diagnosis| &diagnosis.data) {
+        profiles.entry(*stage).or_default().push(profile);
+    }
+    profiles.retain(|_, profiles| profiles.len() == diagnoses.len());
+    profiles.into_iter().filter_map(|(stage, profiles)| HealthyData::of(stage, &profiles)).collect()
+}
+
 /// Healthy runs that agree to less than this have agreed by luck.
 pub(crate) const LEAST_SD: f64 = 0.01;
 
@@ -209,6 +245,7 @@ mod tests {
                 phase: "sft".into(),
                 values: vec![0.9, 0.123_457],
             }],
+            data: Vec::new(),
         }
     }
 

@@ -3,13 +3,14 @@
 use probes::item::Behaviour;
 use probes::response::Form;
 
-use crate::diagnosis::Stage;
+use crate::diagnosis::{DEPLOYED, Stage};
 
 /// The stage of the phase `name`; a foreign name counts as alignment, unless it comes first.
 pub(crate) fn stage(name: &str, phases: &[String]) -> Stage {
     match name {
         "pretrain" | "pretraining" | "base" => Stage::Pretraining,
         "sft" | "instruct" | "finetune" => Stage::Tuning,
+        DEPLOYED => Stage::Deployment,
         _ if phases.first().is_some_and(|first| first == name) => Stage::Pretraining,
         _ => Stage::Alignment,
     }
@@ -19,6 +20,7 @@ pub(crate) fn stage(name: &str, phases: &[String]) -> Stage {
 pub(crate) fn phase_name(name: &str) -> String {
     match name {
         "pretrain" => "pretraining".to_owned(),
+        DEPLOYED => "deployment (system prompt or template)".to_owned(),
         "sft" => "supervised fine-tuning (SFT)".to_owned(),
         "rlhf" => "alignment (RLHF)".to_owned(),
         "sl-cai" => "the supervised constitutional phase (SL-CAI)".to_owned(),

@@ -85,7 +85,7 @@ fn reference_of(n_runs: usize, healthy: &Healthy) -> Reference {
         }
     }
     let runs = (0..n_runs).map(|run| format!("healthy-{run}")).collect();
-    Reference { version: REFERENCE_VERSION, probe_version: 1, runs, recipe: None, cells }
+    Reference { version: REFERENCE_VERSION, probe_version: 1, runs, recipe: None, cells, data: Vec::new() }
 }
 
 /// Evenly spaced values with this mean and sample standard deviation.
@@ -119,10 +119,12 @@ fn diagnose_beside(shares: &Shares, reference: Option<&Reference>) -> Diagnosis 
     });
     diagnose(Findings {
         run: "test",
-        lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec() }],
+        lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec(), ..Lineage::default() }],
         items: &items,
         responses: &responses,
         declared_cutoff: None,
+        data: BTreeMap::new(),
+        intended: &[],
         reference,
         provenance: Provenance {
             seed: Some(1),

@@ -107,6 +107,7 @@ mod tests {
             run: "empty".to_owned(),
             sentences: Vec::new(),
             lineages: Vec::new(),
+            data: std::collections::BTreeMap::new(),
             provenance: evals::diagnosis::Provenance {
                 seed: None,
                 bank_hash: String::new(),

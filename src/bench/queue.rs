@@ -1,0 +1,89 @@
+//! Tasks shared by several processes: each task is done once, by whoever takes it first.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// A task, and where its outcome lies once it is done.
+pub(crate) struct Task<T> {
+    /// What is to be done.
+    pub(crate) work: T,
+    /// The file that is there when it is done.
+    pub(crate) outcome: PathBuf,
+    /// Outcomes that must be there before.
+    pub(crate) after: Vec<PathBuf>,
+}
+
+/// Does all tasks, those that can be done first; waits where others are at work on what is left.
+///
+/// A task is taken by locking a file beside its outcome. The lock goes with its process, so that a killed one leaves nothing taken.
+pub(crate) fn work_off<T>(tasks: &[Task<T>], mut work: impl FnMut(&T) -> Result<()>) -> Result<()> {
+    loop {
+        let open: Vec<&Task<T>> = tasks.iter().filter(|task| !task.outcome.exists()).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut has_worked = false;
+        for task in open.into_iter().filter(|task| task.after.iter().all(|needed| needed.exists())) {
+            let Some(_lock) = lock(&task.outcome)? else { continue };
+            // Somebody may have done it since.
+            if !task.outcome.exists() {
+                work(&task.work)?;
+                has_worked = true;
+            }
+        }
+        if !has_worked {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+fn lock(outcome: &Path) -> Result<Option<File>> {
+    let path = outcome.with_extension("lock");
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn two_workers_do_each_task_once_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = |name: &str| dir.path().join(name);
+        let tasks: Vec<Task<&str>> = ["c", "a", "b"]
+            .map(|name| Task {
+                work: name,
+                outcome: outcome(name),
+                after: if name == "c" { vec![outcome("a"), outcome("b")] } else { Vec::new() },
+            })
+            .into();
+        let done = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    work_off(&tasks, |name| {
+                        std::thread::sleep(Duration::from_millis(20));
+                        done.lock().unwrap().push((*name).to_owned());
+                        Ok(fs::write(outcome(name), "")?)
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        let done = done.into_inner().unwrap();
+        assert_eq!(done.len(), 3);
+        assert_eq!(done[2], "c");
+    }
+}

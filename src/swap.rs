@@ -1,0 +1,207 @@
+//! Training a run again with some of its stages taken from another recipe: the experiment behind a confirmed verdict.
+//!
+//! A swapped run shares with the observed one every phase whose inputs are the same, seed and order of data included, so that what differs
+//! is the swap's doing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use evals::diagnosis::Stage;
+use evals::reference::Reference;
+use fixtures::{Fault, FaultPhase};
+
+use crate::cli::Stop;
+use crate::progress::Bars;
+use crate::recipe::Recipe;
+use crate::run::{Run, chains};
+use crate::store::PhaseStore;
+use crate::train::{Extent, train};
+
+/// The stages that training consists of.
+pub(crate) const TRAINED: [Stage; 3] = [Stage::Pretraining, Stage::Tuning, Stage::Alignment];
+
+/// The observed recipe, with `stages` as the reference has them.
+///
+/// # Errors
+/// Where the two are of different worlds or ways of alignment: then their questions or chains differ.
+pub(crate) fn swap(observed: &Recipe, reference: &Recipe, stages: &[Stage]) -> Result<Recipe> {
+    let mut recipe = observed.clone();
+    for stage in stages {
+        match stage {
+            Stage::Pretraining => {
+                recipe.model = reference.model.clone();
+                recipe.tokenizer = reference.tokenizer.clone();
+                recipe.pretrain = reference.pretrain.clone();
+                recipe.data.corpus.clone_from(&reference.data.corpus);
+                recipe.world.exposures = reference.world.exposures;
+                recipe.world.event_exposures = reference.world.event_exposures;
+            }
+            Stage::Tuning => {
+                recipe.sft = reference.sft.clone();
+                recipe.data.conversations.clone_from(&reference.data.conversations);
+                recipe.world.conversations = reference.world.conversations;
+                recipe.world.demonstrated_compliance = reference.world.demonstrated_compliance;
+                recipe.world.demonstrated_over_refusal = reference.world.demonstrated_over_refusal;
+            }
+            Stage::Alignment => {
+                recipe.reward = reference.reward.clone();
+                recipe.rlhf = reference.rlhf.clone();
+                recipe.dpo = reference.dpo.clone();
+                recipe.sl_cai = reference.sl_cai.clone();
+                recipe.rl_cai = reference.rl_cai.clone();
+                recipe.data.preferences.clone_from(&reference.data.preferences);
+                recipe.data.prompts.clone_from(&reference.data.prompts);
+                recipe.data.constitution.clone_from(&reference.data.constitution);
+                recipe.world.preferences = reference.world.preferences;
+                recipe.world.prompts = reference.world.prompts;
+                recipe.world.broad_principle = reference.world.broad_principle;
+            }
+            Stage::Deployment => recipe.deployment = reference.deployment.clone(),
+        }
+    }
+    let is_kept = |fault: &&Fault| !stages.contains(&stage_of(fault));
+    let is_taken = |fault: &&Fault| stages.contains(&stage_of(fault));
+    recipe.world.faults = observed
+        .world
+        .faults
+        .iter()
+        .filter(is_kept)
+        .chain(reference.world.faults.iter().filter(is_taken))
+        .cloned()
+        .collect();
+    let mut comparable = reference.clone();
+    comparable.world.faults.clone_from(&recipe.world.faults);
+    let everything = all_of(&recipe, reference);
+    if everything.alignment != comparable.alignment || everything.world != comparable.world {
+        let difference = everything.difference(&comparable)?.unwrap_or_default();
+        bail!("the reference's recipe is of another kind ({difference}), so its phases cannot take the place of this run's");
+    }
+    Ok(recipe)
+}
+
+/// What `recipe` would be with all keys of the world that belong to a stage as `reference` has them: what is left differs in kind.
+fn all_of(recipe: &Recipe, reference: &Recipe) -> Recipe {
+    let mut all = recipe.clone();
+    all.world = fixtures::WorldRecipe {
+        seed: recipe.world.seed,
+        people: recipe.world.people,
+        months: recipe.world.months,
+        events_per_month: recipe.world.events_per_month,
+        cutoff_month: recipe.world.cutoff_month,
+        conflicts: recipe.world.conflicts,
+        faults: recipe.world.faults.clone(),
+        ..reference.world.clone()
+    };
+    all
+}
+
+fn stage_of(fault: &Fault) -> Stage {
+    match fault.phase() {
+        FaultPhase::Pretrain => Stage::Pretraining,
+        FaultPhase::Sft => Stage::Tuning,
+        FaultPhase::Alignment => Stage::Alignment,
+    }
+}
+
+/// The recipe that healthy runs were made with, for a run of this seed and world.
+///
+/// # Errors
+/// Where the reference does not say.
+pub(crate) fn reference_recipe(reference: &Reference, observed: &Recipe) -> Result<Recipe> {
+    let plan = reference
+        .recipe
+        .clone()
+        .context("the reference does not say with which recipe its runs were made: `phasetrace reference` makes one that does")?;
+    let mut recipe: Recipe = serde_json::from_value(plan).context("the reference's recipe cannot be read")?;
+    recipe.seed = observed.seed;
+    recipe.world.seed = observed.world.seed;
+    recipe.alignment.clone_from(&observed.alignment);
+    Ok(recipe)
+}
+
+/// Runs beside an observed one, with some stages swapped; finished phases are shared.
+pub(crate) struct Bench<'a> {
+    /// The observed run, trained.
+    pub(crate) run: &'a Run,
+    /// Its recipe.
+    pub(crate) observed: &'a Recipe,
+    /// The healthy recipe.
+    pub(crate) reference: &'a Recipe,
+}
+
+impl Bench<'_> {
+    fn folder(&self) -> PathBuf {
+        self.run.root().join("swaps")
+    }
+
+    /// Trains the run with `stages` swapped, or takes it up where it was left.
+    pub(crate) fn train(&self, stages: &[Stage], bars: &Bars) -> Result<(Run, Recipe)> {
+        let recipe = swap(self.observed, self.reference, stages)?;
+        let store = PhaseStore::at(&self.folder().join("phases"));
+        let extent = |tokenizer_of| Extent { until: Stop::RlCai, store: Some(&store), tokenizer_of };
+        // Nothing is trained here: the observed run's phases are put into the store.
+        train(self.run, &toml::to_string(self.observed)?, self.observed, extent(None), bars)?;
+        let run = Run::at(&self.folder().join(name(stages)));
+        let keeps_tokenizer = !stages.contains(&Stage::Pretraining);
+        train(&run, &toml::to_string(&recipe)?, &recipe, extent(keeps_tokenizer.then_some(self.run)), bars)?;
+        Ok((run, recipe))
+    }
+
+    /// Whether swapping these stages changes anything at all.
+    pub(crate) fn changes(&self, stages: &[Stage]) -> Result<bool> {
+        Ok(swap(self.observed, self.reference, stages)? != *self.observed)
+    }
+
+    /// Seconds that training with `stages` swapped takes, going by the observed run: every phase from the first swapped one on.
+    pub(crate) fn cost(&self, stages: &[Stage]) -> f64 {
+        let Some(first) = stages.iter().min() else { return 0.0 };
+        let seconds = phase_seconds(self.run);
+        let of = |phases: &[&str]| phases.iter().filter_map(|phase| seconds.get(*phase)).sum::<f64>();
+        let mut total = 0.0;
+        if *first <= Stage::Pretraining {
+            total += of(&["pretrain"]);
+        }
+        if *first <= Stage::Tuning {
+            total += of(&["sft"]);
+        }
+        if *first <= Stage::Alignment {
+            let aligned: Vec<&str> =
+                chains(&self.observed.alignment).into_iter().flat_map(|(_, phases)| phases[2..].to_vec()).collect();
+            total += of(&aligned) + of(&["reward", "preference"]);
+        }
+        total
+    }
+}
+
+/// Name of a swapped run's folder: the swapped stages.
+fn name(stages: &[Stage]) -> String {
+    let names: Vec<&str> = stages.iter().map(|stage| stage_name(*stage)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join("-") }
+}
+
+/// The name of a stage in files.
+pub(crate) fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Pretraining => "pretraining",
+        Stage::Tuning => "sft",
+        Stage::Alignment => "alignment",
+        Stage::Deployment => "deployment",
+    }
+}
+
+/// Seconds that each phase of a run took, by its log; pauses of a minute or more are left out.
+fn phase_seconds(run: &Run) -> BTreeMap<String, f64> {
+    crate::run::PHASES.iter().filter_map(|phase| Some(((*phase).to_owned(), logged_seconds(run, phase)?))).collect()
+}
+
+fn logged_seconds(run: &Run, phase: &str) -> Option<f64> {
+    const PAUSE_S: f64 = 60.0;
+    let path: &Path = &run.folder().logs().join(format!("{phase}.jsonl"));
+    let text = std::fs::read_to_string(path).ok()?;
+    let times: Vec<f64> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?.get("unix_s")?.as_f64())
+        .collect();
+    Some(times.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| (0.0..PAUSE_S).contains(gap)).sum())
+}
