@@ -26,6 +26,7 @@ use crate::recipe::{Alignment, Recipe};
 use crate::run::{Run, chain};
 use crate::store::PhaseStore;
 use crate::train::{Extent, train};
+use crate::verdict;
 
 /// The recipe of the bench's lineages.
 const RECIPE: &str = include_str!("../recipes/bench.toml");
@@ -36,6 +37,8 @@ const CLEAN: &str = "clean";
 pub(crate) fn run(command: &BenchCommand, bars: &Bars) -> Result<u8> {
     match command {
         BenchCommand::Attribution(args) => attribution(args, bars),
+        BenchCommand::Fit(args) => verdict::fit(args),
+        BenchCommand::Score(args) => verdict::score(args),
     }
 }
 

@@ -237,6 +237,32 @@ pub(crate) struct ReferenceArgs {
 pub(crate) enum BenchCommand {
     /// Train lineages with planted faults, diagnose each without its label, and compare with the truth.
     Attribution(AttributionArgs),
+    /// Fit the verdict model on what `bench attribution` has recorded.
+    Fit(FitArgs),
+    /// Say how often verdicts on what it has recorded are right, each from a model that has not seen the fault.
+    Score(ScoreArgs),
+}
+
+/// Arguments of `bench fit`.
+#[derive(Debug, Args)]
+pub(crate) struct FitArgs {
+    /// Files of records (JSON lines).
+    #[arg(required = true, value_name = "RECORDS")]
+    pub(crate) records: Vec<PathBuf>,
+    /// Where to write the model (JSON).
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// Arguments of `bench score`.
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Files of records (JSON lines).
+    #[arg(required = true, value_name = "RECORDS")]
+    pub(crate) records: Vec<PathBuf>,
+    /// Where to write the tables (Markdown), and their numbers beside them (JSON).
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 /// Arguments of `bench attribution`.

@@ -24,6 +24,7 @@ mod setting;
 mod store;
 mod sweep;
 mod train;
+mod verdict;
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;

@@ -47,6 +47,24 @@ pub enum Error {
         /// Where and why.
         reason: String,
     },
+    /// A line of a file of records does not parse.
+    #[error("{path}:{line}: {reason}")]
+    CorruptRecord {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Which key, and what is wrong with it.
+        reason: String,
+    },
+    /// A model file does not parse.
+    #[error("{path} is not a verdict model: {reason}")]
+    CorruptModel {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
     /// A file was written by another version of the format.
     #[error("{path} has format version {found}, this program reads version {expected}")]
     Version {

@@ -25,6 +25,7 @@ pub mod rows;
 pub mod stats;
 pub mod store;
 mod tables;
+pub mod verdict;
 mod wording;
 
 pub use error::Error;

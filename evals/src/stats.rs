@@ -9,5 +9,6 @@ pub mod mcnemar;
 pub mod multiplicity;
 pub mod normal;
 pub mod power;
+pub mod selective;
 pub mod student;
 pub mod wilson;

@@ -53,6 +53,27 @@ pub fn ece(bins: &[Bin; N_BINS]) -> Option<f64> {
     (n > 0.0).then(|| bins.iter().map(|b| (b.outcome - b.confidence).abs()).sum::<f64>() / n)
 }
 
+/// Root of the debiased squared calibration error `sum_k (n_k/n) ((acc_k - conf_k)^2 - acc_k (1 - acc_k) / (n_k - 1))`; `None`
+/// without forecasts.
+///
+/// What chance alone adds to each bin is taken off, so that a calibrated model scores 0 on average before the root; less than 0
+/// counts as 0. Outcomes must be 0 or 1.
+///
+/// # Reference
+/// Kumar, Liang and Ma 2019, arXiv 1909.10155, section 5.
+///
+/// # Deviations
+/// Bins of equal width, and nothing taken off a bin with a single forecast, where the variance is unknown.
+pub fn debiased_ece(bins: &[Bin; N_BINS]) -> Option<f64> {
+    let n: f64 = bins.iter().map(|b| b.n).sum();
+    let error = |bin: &Bin| {
+        let (accuracy, confidence) = (bin.outcome / bin.n, bin.confidence / bin.n);
+        let by_chance = if bin.n > 1.0 { accuracy * (1.0 - accuracy) / (bin.n - 1.0) } else { 0.0 };
+        bin.n / n * ((accuracy - confidence).powi(2) - by_chance)
+    };
+    (n > 0.0).then(|| bins.iter().filter(|bin| bin.n > 0.0).map(error).sum::<f64>().max(0.0).sqrt())
+}
+
 /// Signed error: mean confidence - share right; positive is over-confident.
 pub fn overconfidence(forecasts: &[Forecast]) -> Option<f64> {
     mean(forecasts.iter().map(|f| f.confidence - f.outcome))
@@ -99,7 +120,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Forecast, bin, bin_of, brier, ece, null_ece, overconfidence};
+    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, null_ece, overconfidence};
     use crate::random::stream;
     use proptest::prelude::*;
     use rand::Rng;
@@ -137,9 +158,31 @@ mod tests {
     }
 
     #[test]
+    fn the_debiased_error_finds_what_is_there_and_not_what_chance_adds() {
+        // Ten forecasts of 0.75 with 5 right: (0.5 - 0.75)^2 - 0.25/9.
+        let f: Vec<Forecast> =
+            (0..10).map(|i| Forecast { confidence: 0.75, outcome: f64::from(u8::from(i < 5)) }).collect();
+        let error = debiased_ece(&bin(f.iter().map(|f| (*f, 1.0)))).unwrap();
+        assert!((error - (0.0625_f64 - 0.25 / 9.0).sqrt()).abs() < 1e-12, "{error}");
+        let mut rng = stream(4, "debiased");
+        let squared = |shift: f64, rng: &mut rand_chacha::ChaCha8Rng| {
+            let drawn = (0..200).map(|_| {
+                let confidence: f64 = 0.1 + 0.8 * rng.random::<f64>();
+                let outcome = f64::from(u8::from(rng.random::<f64>() < confidence - shift));
+                (Forecast { confidence, outcome }, 1.0)
+            });
+            debiased_ece(&bin(drawn)).unwrap().powi(2)
+        };
+        let mean =
+            |shift: f64, rng: &mut rand_chacha::ChaCha8Rng| (0..200).map(|_| squared(shift, rng)).sum::<f64>() / 200.0;
+        assert!(mean(0.0, &mut rng) < 0.003);
+        assert!((mean(0.1, &mut rng) - 0.01).abs() < 0.002);
+    }
+
+    #[test]
     fn nothing_forecast_is_no_answer() {
         assert_eq!(ece(&bin([])), None);
-        assert_eq!(brier(&[]), None);
+        assert_eq!((brier(&[]), debiased_ece(&bin([]))), (None, None));
         assert_eq!(null_ece(&[], 10, &mut stream(1, "none")), None);
     }
 

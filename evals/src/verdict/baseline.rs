@@ -1,0 +1,99 @@
+//! What simpler ways of attribution say: the verdict model is worth only what it is better than these.
+
+use std::collections::BTreeMap;
+
+use super::record::{Case, Record};
+use crate::attribution::ALPHA;
+use crate::diagnosis::Stage;
+use crate::stats::multiplicity::holm;
+
+/// What a method says of an organism.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Nothing fails.
+    Nothing,
+    /// Something fails, and no stage is named.
+    Undetermined,
+    /// These stages are guilty, the likeliest first.
+    Named(Vec<Stage>),
+}
+
+/// A call with its probability; those of an organism sum to 1. Only guessing has more than one.
+pub type Say = Vec<(Call, f64)>;
+
+/// The baselines that take no fitting of evidence: what they are, and what they say of each organism.
+///
+/// All but L5 are asked only where the gate finds a failure, about the failing behaviour with the largest shortfall.
+pub fn baselines(records: &[Record]) -> Vec<(&'static str, Vec<Say>)> {
+    let failing = |name: fn(&Record, &Case) -> Option<Stage>| -> Vec<Say> {
+        records.iter().map(|record| record.headline().map_or_else(nothing, |case| sure(name(record, case)))).collect()
+    };
+    let majority = |record: &Record| record.headline().map_or_else(nothing, |_| sure(most_frequent(records, record)));
+    vec![
+        ("L0 thesis table", failing(|_, case| Some(case.thesis))),
+        ("L1 largest fall", failing(|_, case| largest_fall(case))),
+        ("L2 last stage", failing(|_, case| case.values.keys().copied().rfind(|stage| *stage != Stage::Deployment))),
+        ("L3 most frequent stage", records.iter().map(majority).collect()),
+        ("L4 a stage at random", records.iter().map(at_random).collect()),
+        ("L5 paired tests, Holm, no healthy runs", records.iter().map(paired_tests).collect()),
+    ]
+}
+
+fn nothing() -> Say {
+    vec![(Call::Nothing, 1.0)]
+}
+
+fn sure(stage: Option<Stage>) -> Say {
+    vec![(stage.map_or(Call::Undetermined, |stage| Call::Named(vec![stage])), 1.0)]
+}
+
+/// Falls of a behaviour, each with the stage that it came with.
+fn falls(case: &Case) -> Vec<(Stage, f64)> {
+    let measured: Vec<(Stage, f64)> = case.values.iter().map(|(stage, value)| (*stage, *value)).collect();
+    measured.windows(2).map(|pair| (pair[1].0, pair[0].1 - pair[1].1)).filter(|(_, fall)| *fall > 0.0).collect()
+}
+
+/// The stage in which a behaviour fell most; where it never fell, the first.
+fn largest_fall(case: &Case) -> Option<Stage> {
+    let largest = falls(case).into_iter().reduce(|best, next| if next.1 > best.1 { next } else { best });
+    largest.map(|(stage, _)| stage).or(case.values.keys().next().copied())
+}
+
+/// The stage that is most often guilty among organisms with other faults; of equals the first.
+fn most_frequent(records: &[Record], asked: &Record) -> Option<Stage> {
+    let mut counts = BTreeMap::<Stage, usize>::new();
+    for stage in records.iter().filter(|record| !record.shares_fault(asked)).flat_map(|record| &record.guilty) {
+        *counts.entry(*stage).or_default() += 1;
+    }
+    counts.into_iter().reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(stage, _)| stage)
+}
+
+fn at_random(record: &Record) -> Say {
+    if record.headline().is_none() {
+        return nothing();
+    }
+    let share = 1.0 / record.candidates.len() as f64;
+    record.candidates.iter().map(|candidate| (Call::Named(vec![candidate.stage]), share)).collect()
+}
+
+/// The stage with the largest fall among those that a paired test finds real, over all behaviours, whatever healthy runs do.
+fn paired_tests(record: &Record) -> Say {
+    let tests: Vec<(f64, Stage, Option<f64>)> = record
+        .cases
+        .iter()
+        .flat_map(|case| {
+            let falls = falls(case);
+            case.p_values
+                .iter()
+                .map(move |(stage, p)| (*p, *stage, falls.iter().find(|(of, _)| of == stage).map(|(_, fall)| *fall)))
+        })
+        .collect();
+    let adjusted = holm(&tests.iter().map(|(p, ..)| *p).collect::<Vec<f64>>());
+    let real = tests
+        .iter()
+        .zip(adjusted)
+        .filter(|(_, p)| *p < ALPHA)
+        .filter_map(|((_, stage, fall), _)| Some((*stage, (*fall)?)));
+    let largest = real.reduce(|best, next| if next.1 > best.1 { next } else { best });
+    largest.map_or_else(nothing, |(stage, _)| sure(Some(stage)))
+}

@@ -1,0 +1,97 @@
+//! The evidence about a stage that the verdict model weighs.
+
+use serde::{Deserialize, Serialize};
+
+/// What must be at hand for a piece of evidence; each tier has all of those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Tier {
+    /// Answers of the checkpoints.
+    T1,
+    /// And their logits.
+    T2,
+    /// And their weights.
+    T3,
+    /// And the data and the reward model.
+    T4,
+    /// And training a phase again.
+    T5,
+}
+
+impl Tier {
+    /// All tiers.
+    pub const ALL: [Self; 5] = [Self::T1, Self::T2, Self::T3, Self::T4, Self::T5];
+
+    /// What is at hand.
+    pub fn access(self) -> &'static str {
+        match self {
+            Self::T1 => "answers",
+            Self::T2 => "answers and logits",
+            Self::T3 => "answers, logits and weights",
+            Self::T4 => "answers, logits, weights and data",
+            Self::T5 => "answers, logits, weights, data and retraining",
+        }
+    }
+}
+
+/// A number that says something about the guilt of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feature {
+    /// The name in records.
+    pub name: &'static str,
+    /// What must be at hand.
+    pub tier: Tier,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+/// All features. A record that has another is refused; one that a record lacks was not measured.
+pub const FEATURES: [Feature; 15] = [
+    feature("shortfall_share", Tier::T1, "part of the shortfall that arose in the stage, over all positive parts"),
+    feature("e_z", Tier::T1, "the same part in standard deviations of healthy runs"),
+    feature("nfr", Tier::T1, "negative flip rate: share of items that the stage broke"),
+    feature("pfr", Tier::T1, "positive flip rate: share of items that the stage repaired"),
+    feature(
+        "is_first_shortfall",
+        Tier::T1,
+        "1 for the first stage after which the value is beyond healthy variation, else 0",
+    ),
+    feature("content_vs_expression", Tier::T1, "shortfall after the stage in the best form, over that in chat"),
+    feature(
+        "margin_change_z",
+        Tier::T2,
+        "change of the contrast margin in the stage, in standard deviations of healthy runs",
+    ),
+    feature(
+        "dera_slope",
+        Tier::T2,
+        "change of the shortfall per unit of the stage's strength, logits mixed at each token",
+    ),
+    feature("logit_shapley", Tier::T2, "Shapley value of the stage's logit difference, over the shortfall"),
+    feature("weight_shapley", Tier::T3, "Shapley value of the stage's weight difference, over the shortfall"),
+    feature("weight_path_slope", Tier::T3, "change of the shortfall per unit of the stage's strength, weights mixed"),
+    feature("data_anomaly_z", Tier::T4, "largest anomaly of the stage's data, in standard deviations of healthy data"),
+    feature(
+        "reward_gap_sign",
+        Tier::T4,
+        "sign of the reward model's preference for the failing answers; 0 without a reward model",
+    ),
+    feature(
+        "phase_kl",
+        Tier::T4,
+        "divergence over the stage on the questions asked, nats per answer, over that of healthy runs",
+    ),
+    feature(
+        "swap_recovered",
+        Tier::T5,
+        "share of the shortfall that goes when the stage is trained again with the healthy recipe",
+    ),
+];
+
+const fn feature(name: &'static str, tier: Tier, meaning: &'static str) -> Feature {
+    Feature { name, tier, meaning }
+}
+
+/// The feature of that name.
+pub fn find(name: &str) -> Option<&'static Feature> {
+    FEATURES.iter().find(|feature| feature.name == name)
+}
