@@ -23,7 +23,7 @@ use crate::diagnose::{Wanted, diagnose_run};
 use crate::exit;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
-use crate::run::{Run, chain};
+use crate::run::{Run, chains};
 use crate::store::PhaseStore;
 use crate::train::{Extent, train};
 use crate::verdict;
@@ -178,13 +178,13 @@ impl Group {
         let run = self.run(organism);
         bars.say(&run.root().display().to_string());
         let (text, recipe) = match organism {
-            Some(organism) => organism.plant(&self.base)?,
+            Some(organism) => organism.plant(&Recipe { alignment: vec![Alignment::Rlhf], ..self.base.clone() })?,
             None => (toml::to_string(&self.base)?, self.base.clone()),
         };
         let twin = self.run(None);
         let shares = organism.is_some_and(|organism| organism.shares_pretraining(&recipe, &self.base));
         let store = PhaseStore::at(&self.dir.join("phases"));
-        let extent = Extent { until: Stop::Rlhf, store: Some(&store), tokenizer_of: shares.then_some(&twin) };
+        let extent = Extent { until: Stop::RlCai, store: Some(&store), tokenizer_of: shares.then_some(&twin) };
         train(&run, &text, &recipe, extent, bars)?;
         let share = organism.map_or(0.0, |organism| organism.card.wrong_labels);
         let bank = (share > 0.0).then(|| anyhow::Ok(mislabel(&Bank::load(&run.bank())?, share))).transpose()?;
@@ -194,7 +194,7 @@ impl Group {
         let wanted = Wanted {
             // The label stays out of the diagnosis.
             name: self.name.clone(),
-            chains: &[chain(Alignment::Rlhf)],
+            chains: &chains(&recipe.alignment),
             answers: run.root(),
             reference,
             bank: bank.as_ref(),

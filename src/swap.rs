@@ -121,7 +121,7 @@ pub(crate) fn reference_recipe(reference: &Reference, observed: &Recipe) -> Resu
 }
 
 /// Runs beside an observed one, with some stages swapped; finished phases are shared.
-pub(crate) struct Bench<'a> {
+pub(crate) struct Swaps<'a> {
     /// The observed run, trained.
     pub(crate) run: &'a Run,
     /// Its recipe.
@@ -130,7 +130,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) reference: &'a Recipe,
 }
 
-impl Bench<'_> {
+impl Swaps<'_> {
     fn folder(&self) -> PathBuf {
         self.run.root().join("swaps")
     }

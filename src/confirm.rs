@@ -1,0 +1,146 @@
+//! `diagnose --confirm` and `--factorial`: verdicts are put to the test by training phases again with the healthy recipe.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use evals::diagnose::summarize;
+use evals::diagnosis::{Diagnosis, Estimate, LineageDiagnosis, Outcome, Stage};
+use evals::factorial::{self, Factorial};
+use evals::reference::{Reference, Route};
+use evals::verdict::weigh::{Swap, confirm};
+use probes::item::Behaviour;
+
+use crate::diagnose::{Wanted, diagnose_run};
+use crate::progress::Bars;
+use crate::recipe::Recipe;
+use crate::run::{Run, chains};
+use crate::swap::{Swaps, TRAINED, reference_recipe, stage_name};
+
+/// What a run is confirmed with.
+pub(crate) struct Experiment<'a> {
+    run: &'a Run,
+    observed: &'a Recipe,
+    reference: &'a Reference,
+    healthy: Recipe,
+    bars: &'a Bars,
+}
+
+impl<'a> Experiment<'a> {
+    /// # Errors
+    /// Where there is no reference, or it does not say with which recipe its runs were made.
+    pub(crate) fn new(run: &'a Run, observed: &'a Recipe, reference: Option<&'a Reference>, bars: &'a Bars) -> Result<Self> {
+        let reference = reference.context("--confirm needs healthy runs to compare with: --reference FILE")?;
+        Ok(Self { run, observed, reference, healthy: reference_recipe(reference, observed)?, bars })
+    }
+
+    fn swaps(&self) -> Swaps<'_> {
+        Swaps { run: self.run, observed: self.observed, reference: &self.healthy }
+    }
+
+    /// Trains every accused stage again, and an innocent one, and writes what came of it into the verdicts.
+    pub(crate) fn confirm(&self, diagnosis: &mut Diagnosis) -> Result<()> {
+        let accused: BTreeSet<Stage> = diagnosis.lineages.iter().flat_map(accused_stages).collect();
+        if accused.is_empty() {
+            self.bars.say("confirm: no phase is accused, so there is nothing to put to the test");
+            return Ok(());
+        }
+        // The last of the innocent: what follows it has to be trained again too, and that is the least.
+        let innocent = TRAINED.into_iter().rev().find(|stage| !accused.contains(stage));
+        let swaps = self.swaps();
+        let mut planned: Vec<Vec<Stage>> = accused.iter().map(|stage| vec![*stage]).collect();
+        planned.extend(innocent.map(|stage| vec![stage]));
+        let seconds: f64 = planned.iter().filter(|stages| swaps.changes(stages).unwrap_or(true)).map(|s| swaps.cost(s)).sum();
+        self.bars.say(&format!(
+            "confirm: training {} again with the healthy recipe{}, about {} going by the first time",
+            accused.iter().map(|stage| stage_name(*stage)).collect::<Vec<_>>().join(", then "),
+            innocent.map_or_else(String::new, |stage| format!(", and {} as a control", stage_name(stage))),
+            duration(seconds),
+        ));
+        let again = planned
+            .iter()
+            .map(|stages| Ok((stages[0], self.diagnose(stages)?)))
+            .collect::<Result<BTreeMap<Stage, Diagnosis>>>()?;
+        for lineage in &mut diagnosis.lineages {
+            let names: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
+            let observed = lineage.clone();
+            for (row, seen) in lineage.behaviours.iter_mut().zip(&observed.behaviours) {
+                let Outcome::Attributed { phase, .. } = &row.verdict.outcome else { continue };
+                let recovered = |stage: Stage| self.recovered(&observed, again.get(&stage)?, seen.behaviour);
+                let Some(accused) = recovered(Stage::of(phase, &names)) else { continue };
+                let control = innocent.and_then(recovered);
+                confirm(&mut row.verdict, &Swap { recovered: accused, innocent: innocent.zip(control) });
+            }
+        }
+        diagnosis.sentences = summarize(&diagnosis.lineages);
+        Ok(())
+    }
+
+    /// The value of every behaviour in all eight lineages of observed and healthy stages.
+    pub(crate) fn factorial(&self) -> Result<Factorial> {
+        let swaps = self.swaps();
+        let subsets: Vec<Vec<Stage>> = (0..8_usize)
+            .map(|bits| TRAINED.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, stage)| *stage).collect())
+            .collect();
+        let seconds: f64 = subsets.iter().map(|stages| swaps.cost(stages)).sum();
+        self.bars.say(&format!("factorial: eight lineages, at most {} going by the first time", duration(seconds)));
+        let mut values = BTreeMap::new();
+        for swapped in subsets {
+            let diagnosis = if swapped.is_empty() { None } else { Some(self.diagnose(&swapped)?) };
+            let diagnosis = match diagnosis {
+                Some(diagnosis) => diagnosis,
+                None => self.diagnose_as(self.run, self.observed)?,
+            };
+            let observed: BTreeSet<Stage> = TRAINED.into_iter().filter(|stage| !swapped.contains(stage)).collect();
+            values.insert(observed, diagnosis);
+        }
+        Ok(factorial::of(&values))
+    }
+
+    fn diagnose(&self, stages: &[Stage]) -> Result<Diagnosis> {
+        let (run, recipe) = self.swaps().train(stages, self.bars)?;
+        self.diagnose_as(&run, &recipe)
+    }
+
+    fn diagnose_as(&self, run: &Run, recipe: &Recipe) -> Result<Diagnosis> {
+        let wanted = Wanted {
+            name: run.name(),
+            chains: &chains(&recipe.alignment),
+            answers: run.root(),
+            reference: Some(self.reference),
+            bank: None,
+        };
+        diagnose_run(run, recipe, &wanted, self.bars)
+    }
+
+    /// Which share of a behaviour's shortfall went in a swapped run: `(v_swapped - v) / (v_healthy - v)`, on the route where more is missing.
+    fn recovered(&self, observed: &LineageDiagnosis, swapped: &Diagnosis, behaviour: Behaviour) -> Option<Estimate> {
+        let other = swapped.lineages.iter().find(|lineage| lineage.name == observed.name)?;
+        let row = |lineage: &'_ LineageDiagnosis| lineage.behaviours.iter().find(|row| row.behaviour == behaviour).cloned();
+        let (before, after) = (row(observed)?, row(other)?);
+        let last = observed.phases.last()?;
+        let on = |route: Route| {
+            let value = |row: &evals::diagnosis::BehaviourHistory| match route {
+                Route::Elicited => row.elicited.last().cloned().flatten(),
+                _ => row.values.last().cloned().flatten(),
+            };
+            let healthy = self.reference.values(&observed.name, behaviour, route, &last.name)?;
+            let healthy = healthy.iter().sum::<f64>() / healthy.len() as f64;
+            factorial::recovered(&value(&before)?, &value(&after)?, healthy)
+        };
+        // Where the content is missing, chat hides what came back behind how well it is said.
+        if before.verdict.is_content { on(Route::Elicited) } else { on(Route::Chat) }
+    }
+}
+
+fn accused_stages(lineage: &LineageDiagnosis) -> Vec<Stage> {
+    let names: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
+    let of_row = |row: &evals::diagnosis::BehaviourHistory| match &row.verdict.outcome {
+        Outcome::Attributed { phase, .. } => Some(Stage::of(phase, &names)),
+        _ => None,
+    };
+    lineage.behaviours.iter().filter_map(of_row).collect()
+}
+
+fn duration(seconds: f64) -> String {
+    if seconds < 90.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
+}
