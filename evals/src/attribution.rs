@@ -20,7 +20,9 @@ use probes::item::Behaviour;
 use probes::response::Form;
 
 use crate::contribution::{Part, take_apart};
-use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Stage, Verdict, View, ViewValue};
+use crate::diagnosis::{
+    Confidence, ContributionKind, CutoffCurve, Outcome, Rung, Stage, Verdict, View, ViewValue,
+};
 use crate::evidence::{self, Candidates};
 use crate::gate::{Gate, LEAST_RUNS};
 use crate::history::margin_change;
@@ -263,6 +265,7 @@ impl Case<'_> {
         if path.n_healthy() == 1 {
             verdict.dissent.push("Only one healthy run is known, so how much healthy runs differ is not.".to_owned());
         }
+        verdict.rung = Some(Rung::Observed);
         verdict.confidence = if !path.is_referenced() {
             Confidence::Observed
         } else if margins_agree && verdict.dissent.is_empty() {
@@ -380,6 +383,8 @@ impl Case<'_> {
             contributions: Vec::new(),
             confidence: Confidence::None,
             family_p: None,
+            probabilities: Vec::new(),
+            rung: None,
             evidence: Vec::new(),
             readings: Vec::new(),
             candidates: Candidates::new(),

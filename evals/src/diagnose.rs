@@ -10,7 +10,7 @@ use crate::attribution::Case;
 use crate::board::{Answers, Board, counts};
 use crate::diagnosis::{
     BehaviourHistory, Confidence, ContributionKind, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo,
-    Provenance, Stage, Transition, Verdict,
+    Provenance, Rung, Stage, Transition, Verdict,
 };
 use crate::error::{Error, Result};
 use crate::evidence::data::Profile;
@@ -101,7 +101,7 @@ pub fn diagnose(findings: Findings) -> Result<Diagnosis> {
     }
     let mut provenance = findings.provenance;
     provenance.reference = findings.reference.map(Reference::info);
-    let sentences = summarize(&lineages);
+    let sentences = sentences(&lineages);
     let data = findings.data;
     Ok(Diagnosis { version: DIAGNOSIS_VERSION, run: findings.run.to_owned(), sentences, lineages, data, provenance })
 }
@@ -285,8 +285,9 @@ fn adjust_transitions(behaviours: &mut [BehaviourHistory]) {
     }
 }
 
-/// Three plain sentences: what fails, which phase produced it and how sure that is, what to do.
-fn summarize(lineages: &[LineageDiagnosis]) -> Vec<String> {
+/// Three plain sentences: what fails, which phase produced it and how sure that is, what to do. To be made again where a verdict was
+/// weighed or confirmed after the diagnosis.
+pub fn sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {
     // The deployed lineage first; another one only where that has nothing to tell.
     let failing = lineages.iter().find_map(|lineage| {
         let rows = ranked_failures(lineage);
@@ -294,7 +295,7 @@ fn summarize(lineages: &[LineageDiagnosis]) -> Vec<String> {
     });
     match failing {
         Some((lineage, rows)) => {
-            let mut cause = which_phase(&rows);
+            let mut cause = which_phase(lineage, &rows);
             cause.extend(hidden(lineage).map(|row| format!(" {}", hidden_fault(row))));
             vec![what_fails(lineage, &rows, lineages), cause, what_to_do(&rows)]
         }
@@ -348,7 +349,7 @@ fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: 
     sentence
 }
 
-fn which_phase(rows: &[&BehaviourHistory]) -> String {
+fn which_phase(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory]) -> String {
     let worst = rows[0];
     let mut sentence = match &worst.verdict.outcome {
         Outcome::Attributed { phase, kind } => {
@@ -361,12 +362,16 @@ fn which_phase(rows: &[&BehaviourHistory]) -> String {
             let size = part.map_or_else(String::new, |part| {
                 format!("; {} of the shortfall arise there", points(part.shortfall.value))
             });
-            let sure = match worst.verdict.confidence {
-                Confidence::Strong => "the evidence is strong",
-                Confidence::Probable => "this is probable",
-                Confidence::Observed | Confidence::None => "this is an observation, not yet a proof",
+            let sure = match (worst.verdict.rung, worst.verdict.confidence) {
+                (Some(Rung::Confirmed), _) => "training it again with the healthy recipe confirms this",
+                (_, Confidence::Strong) => "the evidence is strong",
+                (_, Confidence::Probable) => "this is probable",
+                (_, Confidence::Observed | Confidence::None) => "this is an observation, not yet a proof",
             };
-            format!("{} produced it: {how}{size}; {sure}.", capital(&phase_name(phase)))
+            let phases: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
+            let number = worst.verdict.probability(Stage::of(phase, &phases));
+            let number = number.map_or_else(String::new, |p| format!(" (probability {})", percent(p)));
+            format!("{} produced it: {how}{size}; {sure}{number}.", capital(&phase_name(phase)))
         }
         Outcome::Undetermined { reason } => format!("Which phase produced it is undetermined: {reason}."),
         Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => String::new(),

@@ -224,6 +224,12 @@ pub struct Verdict {
     /// Family-wise conformal p-value of the shortfall, over all cells of the lineage; `None` with fewer than 19 healthy runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family_p: Option<f64>,
+    /// Probability of guilt per stage, from the verdict model; empty where it was not asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probabilities: Vec<StageProbability>,
+    /// How far the evidence against the named phase was carried; `None` where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<Rung>,
     /// One line per piece of evidence, in plain words.
     pub evidence: Vec<String>,
     /// What each stream of evidence says of each stage.
@@ -240,6 +246,35 @@ pub struct Verdict {
     pub remedy: Option<String>,
     /// What would change this verdict.
     pub would_change: Option<String>,
+}
+
+impl Verdict {
+    /// Probability that a stage is guilty, where the verdict model was asked about it.
+    pub fn probability(&self, stage: Stage) -> Option<f64> {
+        self.probabilities.iter().find(|of| of.stage == stage).map(|of| of.probability)
+    }
+}
+
+/// How likely a stage is guilty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageProbability {
+    /// The stage.
+    pub stage: Stage,
+    /// From 0 to 1; those of a verdict need not sum to 1.
+    pub probability: f64,
+}
+
+/// Rungs of evidence, each standing on the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// The shortfall arises at this phase's transition.
+    Observed,
+    /// The verdict model, fitted on planted faults, names it too.
+    Attributed,
+    /// Trained again with the healthy recipe, the phase takes the failure away, and another phase does not.
+    Confirmed,
 }
 
 /// What a phase does, whatever its folder is called: the candidates for guilt.
@@ -309,6 +344,13 @@ pub struct ViewValue {
     pub chat: Option<Estimate>,
     /// In the form that gets most out of it.
     pub elicited: Option<Estimate>,
+}
+
+impl Stage {
+    /// The stage of the phase `name`; a foreign name counts as alignment, unless it comes first of `phases`.
+    pub fn of(name: &str, phases: &[String]) -> Self {
+        crate::wording::stage(name, phases)
+    }
 }
 
 /// What a phase added to a shortfall.

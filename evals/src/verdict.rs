@@ -3,7 +3,8 @@
 //! One line of `records.jsonl` tells of one organism, a run whose fault is known ([`record`]). The evidence about each stage is a
 //! handful of named numbers ([`features`]); one ridge logistic regression ([`logistic`]) weighs them, with the same weights for all
 //! stages, so that nothing of the form "refusal means alignment" can be learnt. [`fit`] makes the model that is shipped
-//! ([`model`]), and the predictions for faults of a type that it has not seen, from which [`score`] computes every figure.
+//! ([`model`]), and the predictions for faults of a type that it has not seen, from which [`score`] computes every figure. [`weigh`]
+//! puts its probabilities into a diagnosis.
 
 pub mod baseline;
 pub mod features;
@@ -13,3 +14,4 @@ pub mod model;
 pub mod record;
 pub mod score;
 mod table;
+pub mod weigh;

@@ -145,7 +145,7 @@ pub(crate) struct Answer {
 
 /// Builds the view of a lineage; `id` prefixes its anchors.
 pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
-    let cards: Vec<Card> = failing(&lineage.behaviours).into_iter().map(|h| card(id, h)).collect();
+    let cards: Vec<Card> = failing(&lineage.behaviours).into_iter().map(|h| card(id, h, &lineage.phases)).collect();
     let phases = lineage
         .phases
         .iter()

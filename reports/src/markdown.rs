@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome};
+use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo};
 
 use crate::number::{count, percent, percent_interval};
 use crate::page::headline;
 use crate::text::{TEXT_LIMIT, clean_line};
-use crate::verdict::failing;
+use crate::verdict::{failing, probability};
 use crate::words;
 
 /// Writes the summary.
@@ -59,24 +59,31 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
             "| {} | {} | {n} | {} |",
             words::behaviour(history.behaviour),
             cells.join(" | "),
-            verdict_cell(history)
+            verdict_cell(history, &lineage.phases)
         );
     }
     for history in failing(&lineage.behaviours) {
-        let _ = writeln!(out, "\n**The model {}**: {}.", words::failure(history.behaviour), verdict_cell(history));
+        let _ = writeln!(
+            out,
+            "\n**The model {}**: {}.",
+            words::failure(history.behaviour),
+            verdict_cell(history, &lineage.phases)
+        );
         if let Some(remedy) = &history.verdict.remedy {
             let _ = writeln!(out, "What to do: {}", escape(remedy));
         }
     }
 }
 
-fn verdict_cell(history: &BehaviourHistory) -> String {
+fn verdict_cell(history: &BehaviourHistory, phases: &[PhaseInfo]) -> String {
     let outcome = &history.verdict.outcome;
     let line = format!("{} {}", words::mark(outcome), escape(&words::outcome(outcome)));
     match outcome {
         Outcome::Healthy | Outcome::Latent { .. } => line,
         Outcome::Attributed { .. } => {
-            format!("{line} ({})", words::confidence(history.verdict.confidence).to_lowercase())
+            let number =
+                probability(history, phases).map_or_else(String::new, |p| format!(", probability {}", percent(p)));
+            format!("{line} ({}{number})", words::confidence(history.verdict.confidence).to_lowercase())
         }
         Outcome::Undetermined { reason } | Outcome::NotMeasured { reason } => format!("{line}: {}", escape(reason)),
     }

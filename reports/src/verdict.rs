@@ -1,10 +1,10 @@
 //! The card of one failing behaviour: which phase, how sure, on what evidence, what to do.
 
-use evals::diagnosis::{BehaviourHistory, Confidence, Outcome};
+use evals::diagnosis::{BehaviourHistory, Confidence, Outcome, PhaseInfo, Rung, Stage};
 use serde::Serialize;
 
 use crate::chart::{Chart, waterfall};
-use crate::number::points;
+use crate::number::{percent, points};
 use crate::words;
 
 /// A failing behaviour with its verdict.
@@ -32,6 +32,8 @@ pub(crate) struct Card {
     pub(crate) shortfall: Option<String>,
     /// How sure.
     pub(crate) confidence: Sureness,
+    /// The rung that the evidence reached and the probability of guilt, where more was done than to observe.
+    pub(crate) certainty: Option<String>,
     /// Contributions per phase.
     pub(crate) chart: Option<Chart>,
     /// Evidence for the verdict.
@@ -88,8 +90,15 @@ pub(crate) fn failing(histories: &[BehaviourHistory]) -> Vec<&BehaviourHistory> 
     failing
 }
 
+/// Probability that the named phase's stage is guilty.
+pub(crate) fn probability(history: &BehaviourHistory, phases: &[PhaseInfo]) -> Option<f64> {
+    let Outcome::Attributed { phase, .. } = &history.verdict.outcome else { return None };
+    let names: Vec<String> = phases.iter().map(|phase| phase.name.clone()).collect();
+    history.verdict.probability(Stage::of(phase, &names))
+}
+
 /// Builds the card of a failing behaviour.
-pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Card {
+pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo]) -> Card {
     let verdict = &history.verdict;
     let id = format!("{prefix}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"));
     let (blamed, reason) = match &verdict.outcome {
@@ -99,6 +108,10 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Card {
     };
     let chart = (!verdict.contributions.is_empty())
         .then(|| waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome));
+    let rung = verdict.rung.filter(|rung| *rung > Rung::Observed).map(|rung| words::rung(rung).to_owned());
+    let number = probability(history, phases).map(|p| format!("probability {}", percent(p)));
+    let certainty: Vec<String> = rung.into_iter().chain(number).collect();
+    let certainty = (!certainty.is_empty()).then(|| words::capital(&certainty.join(", ")));
     Card {
         failure: words::failure(history.behaviour),
         term: words::behaviour_term(history.behaviour),
@@ -109,6 +122,7 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory) -> Card {
         reason,
         shortfall: verdict.shortfall.map(points),
         confidence: Sureness::of(verdict.confidence),
+        certainty,
         chart,
         evidence: verdict.evidence.clone(),
         dissent: verdict.dissent.clone(),

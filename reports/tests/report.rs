@@ -1,6 +1,6 @@
 //! What a report promises its reader, whatever the diagnosis holds.
 
-use evals::diagnosis::{Confidence, Diagnosis, Outcome, Verdict};
+use evals::diagnosis::{Confidence, Diagnosis, Outcome, Rung, Stage, StageProbability, Verdict};
 use reports::{Error, render_html, render_json, render_markdown};
 
 mod sample;
@@ -107,6 +107,31 @@ fn a_shortfall_without_a_phase_is_not_called_a_failure() {
     assert!(page.contains("6 of 7 behaviours healthy, 1 not settled"));
     assert!(page.contains("<h1>The model falls short, and no phase can be blamed yet.</h1>"));
     assert!(page.contains("on 12 items it may be chance"));
+}
+
+#[test]
+fn a_hidden_fault_is_told_though_nothing_fails() {
+    let mut diagnosis = sample::healthy();
+    let verdict = &mut diagnosis.lineages[0].behaviours[5].verdict;
+    verdict.outcome = Outcome::Latent { phase: "pretrain".to_owned(), masked_by: "rlhf".to_owned() };
+    verdict.evidence = vec!["After pretraining it reached 60%.".to_owned()];
+    let page = render_html(&diagnosis).unwrap();
+    assert!(page.contains("<h1>The model passes, and hides a fault.</h1>"));
+    assert!(page.contains("7 of 7 behaviours pass, 1 with a hidden fault"));
+    assert!(page.contains("Pretraining produced a fault that RLHF hides") && page.contains("it reached 60%"));
+    assert!(!page.contains("No phase needs a fix"));
+    let text = render_markdown(&diagnosis).unwrap();
+    assert!(text.contains("◐ Pretraining produced a fault that RLHF hides"), "{text}");
+}
+
+#[test]
+fn the_number_and_the_rung_of_a_verdict_stand_beside_its_word() {
+    let mut diagnosis = sample::failing();
+    let verdict = &mut diagnosis.lineages[0].behaviours[5].verdict;
+    verdict.probabilities = vec![StageProbability { stage: Stage::Alignment, probability: 0.934 }];
+    verdict.rung = Some(Rung::Confirmed);
+    assert!(render_html(&diagnosis).unwrap().contains("Confirmed by training it again, probability 93%"));
+    assert!(render_markdown(&diagnosis).unwrap().contains("(strong, probability 93%)"));
 }
 
 #[test]

@@ -243,15 +243,11 @@ fn ratio(parts: &[(String, f64, f64)]) -> Option<Estimate> {
         part / whole
     });
     let all_agree = sums.iter().all(|s| (s.0 - value * s.1).abs() < 1e-12);
-    Some(match percentile_interval(&draws).filter(|_| !all_agree) {
-        Some((low, high)) => {
-            Estimate { value, low, high, n: parts.len(), method: "bootstrap over fault types".to_owned() }
-        }
-        None => {
-            let (low, high) = wilson(value, sums.len() as f64);
-            Estimate { value, low, high, n: parts.len(), method: "Wilson over fault types".to_owned() }
-        }
-    })
+    let (interval, method) = match percentile_interval(&draws).filter(|_| !all_agree) {
+        Some(interval) => (interval, "bootstrap over fault types"),
+        None => (wilson(value, sums.len() as f64), "Wilson over fault types"),
+    };
+    Some(Estimate { value, low: interval.0, high: interval.1, n: parts.len(), method: method.to_owned() })
 }
 
 fn by_type<T>(parts: impl Iterator<Item = (String, T)>) -> BTreeMap<String, Vec<T>> {

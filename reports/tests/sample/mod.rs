@@ -217,6 +217,8 @@ fn verdict(
             contributions: contributions("sft", ContributionKind::Omission),
             confidence: Confidence::Probable,
             family_p: None,
+            probabilities: Vec::new(),
+            rung: None,
             evidence: lines(&[
                 "Asked as deployed (in chat), it is right on 58% of 260 items (95% interval 52% to 64%); 19 healthy runs reach 95%.",
                 "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits each phase best.",
@@ -237,6 +239,8 @@ fn verdict(
             contributions: contributions("rlhf", ContributionKind::Commission),
             confidence: Confidence::Strong,
             family_p: None,
+            probabilities: Vec::new(),
+            rung: None,
             evidence: lines(&[
                 "Asked as deployed (in chat), it is right on 55% of 260 items (95% interval 49% to 61%); 19 healthy runs reach 97%.",
                 "No other way of asking gets more out of it, so the content itself is missing; it is traced in the form that suits each phase best.",
@@ -258,6 +262,8 @@ fn verdict(
             contributions: Vec::new(),
             confidence: Confidence::None,
             family_p: None,
+            probabilities: Vec::new(),
+            rung: None,
             evidence: Vec::new(),
             readings: Vec::new(),
             candidates: BTreeMap::new(),
