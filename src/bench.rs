@@ -3,6 +3,7 @@
 
 pub(crate) mod organism;
 mod queue;
+mod record;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +12,23 @@ use anyhow::{Context, Result, bail};
 use evals::diagnosis::Diagnosis;
 use evals::reference::Reference;
 use evals::store::RESULTS_FILE;
+use evals::verdict::record::to_lines;
 use lm::random::stream;
 use probes::bank::Bank;
 use probes::item::{Behaviour, Task as Question};
 use rand::Rng;
+use trainer::recipe::ModelRecipe;
 
 use crate::bench::organism::{Organism, read_organisms};
 use crate::bench::queue::{Task, work_off};
+use crate::bench::record::{Subject, record};
 use crate::cli::{AttributionArgs, BenchCommand, Stop};
 use crate::diagnose::{Wanted, diagnose_run};
 use crate::exit;
+use crate::output;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
+use crate::report::read_diagnosis;
 use crate::run::{Run, chains};
 use crate::store::PhaseStore;
 use crate::train::{Extent, train};
@@ -54,6 +60,7 @@ fn attribution(args: &AttributionArgs, bars: &Bars) -> Result<u8> {
     let organisms = read_organisms(&args.faults, &args.only)?;
     let tasks = bench.tasks(args, &organisms)?;
     work_off(&tasks, |work| bench.work(work))?;
+    bench.collect(args, &organisms)?;
     Ok(exit::SUCCESS)
 }
 
@@ -63,7 +70,7 @@ enum Work<'a> {
     Healthy(Group),
     /// Collect them.
     Reference(Vec<PathBuf>),
-    /// Train, ask and diagnose a lineage: one with a fault, or the healthy twin.
+    /// Train, ask and diagnose a lineage, one with a fault or the healthy twin, and record what was found.
     Measure(Group, Option<&'a Organism>),
 }
 
@@ -91,31 +98,47 @@ impl Bench<'_> {
         tasks.push(Task { work: Work::Reference(healthy.clone()), outcome: reference.clone(), after: healthy });
         for seeds in args.lineages.iter().chain(&args.clean) {
             let group = group(seeds)?;
-            let outcome = group.run(None).diagnosis();
+            let outcome = group.record(None);
             tasks.push(Task { work: Work::Measure(group, None), outcome, after: vec![reference.clone()] });
         }
         for seeds in &args.lineages {
             for organism in organisms {
                 let group = group(seeds)?;
-                let after = vec![group.run(None).diagnosis()];
-                let outcome = group.run(Some(organism)).diagnosis();
+                let after = vec![group.record(None)];
+                let outcome = group.record(Some(organism));
                 tasks.push(Task { work: Work::Measure(group, Some(organism)), outcome, after });
             }
         }
         Ok(tasks)
     }
 
+    /// Puts all records into one file.
+    fn collect(&self, args: &AttributionArgs, organisms: &[Organism]) -> Result<()> {
+        let mut text = String::new();
+        for seeds in args.lineages.iter().chain(&args.clean) {
+            let group = Group::new(self.dir, self.base, *seeds)?;
+            let faulty = organisms.iter().filter(|_| args.lineages.contains(seeds)).map(Some);
+            for organism in std::iter::once(None).chain(faulty) {
+                let path = group.record(organism);
+                text += &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            }
+        }
+        let path = self.dir.join("records.jsonl");
+        reports::write(&path, &text)?;
+        output::print_line(&path.display().to_string())
+    }
+
     fn work(&self, work: &Work<'_>) -> Result<()> {
         match work {
             Work::Healthy(group) => group.measure(None, None, self.bars).map(|_| ()),
             Work::Reference(healthy) => {
-                let diagnoses =
-                    healthy.iter().map(|path| crate::report::read_diagnosis(path)).collect::<Result<Vec<_>>>()?;
+                let diagnoses = healthy.iter().map(|path| read_diagnosis(path)).collect::<Result<Vec<_>>>()?;
                 Ok(Reference::from_diagnoses(&diagnoses)?.save(&self.reference())?)
             }
             Work::Measure(group, organism) => {
                 let reference = Reference::load(&self.reference())?;
-                group.measure(*organism, Some(&reference), self.bars).map(|_| ())
+                let diagnosis = group.measure(*organism, Some(&reference), self.bars)?;
+                group.keep_record(*organism, &diagnosis)
             }
         }
     }
@@ -171,6 +194,24 @@ impl Group {
 
     fn run(&self, organism: Option<&Organism>) -> Run {
         Run::at(&self.dir.join(organism.map_or(CLEAN, |organism| &organism.name)))
+    }
+
+    fn record(&self, organism: Option<&Organism>) -> PathBuf {
+        self.run(organism).root().join("record.json")
+    }
+
+    fn keep_record(&self, organism: Option<&Organism>, diagnosis: &Diagnosis) -> Result<()> {
+        let ModelRecipe { layers, hidden, .. } = &self.base.model;
+        let subject = Subject {
+            name: organism.map_or(CLEAN, |organism| &organism.name),
+            card: organism.map(|organism| &organism.card),
+            seeds: (self.base.world.seed, self.base.seed),
+            shape: format!("{layers} layers of width {hidden}"),
+        };
+        let twin = organism.map(|_| read_diagnosis(&self.run(None).diagnosis())).transpose()?;
+        let record = record(&subject, diagnosis, twin.as_ref())?;
+        reports::write(&self.record(organism), &to_lines(&[record]))?;
+        Ok(())
     }
 
     /// Trains a lineage, or what is missing of it, asks it and diagnoses it without its label.

@@ -104,6 +104,9 @@ pub(crate) struct FaultCard {
     /// Which part of the bench it belongs to: `single`, `two`, `masked`, `amplified`, `dose`, `concealed`, `sham`, `intended`,
     /// `harness` or `deployment`.
     pub(crate) set: String,
+    /// The later stage that mends what fails, in a masked fault.
+    #[serde(default)]
+    pub(crate) masked_by: Option<String>,
     /// Share of the bank's answers on people that are wrong: a fault of the questions, not of the model. Default 0.
     #[serde(default)]
     pub(crate) wrong_labels: f64,

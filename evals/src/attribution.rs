@@ -20,9 +20,7 @@ use probes::item::Behaviour;
 use probes::response::Form;
 
 use crate::contribution::{Part, take_apart};
-use crate::diagnosis::{
-    Confidence, ContributionKind, CutoffCurve, Outcome, Rung, Stage, Verdict, View, ViewValue,
-};
+use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Rung, Stage, Verdict, View, ViewValue};
 use crate::evidence::{self, Candidates};
 use crate::gate::{Gate, LEAST_RUNS};
 use crate::history::margin_change;
@@ -211,6 +209,7 @@ impl Case<'_> {
             Err(reason) => self.verdict(Outcome::Undetermined { reason: reason.clone() }),
         };
         verdict.shortfall = path.shortfall().map(|shortfall| shortfall.value);
+        verdict.is_content = is_content;
         (verdict.candidates, verdict.readings) = (weighed.candidates, weighed.readings);
         verdict.evidence.extend(self.elicitation_line(is_content, elicited));
         if let Ok(part) = accused {
@@ -386,6 +385,7 @@ impl Case<'_> {
             probabilities: Vec::new(),
             rung: None,
             evidence: Vec::new(),
+            is_content: false,
             readings: Vec::new(),
             candidates: Candidates::new(),
             dissent: Vec::new(),

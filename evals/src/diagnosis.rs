@@ -232,6 +232,9 @@ pub struct Verdict {
     pub rung: Option<Rung>,
     /// One line per piece of evidence, in plain words.
     pub evidence: Vec<String>,
+    /// Whether the content itself is missing, and not only its expression in chat.
+    #[serde(default)]
+    pub is_content: bool,
     /// What each stream of evidence says of each stage.
     #[serde(default)]
     pub readings: Vec<Reading>,

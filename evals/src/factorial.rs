@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn what_came_back_is_a_share_of_what_was_missing() {
-        let estimate = |value: f64| Estimate { value, low: value - 0.05, high: value + 0.05, n: 100, method: String::new() };
+        let estimate =
+            |value: f64| Estimate { value, low: value - 0.05, high: value + 0.05, n: 100, method: String::new() };
         let back = recovered(&estimate(0.4), &estimate(0.85), 0.9).unwrap();
         assert!((back.value - 0.9).abs() < 1e-12 && back.low < 0.9 && back.high > 0.9);
         assert_eq!(recovered(&estimate(0.9), &estimate(0.9), 0.9), None);

@@ -14,6 +14,7 @@ pub mod diagnose;
 pub mod diagnosis;
 pub mod error;
 pub mod evidence;
+pub mod factorial;
 pub mod gate;
 pub mod history;
 mod latent;

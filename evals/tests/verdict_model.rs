@@ -50,8 +50,8 @@ fn single(fault: &str, seed: u64, guilty: Stage, error: f64) -> Record {
             p_values: STAGES.iter().skip(1).map(|&s| (s, if s == guilty { 1e-9 } else { 0.7 })).collect(),
             thesis: Stage::Alignment,
             latent: None,
+            candidates: STAGES.map(evidence).into(),
         }],
-        candidates: STAGES.map(evidence).into(),
     }
 }
 
@@ -109,7 +109,7 @@ fn evidence_that_knows_is_always_right_and_the_baselines_are_as_right_as_they_ca
 fn evidence_that_is_noise_is_right_by_chance_and_names_next_to_nothing() {
     let mut records = bench(0.0);
     for record in &mut records {
-        for candidate in &mut record.candidates {
+        for candidate in &mut record.cases[0].candidates {
             for (feature, value) in &mut candidate.features {
                 *value = noise(&format!("{}/{:?}/{feature}", record.name, candidate.stage));
             }
@@ -130,7 +130,7 @@ fn what_only_one_fault_type_shows_is_not_known_of_it_when_it_is_held_out() {
     let names = up_to(Tier::T1);
     // The evidence of one type accuses the innocent.
     for record in records.iter_mut().filter(|record| record.fault[..] == ["Tuning_0".to_owned()]) {
-        for candidate in &mut record.candidates {
+        for candidate in &mut record.cases[0].candidates {
             let is_guilty = candidate.stage == Stage::Pretraining;
             candidate.features = BTreeMap::from([("shortfall_share".to_owned(), f64::from(u8::from(is_guilty)))]);
         }
@@ -138,7 +138,7 @@ fn what_only_one_fault_type_shows_is_not_known_of_it_when_it_is_held_out() {
     let predictions = predict_held_out(&records, Tier::T1, &names);
     for (record, prediction) in records.iter().zip(&predictions).filter(|(record, _)| !record.fault.is_empty()) {
         let expected = if record.fault[0] == "Tuning_0" { Stage::Pretraining } else { record.guilty[0] };
-        assert_eq!(prediction.as_ref().unwrap().top().unwrap().0, expected, "{}", record.name);
+        assert_eq!(prediction[0].top().unwrap().0, expected, "{}", record.name);
     }
 }
 
@@ -162,7 +162,7 @@ fn two_faults_are_both_named_and_a_masked_one_with_its_mask() {
     let mut two = single("Tuning_9", 1, Stage::Tuning, 0.0);
     (two.set, two.guilty) = (Set::Two, vec![Stage::Tuning, Stage::Alignment]);
     two.fault = vec!["Tuning_9".to_owned(), "Alignment_0".to_owned()];
-    two.candidates[2].features = two.candidates[1].features.clone();
+    two.cases[0].candidates[2].features = two.cases[0].candidates[1].features.clone();
     let mut masked = single("Tuning_8", 1, Stage::Tuning, 0.0);
     (masked.set, masked.masked_by) = (Set::Masked, Some(Stage::Alignment));
     masked.cases[0].status = Status::Latent;
@@ -188,10 +188,10 @@ fn the_same_weights_serve_all_stages_so_a_renamed_stage_gets_the_same_probabilit
     let model = VerdictModel::parse(&fitted.to_json(), Path::new("model.json")).unwrap();
     let tier = model.at(Tier::T5).unwrap();
     assert_eq!((tier.tier, tier.features.len()), (Tier::T5, 2));
-    let one = tier.predict(&records[0].candidates);
-    let unwritten = fitted.at(Tier::T5).unwrap().predict(&records[0].candidates);
+    let one = tier.predict(&records[0].cases[0].candidates);
+    let unwritten = fitted.at(Tier::T5).unwrap().predict(&records[0].cases[0].candidates);
     assert!(one.iter().zip(&unwritten).all(|(a, b)| (a.1 - b.1).abs() < 1e-12));
-    let mut renamed = records[0].candidates.clone();
+    let mut renamed = records[0].cases[0].candidates.clone();
     renamed[0].stage = Stage::Alignment;
     renamed[2].stage = Stage::Pretraining;
     let other = tier.predict(&renamed);

@@ -69,11 +69,9 @@ fn most_frequent(records: &[Record], asked: &Record) -> Option<Stage> {
 }
 
 fn at_random(record: &Record) -> Say {
-    if record.headline().is_none() {
-        return nothing();
-    }
-    let share = 1.0 / record.candidates.len() as f64;
-    record.candidates.iter().map(|candidate| (Call::Named(vec![candidate.stage]), share)).collect()
+    let Some(case) = record.headline() else { return nothing() };
+    let share = 1.0 / case.candidates.len() as f64;
+    case.candidates.iter().map(|candidate| (Call::Named(vec![candidate.stage]), share)).collect()
 }
 
 /// The stage with the largest fall among those that a paired test finds real, over all behaviours, whatever healthy runs do.

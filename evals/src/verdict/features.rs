@@ -45,9 +45,10 @@ pub struct Feature {
 }
 
 /// All features. A record that has another is refused; one that a record lacks was not measured.
-pub const FEATURES: [Feature; 15] = [
+pub const FEATURES: [Feature; 14] = [
     feature("shortfall_share", Tier::T1, "part of the shortfall that arose in the stage, over all positive parts"),
-    feature("e_z", Tier::T1, "the same part in standard deviations of healthy runs"),
+    feature("e_z", Tier::T1, "the same part over its standard error"),
+    feature("other_route_share", Tier::T1, "the same share on the other route: in the best form of asking, or in chat"),
     feature("nfr", Tier::T1, "negative flip rate: share of items that the stage broke"),
     feature("pfr", Tier::T1, "positive flip rate: share of items that the stage repaired"),
     feature(
@@ -55,31 +56,21 @@ pub const FEATURES: [Feature; 15] = [
         Tier::T1,
         "1 for the first stage after which the value is beyond healthy variation, else 0",
     ),
-    feature("content_vs_expression", Tier::T1, "shortfall after the stage in the best form, over that in chat"),
     feature(
         "margin_change_z",
         Tier::T2,
-        "change of the contrast margin in the stage, in standard deviations of healthy runs",
+        "loss of the contrast margin in the stage, in standard deviations of healthy runs",
     ),
+    feature("logit_shapley", Tier::T2, "Shapley value of the stage's logit difference, over the shortfall"),
     feature(
         "dera_slope",
         Tier::T2,
-        "change of the shortfall per unit of the stage's strength, logits mixed at each token",
+        "growth of the shortfall with the strength of alignment, logits mixed at each token",
     ),
-    feature("logit_shapley", Tier::T2, "Shapley value of the stage's logit difference, over the shortfall"),
     feature("weight_shapley", Tier::T3, "Shapley value of the stage's weight difference, over the shortfall"),
-    feature("weight_path_slope", Tier::T3, "change of the shortfall per unit of the stage's strength, weights mixed"),
-    feature("data_anomaly_z", Tier::T4, "largest anomaly of the stage's data, in standard deviations of healthy data"),
-    feature(
-        "reward_gap_sign",
-        Tier::T4,
-        "sign of the reward model's preference for the failing answers; 0 without a reward model",
-    ),
-    feature(
-        "phase_kl",
-        Tier::T4,
-        "divergence over the stage on the questions asked, nats per answer, over that of healthy runs",
-    ),
+    feature("weight_path_slope", Tier::T3, "growth of the shortfall with the strength of alignment, weights mixed"),
+    feature("data_anomaly", Tier::T4, "largest deviation of the stage's data, as the logarithm of a usual healthy one"),
+    feature("reward_gap_z", Tier::T4, "items that the reward model gets wrong, in standard deviations of healthy ones"),
     feature(
         "swap_recovered",
         Tier::T5,

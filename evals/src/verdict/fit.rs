@@ -1,11 +1,11 @@
 //! Fitting the verdict model on organisms whose fault is known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::features::{FEATURES, Tier};
 use super::logistic::{Logistic, sigmoid};
 use super::model::{MODEL_VERSION, TierModel, VerdictModel, Weight, above};
-use super::record::{Candidate, Record};
+use super::record::{Candidate, Case, Record, Set};
 use crate::diagnosis::Stage;
 use crate::reference::spread;
 
@@ -18,14 +18,14 @@ pub const ACCURACY: f64 = 0.95;
 /// No stage is named that is more likely innocent.
 const LEAST_THRESHOLD: f64 = 0.5;
 
-/// Fits every tier on all organisms that fail and whose plant took.
+/// Fits every tier on the failing behaviours of all organisms with one guilty stage, and whose plant took.
 pub fn fit(records: &[Record]) -> VerdictModel {
     let taught: Vec<&Record> = records.iter().filter(|record| teaches(record)).collect();
     let fault_types: BTreeSet<String> = taught.iter().map(|record| record.fault_type()).collect();
     let fit_tier = |tier: Tier| {
         let names = up_to(tier);
         let mut model = fit_features(&taught, tier, &names)?;
-        let held_out: Vec<Held> = taught.iter().filter_map(|record| hold_out(record, records, tier, &names)).collect();
+        let held_out: Vec<Held> = taught.iter().flat_map(|record| hold_out(record, records, tier, &names)).collect();
         model.temperature = temperature(&held_out);
         let tops: Vec<Top> = held_out.iter().filter_map(|held| held.top(model.temperature)).collect();
         model.threshold = threshold(&tops);
@@ -43,7 +43,7 @@ pub fn fit(records: &[Record]) -> VerdictModel {
     }
 }
 
-/// What the model says of an organism whose fault types it has not seen.
+/// What the model says of a failing behaviour of an organism whose fault types it has not seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// Probability of guilt per stage.
@@ -61,26 +61,42 @@ impl Prediction {
 
 /// Predictions for `records`, from models of these `names` of features fitted without any organism that shares a fault type.
 ///
-/// Temperature and threshold too come from other fault types' held-out predictions. `None` for an organism that does not fail, which
-/// the model is not asked about, and where the other organisms do not suffice for a model.
-pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<Option<Prediction>> {
-    let held_out: Vec<Option<Held>> =
-        records.iter().map(|record| record.headline().and_then(|_| hold_out(record, records, tier, names))).collect();
-    let of_record = |record: &Record, held: &Held| {
+/// Temperature and threshold too come from other fault types' held-out predictions. One prediction per failing behaviour, in their
+/// order; none where the other organisms do not suffice for a model.
+pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<Vec<Prediction>> {
+    let mut known = BTreeMap::<String, Option<TierModel>>::new();
+    let held_out: Vec<Vec<Held>> = records
+        .iter()
+        .map(|record| {
+            let model =
+                known.entry(record.fault_type()).or_insert_with(|| fit_without(record, records, tier, names)).as_ref();
+            model.map_or_else(Vec::new, |model| held_by(record, model))
+        })
+        .collect();
+    let mut scales = BTreeMap::<String, (f64, Option<f64>)>::new();
+    let scale = |record: &Record| {
         let others: Vec<Held> = records
             .iter()
             .zip(&held_out)
             .filter(|(other, _)| teaches(other) && !other.shares_fault(record))
-            .filter_map(|(_, held)| held.clone())
+            .flat_map(|(_, held)| held.clone())
             .collect();
         let temperature = temperature(&others);
         let tops: Vec<Top> = others.iter().filter_map(|held| held.top(temperature)).collect();
-        let probabilities: Vec<(Stage, f64)> =
-            held.log_odds.iter().map(|(stage, z)| (*stage, sigmoid(z / temperature))).collect();
-        let named = threshold(&tops).map_or_else(Vec::new, |least| above(&probabilities, least));
-        Prediction { probabilities, named }
+        (temperature, threshold(&tops))
     };
-    records.iter().zip(&held_out).map(|(record, held)| held.as_ref().map(|held| of_record(record, held))).collect()
+    let mut predictions = Vec::new();
+    for (record, held) in records.iter().zip(&held_out) {
+        let (temperature, threshold) = *scales.entry(record.fault_type()).or_insert_with(|| scale(record));
+        let of_case = |held: &Held| {
+            let probabilities: Vec<(Stage, f64)> =
+                held.log_odds.iter().map(|(stage, z)| (*stage, sigmoid(z / temperature))).collect();
+            let named = threshold.map_or_else(Vec::new, |least| above(&probabilities, least));
+            Prediction { probabilities, named }
+        };
+        predictions.push(held.iter().map(of_case).collect());
+    }
+    predictions
 }
 
 /// Names of the features of a tier and those before.
@@ -88,9 +104,10 @@ pub fn up_to(tier: Tier) -> Vec<&'static str> {
     FEATURES.iter().filter(|feature| feature.tier <= tier).map(|feature| feature.name).collect()
 }
 
-/// Whether an organism is one to learn from: it fails, and not for another reason than its plant.
+/// Whether an organism is one to learn from: it fails, not for another reason than its plant, and it is known which stage made each of its
+/// failures.
 fn teaches(record: &Record) -> bool {
-    record.headline().is_some() && record.has_taken() && !record.candidates.is_empty()
+    record.headline().is_some() && record.has_taken() && record.guilty.len() == 1 && record.set != Set::Masked
 }
 
 /// Log-odds for an organism from a model that has not seen its fault types.
@@ -113,17 +130,27 @@ impl Held {
     }
 }
 
-fn hold_out(record: &Record, records: &[Record], tier: Tier, names: &[&str]) -> Option<Held> {
+/// What a model that has not seen a record's fault types says of its failing behaviours.
+fn hold_out(record: &Record, records: &[Record], tier: Tier, names: &[&str]) -> Vec<Held> {
+    fit_without(record, records, tier, names).map_or_else(Vec::new, |model| held_by(record, &model))
+}
+
+fn fit_without(record: &Record, records: &[Record], tier: Tier, names: &[&str]) -> Option<TierModel> {
     let others: Vec<&Record> = records.iter().filter(|other| teaches(other) && !other.shares_fault(record)).collect();
-    let model = fit_features(&others, tier, names)?;
-    Some(Held { log_odds: model.log_odds(&record.candidates), guilty: record.guilty.clone() })
+    fit_features(&others, tier, names)
+}
+
+fn held_by(record: &Record, model: &TierModel) -> Vec<Held> {
+    let of_case = |case: &Case| Held { log_odds: model.log_odds(&case.candidates), guilty: record.guilty.clone() };
+    record.failing().map(of_case).collect()
 }
 
 /// Weights of the features of these names, pooled over stages; no temperature and no threshold yet.
 fn fit_features(records: &[&Record], tier: Tier, names: &[&str]) -> Option<TierModel> {
     let candidates: Vec<(&Candidate, bool)> = records
         .iter()
-        .flat_map(|record| record.candidates.iter().map(|of| (of, record.guilty.contains(&of.stage))))
+        .flat_map(|record| record.failing().map(move |case| (record, case)))
+        .flat_map(|(record, case)| case.candidates.iter().map(|of| (of, record.guilty.contains(&of.stage))))
         .collect();
     let mut features: Vec<Weight> = names
         .iter()

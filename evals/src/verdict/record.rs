@@ -42,8 +42,6 @@ pub struct Record {
     pub took: Option<f64>,
     /// What was measured, one per behaviour.
     pub cases: Vec<Case>,
-    /// The evidence, one per stage.
-    pub candidates: Vec<Candidate>,
 }
 
 /// What a fault makes fail.
@@ -146,6 +144,9 @@ pub struct Case {
     /// What a latent fault was found to be.
     #[serde(default)]
     pub latent: Option<Latent>,
+    /// The evidence, one per stage; empty where nothing fails.
+    #[serde(default)]
+    pub candidates: Vec<Candidate>,
 }
 
 /// What the gate says of a behaviour.
@@ -158,6 +159,28 @@ pub enum Status {
     Latent,
     /// It is within healthy variation.
     Within,
+}
+
+impl Case {
+    fn check_candidates(&self) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        for candidate in &self.candidates {
+            let place = format!("cases, {:?}: candidates, stage {:?}", self.behaviour, candidate.stage);
+            if !seen.insert(candidate.stage) {
+                return Err(format!("{place}: named twice"));
+            }
+            for (name, value) in &candidate.features {
+                if features::find(name).is_none() {
+                    let known: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
+                    return Err(format!("{place}: unknown feature `{name}`; known are {}", known.join(", ")));
+                }
+                if !value.is_finite() {
+                    return Err(format!("{place}: `{name}` is {value}, which is no number"));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A fault that is found to be hidden.
@@ -181,10 +204,14 @@ pub struct Candidate {
 }
 
 impl Record {
+    /// The failing behaviours.
+    pub fn failing(&self) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(|case| case.status == Status::Failing)
+    }
+
     /// The failing behaviour with the largest shortfall; of equals the first.
     pub fn headline(&self) -> Option<&Case> {
-        let failing = self.cases.iter().filter(|case| case.status == Status::Failing);
-        failing.reduce(|best, case| if case.shortfall > best.shortfall { case } else { best })
+        self.failing().reduce(|best, case| if case.shortfall > best.shortfall { case } else { best })
     }
 
     /// Whether the planted faults, if any, are known or assumed to have had an effect.
@@ -203,21 +230,8 @@ impl Record {
     }
 
     fn check(&self) -> Result<(), String> {
-        let mut seen = BTreeSet::new();
-        for candidate in &self.candidates {
-            let place = format!("candidates, stage {:?}", candidate.stage);
-            if !seen.insert(candidate.stage) {
-                return Err(format!("{place}: named twice"));
-            }
-            for (name, value) in &candidate.features {
-                if features::find(name).is_none() {
-                    let known: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
-                    return Err(format!("{place}: unknown feature `{name}`; known are {}", known.join(", ")));
-                }
-                if !value.is_finite() {
-                    return Err(format!("{place}: `{name}` is {value}, which is no number"));
-                }
-            }
+        for case in &self.cases {
+            case.check_candidates()?;
         }
         for case in &self.cases {
             let shares =

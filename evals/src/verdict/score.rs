@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::baseline::{Call, Say, baselines};
 use super::features::{FEATURES, Tier};
 use super::fit::{Prediction, predict_held_out, up_to};
-use super::record::{Record, Set, Status};
+use super::record::{Case, Record, Set, Status};
 use crate::diagnosis::{CalibrationBin, Estimate, Stage};
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
@@ -65,7 +65,7 @@ pub struct MethodScore {
     pub confusion: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
-/// Whether a tier's probabilities are true, over all stages of failing organisms.
+/// Whether a tier's probabilities are true, over all stages of all failing behaviours of organisms with one guilty stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reliability {
     /// The tier.
@@ -114,18 +114,19 @@ pub struct Control {
 
 /// Scores all methods on the records.
 pub fn score(records: &[Record]) -> Score {
-    let predictions: Vec<(Tier, Vec<Option<Prediction>>)> =
+    let predictions: Vec<(Tier, Vec<Vec<Prediction>>)> =
         Tier::ALL.into_iter().map(|tier| (tier, predict_held_out(records, tier, &up_to(tier)))).collect();
     let mut methods: Vec<MethodScore> =
         baselines(records).into_iter().map(|(name, says)| score_method(name, records, &says, &says)).collect();
     for feature in &FEATURES {
-        if records.iter().any(|r| r.candidates.iter().any(|of| of.features.contains_key(feature.name))) {
+        let has = |case: &Case| case.candidates.iter().any(|of| of.features.contains_key(feature.name));
+        if records.iter().any(|record| record.cases.iter().any(has)) {
             let forced = forced(records, &predict_held_out(records, feature.tier, &[feature.name]));
             methods.push(score_method(&format!("L6 `{}` alone", feature.name), records, &forced, &forced));
         }
     }
     for (tier, of_tier) in &predictions {
-        let says: Vec<Say> = records.iter().zip(of_tier).map(|(r, p)| vec![(call(r, p.as_ref()), 1.0)]).collect();
+        let says: Vec<Say> = records.iter().zip(of_tier).map(|(r, p)| vec![(call(r, p), 1.0)]).collect();
         let name = format!("Verdict model, {tier:?}: {}", tier.access());
         methods.push(score_method(&name, records, &says, &forced(records, of_tier)));
     }
@@ -138,25 +139,35 @@ pub fn score(records: &[Record]) -> Score {
         methods,
         reliability: predictions.iter().filter_map(|(tier, of_tier)| reliability(*tier, records, of_tier)).collect(),
         latent: latent(records),
-        controls: records.iter().zip(last).filter_map(|(record, p)| control(record, p.as_ref())).collect(),
+        controls: records.iter().zip(last).filter_map(|(record, p)| control(record, p)).collect(),
     }
 }
 
-/// The verdict on an organism: nothing where the gate finds nothing.
-fn call(record: &Record, prediction: Option<&Prediction>) -> Call {
-    match (record.headline(), prediction) {
-        (None, _) => Call::Nothing,
-        (Some(_), Some(prediction)) if !prediction.named.is_empty() => Call::Named(prediction.named.clone()),
-        _ => Call::Undetermined,
+/// The verdict on an organism: nothing where the gate finds nothing, else what is named for its largest shortfall. Of organisms with several
+/// guilty stages all that is named for any failing behaviour: they fail in several ways.
+fn call(record: &Record, predictions: &[Prediction]) -> Call {
+    let Some(headline) = record.headline() else { return Call::Nothing };
+    let asked = record.failing().zip(predictions).filter(|(case, _)| record.guilty.len() > 1 || *case == headline);
+    let mut named: Vec<Stage> = Vec::new();
+    for stage in asked.flat_map(|(_, prediction)| &prediction.named) {
+        if !named.contains(stage) {
+            named.push(*stage);
+        }
     }
+    if named.is_empty() { Call::Undetermined } else { Call::Named(named) }
+}
+
+/// The prediction for the largest shortfall.
+fn of_headline<'a>(record: &Record, predictions: &'a [Prediction]) -> Option<&'a Prediction> {
+    let headline = record.headline()?;
+    record.failing().zip(predictions).find(|(case, _)| *case == headline).map(|(_, prediction)| prediction)
 }
 
 /// The likeliest stage wherever something fails.
-fn forced(records: &[Record], predictions: &[Option<Prediction>]) -> Vec<Say> {
-    let of_record = |record: &Record, prediction: &Option<Prediction>| match (record.headline(), prediction) {
-        (None, _) => Call::Nothing,
-        (_, prediction) => prediction
-            .as_ref()
+fn forced(records: &[Record], predictions: &[Vec<Prediction>]) -> Vec<Say> {
+    let of_record = |record: &Record, predictions: &[Prediction]| match record.headline() {
+        None => Call::Nothing,
+        Some(_) => of_headline(record, predictions)
             .and_then(Prediction::top)
             .map_or(Call::Undetermined, |(stage, _)| Call::Named(vec![stage])),
     };
@@ -363,12 +374,12 @@ fn macro_f1(records: &[Record], says: &[Say]) -> Option<Estimate> {
     Some(Estimate { value, low, high, n: asked.len(), method: "bootstrap over fault types".to_owned() })
 }
 
-fn reliability(tier: Tier, records: &[Record], predictions: &[Option<Prediction>]) -> Option<Reliability> {
+fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) -> Option<Reliability> {
     let asked: Vec<(&Record, &Prediction)> = records
         .iter()
         .zip(predictions)
-        .filter(|(record, _)| record.has_taken())
-        .filter_map(|(record, p)| Some((record, p.as_ref()?)))
+        .filter(|(record, _)| record.has_taken() && record.guilty.len() == 1)
+        .flat_map(|(record, predictions)| predictions.iter().map(move |prediction| (record, prediction)))
         .collect();
     let is_guilty = |record: &Record, stage: Stage| f64::from(u8::from(record.guilty.contains(&stage)));
     let stages: Vec<Forecast> = asked
@@ -422,11 +433,11 @@ fn latent(records: &[Record]) -> LatentScore {
     }
 }
 
-fn control(record: &Record, prediction: Option<&Prediction>) -> Option<Control> {
+fn control(record: &Record, predictions: &[Prediction]) -> Option<Control> {
     matches!(record.set, Set::Clean | Set::Sham | Set::Intended | Set::Harness | Set::Deployment).then(|| Control {
         set: record.set,
         name: record.name.clone(),
         truth: truth(record),
-        verdict: words(&call(record, prediction)),
+        verdict: words(&call(record, predictions)),
     })
 }
