@@ -238,6 +238,7 @@ impl Group {
             chains: &chains(&recipe.alignment),
             answers: run.root(),
             reference,
+            model: None,
             bank: bank.as_ref(),
         };
         diagnose_run(&run, &recipe, &wanted, bars)

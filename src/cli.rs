@@ -165,6 +165,13 @@ pub(crate) struct DiagnoseArgs {
     /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`. `RUN/report.html` where none is given.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
+    /// Put the verdicts to the test: train each accused phase again with the healthy recipe, and an innocent one as a control.
+    #[arg(long, conflicts_with = "phases")]
+    pub(crate) confirm: bool,
+    /// For research: train all eight lineages of observed and healthy phases, and write what each phase does alone and together to
+    /// `RUN/factorial.json`.
+    #[arg(long, conflicts_with = "phases")]
+    pub(crate) factorial: bool,
     /// Print the resolved plan and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use evals::diagnose::summarize;
-use evals::diagnosis::{Diagnosis, Estimate, LineageDiagnosis, Outcome, Stage};
+use evals::diagnose::sentences;
+use evals::diagnosis::{BehaviourHistory, Confirmation, Diagnosis, Estimate, LineageDiagnosis, Outcome, Stage};
 use evals::factorial::{self, Factorial};
 use evals::reference::{Reference, Route};
-use evals::verdict::weigh::{Swap, confirm};
+use evals::verdict::weigh::confirm;
 use probes::item::Behaviour;
 
 use crate::diagnose::{Wanted, diagnose_run};
@@ -28,7 +28,12 @@ pub(crate) struct Experiment<'a> {
 impl<'a> Experiment<'a> {
     /// # Errors
     /// Where there is no reference, or it does not say with which recipe its runs were made.
-    pub(crate) fn new(run: &'a Run, observed: &'a Recipe, reference: Option<&'a Reference>, bars: &'a Bars) -> Result<Self> {
+    pub(crate) fn new(
+        run: &'a Run,
+        observed: &'a Recipe,
+        reference: Option<&'a Reference>,
+        bars: &'a Bars,
+    ) -> Result<Self> {
         let reference = reference.context("--confirm needs healthy runs to compare with: --reference FILE")?;
         Ok(Self { run, observed, reference, healthy: reference_recipe(reference, observed)?, bars })
     }
@@ -49,7 +54,8 @@ impl<'a> Experiment<'a> {
         let swaps = self.swaps();
         let mut planned: Vec<Vec<Stage>> = accused.iter().map(|stage| vec![*stage]).collect();
         planned.extend(innocent.map(|stage| vec![stage]));
-        let seconds: f64 = planned.iter().filter(|stages| swaps.changes(stages).unwrap_or(true)).map(|s| swaps.cost(s)).sum();
+        let seconds: f64 =
+            planned.iter().filter(|stages| swaps.changes(stages).unwrap_or(true)).map(|s| swaps.cost(s)).sum();
         self.bars.say(&format!(
             "confirm: training {} again with the healthy recipe{}, about {} going by the first time",
             accused.iter().map(|stage| stage_name(*stage)).collect::<Vec<_>>().join(", then "),
@@ -68,10 +74,10 @@ impl<'a> Experiment<'a> {
                 let recovered = |stage: Stage| self.recovered(&observed, again.get(&stage)?, seen.behaviour);
                 let Some(accused) = recovered(Stage::of(phase, &names)) else { continue };
                 let control = innocent.and_then(recovered);
-                confirm(&mut row.verdict, &Swap { recovered: accused, innocent: innocent.zip(control) });
+                confirm(&mut row.verdict, Confirmation { recovered: accused, innocent: innocent.zip(control) });
             }
         }
-        diagnosis.sentences = summarize(&diagnosis.lineages);
+        diagnosis.sentences = sentences(&diagnosis.lineages);
         Ok(())
     }
 
@@ -79,7 +85,9 @@ impl<'a> Experiment<'a> {
     pub(crate) fn factorial(&self) -> Result<Factorial> {
         let swaps = self.swaps();
         let subsets: Vec<Vec<Stage>> = (0..8_usize)
-            .map(|bits| TRAINED.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, stage)| *stage).collect())
+            .map(|bits| {
+                TRAINED.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, stage)| *stage).collect()
+            })
             .collect();
         let seconds: f64 = subsets.iter().map(|stages| swaps.cost(stages)).sum();
         self.bars.say(&format!("factorial: eight lineages, at most {} going by the first time", duration(seconds)));
@@ -107,6 +115,7 @@ impl<'a> Experiment<'a> {
             chains: &chains(&recipe.alignment),
             answers: run.root(),
             reference: Some(self.reference),
+            model: None,
             bank: None,
         };
         diagnose_run(run, recipe, &wanted, self.bars)
@@ -115,11 +124,12 @@ impl<'a> Experiment<'a> {
     /// Which share of a behaviour's shortfall went in a swapped run: `(v_swapped - v) / (v_healthy - v)`, on the route where more is missing.
     fn recovered(&self, observed: &LineageDiagnosis, swapped: &Diagnosis, behaviour: Behaviour) -> Option<Estimate> {
         let other = swapped.lineages.iter().find(|lineage| lineage.name == observed.name)?;
-        let row = |lineage: &'_ LineageDiagnosis| lineage.behaviours.iter().find(|row| row.behaviour == behaviour).cloned();
+        let row =
+            |lineage: &'_ LineageDiagnosis| lineage.behaviours.iter().find(|row| row.behaviour == behaviour).cloned();
         let (before, after) = (row(observed)?, row(other)?);
         let last = observed.phases.last()?;
         let on = |route: Route| {
-            let value = |row: &evals::diagnosis::BehaviourHistory| match route {
+            let value = |row: &BehaviourHistory| match route {
                 Route::Elicited => row.elicited.last().cloned().flatten(),
                 _ => row.values.last().cloned().flatten(),
             };
@@ -134,7 +144,7 @@ impl<'a> Experiment<'a> {
 
 fn accused_stages(lineage: &LineageDiagnosis) -> Vec<Stage> {
     let names: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
-    let of_row = |row: &evals::diagnosis::BehaviourHistory| match &row.verdict.outcome {
+    let of_row = |row: &BehaviourHistory| match &row.verdict.outcome {
         Outcome::Attributed { phase, .. } => Some(Stage::of(phase, &names)),
         _ => None,
     };

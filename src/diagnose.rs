@@ -8,12 +8,16 @@ use evals::diagnose::{Findings, Lineage, diagnose};
 use evals::diagnosis::{Diagnosis, Provenance};
 use evals::reference::Reference;
 use evals::store::Store;
+use evals::verdict::features::Tier;
+use evals::verdict::model::TierModel;
 use probes::PROBE_VERSION;
 use probes::bank::Bank;
 use probes::item::{Behaviour, Item};
 use probes::response::Response;
 
+use crate::bisect::bisect;
 use crate::cli::{DiagnoseArgs, Stop};
+use crate::confirm::Experiment;
 use crate::evidence;
 use crate::exit;
 use crate::foreign;
@@ -25,6 +29,7 @@ use crate::reference;
 use crate::report;
 use crate::run::{ASKED, Chain, Run, chains};
 use crate::train::{Extent, plan_file, train};
+use crate::verdict;
 
 pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     report::check_outputs(&args.output)?;
@@ -39,14 +44,28 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     }
     let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
     train(&run, &text, &recipe, Extent::until(Stop::RlCai), bars)?;
+    let model = verdict::shipped(Tier::T4)?;
     let wanted = Wanted {
         name: run.name(),
         chains: &chains(&recipe.alignment),
         answers: run.root(),
         reference: reference.as_ref(),
+        model: model.as_ref(),
         bank: None,
     };
-    let diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
+    let mut diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
+    if args.confirm || args.factorial {
+        let experiment = Experiment::new(&run, &recipe, reference.as_ref(), bars)?;
+        if args.confirm {
+            experiment.confirm(&mut diagnosis)?;
+            diagnosis = keep(&run, &diagnosis)?;
+        }
+        if args.factorial {
+            let path = run.root().join("factorial.json");
+            reports::write(&path, &(serde_json::to_string_pretty(&experiment.factorial()?)? + "\n"))?;
+            output::print_line(&path.display().to_string())?;
+        }
+    }
     publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?)?;
     Ok(exit::SUCCESS)
 }
@@ -61,6 +80,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) answers: &'a Path,
     /// Healthy runs to compare with.
     pub(crate) reference: Option<&'a Reference>,
+    /// What weighs the evidence.
+    pub(crate) model: Option<&'a TierModel>,
     /// What is asked; the run's own bank where none is given.
     pub(crate) bank: Option<&'a Bank>,
 }
@@ -96,6 +117,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
             declared_cutoff: Some(recipe.world.cutoff_month),
             data: data.clone(),
             intended: &intended,
+            model: wanted.model,
             reference: wanted.reference,
             provenance: Provenance { notes: notes.clone(), ..provenance(Some(recipe.seed), &bank) },
         })
@@ -109,11 +131,20 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
         let items: Vec<Item> = bank.items.iter().filter(|item| is_open(item.behaviour)).cloned().collect();
         lineage.views = evidence::ask_views(&mut store, run, chain, &items, bars)?;
     }
+    let mut diagnosis = judge(&lineages, &store.responses())?;
+    let provenance = diagnosis.provenance.clone();
+    for lineage in diagnosis.lineages.iter_mut().filter(|_| wanted.reference.is_some()) {
+        bisect(&mut store, run, lineage, &bank, &provenance, bars)?;
+    }
     store.finish()?;
-    let diagnosis = judge(&lineages, &store.responses())?;
-    let text = reports::render_json(&diagnosis)?;
+    keep(run, &diagnosis)
+}
+
+/// Writes a diagnosis into its run, and returns it as it reads back, so that `phasetrace report` gives the same bytes: JSON moves some
+/// numbers by their last bit.
+fn keep(run: &Run, diagnosis: &Diagnosis) -> Result<Diagnosis> {
+    let text = reports::render_json(diagnosis)?;
     reports::write(&run.diagnosis(), &text)?;
-    // As it reads back, so that `phasetrace report` gives the same bytes: JSON moves some numbers by their last bit.
     Ok(serde_json::from_str(&text)?)
 }
 

@@ -66,7 +66,13 @@ pub(crate) fn ask_views(
 }
 
 /// Choices in every closed-book form, the rest in chat.
-fn ask_closed_book(store: &mut Store, name: &str, subject: &dyn Subject, items: &[Item], bars: &Bars) -> Result<()> {
+pub(crate) fn ask_closed_book(
+    store: &mut Store,
+    name: &str,
+    subject: &dyn Subject,
+    items: &[Item],
+    bars: &Bars,
+) -> Result<()> {
     let (choices, others): (Vec<Item>, Vec<Item>) =
         items.iter().cloned().partition(|item| matches!(item.task, Task::Choice { .. }));
     ask_one(store, name, subject, &choices, &[Form::Chat, Form::FewShot, Form::Cloze], bars)?;

@@ -41,6 +41,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         declared_cutoff,
         data: BTreeMap::new(),
         intended: &[],
+        model: None,
         reference: reference.as_ref(),
         // Nobody has said with which seed they were trained.
         provenance: provenance(None, &bank),

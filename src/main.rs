@@ -1,8 +1,10 @@
 //! The command line of phasetrace: flags to plan to library call, no numerics.
 
 mod bench;
+mod bisect;
 mod cli;
 mod compare;
+mod confirm;
 mod diagnose;
 mod evidence;
 mod exit;
@@ -22,6 +24,7 @@ mod reward_check;
 mod run;
 mod setting;
 mod store;
+mod swap;
 mod sweep;
 mod train;
 mod verdict;

@@ -44,6 +44,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
             chains: &chains(&recipe.alignment),
             answers: run.root(),
             reference: None,
+            model: None,
             bank: None,
         };
         diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);

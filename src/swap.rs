@@ -75,7 +75,9 @@ pub(crate) fn swap(observed: &Recipe, reference: &Recipe, stages: &[Stage]) -> R
     let everything = all_of(&recipe, reference);
     if everything.alignment != comparable.alignment || everything.world != comparable.world {
         let difference = everything.difference(&comparable)?.unwrap_or_default();
-        bail!("the reference's recipe is of another kind ({difference}), so its phases cannot take the place of this run's");
+        bail!(
+            "the reference's recipe is of another kind ({difference}), so its phases cannot take the place of this run's"
+        );
     }
     Ok(recipe)
 }
@@ -109,10 +111,9 @@ fn stage_of(fault: &Fault) -> Stage {
 /// # Errors
 /// Where the reference does not say.
 pub(crate) fn reference_recipe(reference: &Reference, observed: &Recipe) -> Result<Recipe> {
-    let plan = reference
-        .recipe
-        .clone()
-        .context("the reference does not say with which recipe its runs were made: `phasetrace reference` makes one that does")?;
+    let plan = reference.recipe.clone().context(
+        "the reference does not say with which recipe its runs were made: `phasetrace reference` makes one that does",
+    )?;
     let mut recipe: Recipe = serde_json::from_value(plan).context("the reference's recipe cannot be read")?;
     recipe.seed = observed.seed;
     recipe.world.seed = observed.world.seed;

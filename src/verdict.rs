@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use evals::verdict::features::Tier;
+use evals::verdict::model::{TierModel, VerdictModel};
 use evals::verdict::record::{self, Record};
 use evals::verdict::{fit, score};
 
@@ -10,6 +12,15 @@ use crate::cli::{FitArgs, ScoreArgs};
 use crate::exit;
 use crate::output;
 use crate::report::check_writable;
+
+/// The verdict model that ships with the project, as `phasetrace bench fit` wrote it.
+const SHIPPED: &str = include_str!("../fixtures/verdict_model.json");
+
+/// The shipped model for what is at hand.
+pub(crate) fn shipped(tier: Tier) -> Result<Option<TierModel>> {
+    let model = VerdictModel::parse(SHIPPED, Path::new("fixtures/verdict_model.json"))?;
+    Ok(model.at(tier).cloned())
+}
 
 /// Fits the model on the records and writes it.
 pub(crate) fn fit(args: &FitArgs) -> Result<u8> {

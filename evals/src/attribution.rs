@@ -386,6 +386,8 @@ impl Case<'_> {
             rung: None,
             evidence: Vec::new(),
             is_content: false,
+            bisection: None,
+            confirmation: None,
             readings: Vec::new(),
             candidates: Candidates::new(),
             dissent: Vec::new(),

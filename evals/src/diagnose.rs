@@ -21,6 +21,8 @@ use crate::reference::{REWARD, Reference, Route};
 use crate::stats::mcnemar::mid_p;
 use crate::stats::multiplicity::holm;
 use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
+use crate::verdict::model::TierModel;
+use crate::verdict::weigh::weigh;
 use crate::wording::{capital, lineage_name, list, percent, phase_name, points, share_right, skill};
 
 /// The behaviours, in the order of the table.
@@ -64,6 +66,8 @@ pub struct Findings<'a> {
     pub data: BTreeMap<Stage, Profile>,
     /// Behaviour and slice of items whose change is a policy: they count for nothing.
     pub intended: &'a [(Behaviour, String)],
+    /// What weighs the evidence, for what is at hand.
+    pub model: Option<&'a TierModel>,
     /// Healthy runs to compare with.
     pub reference: Option<&'a Reference>,
     /// What was run; its `reference` is filled in here.
@@ -178,6 +182,11 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     let gate = Gate::of(&paths);
     let mut behaviours = judge_all(&cases, gate.as_ref());
     adjust_transitions(&mut behaviours);
+    if let Some(model) = findings.model {
+        for row in &mut behaviours {
+            weigh(&mut row.verdict, &names, model);
+        }
+    }
     let mut failing = Vec::new();
     let mut n_failures = BTreeMap::new();
     for (row, board) in behaviours.iter().zip(&boards) {

@@ -6,6 +6,7 @@ use probes::item::Behaviour;
 use probes::response::Form;
 use serde::{Deserialize, Serialize};
 
+use crate::bisection::Bisection;
 use crate::evidence::data::Profile;
 use crate::evidence::{Candidates, Reading};
 
@@ -235,6 +236,12 @@ pub struct Verdict {
     /// Whether the content itself is missing, and not only its expression in chat.
     #[serde(default)]
     pub is_content: bool,
+    /// What training the accused phase again showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
+    /// How it went over the steps of the accused phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bisection: Option<Bisection>,
     /// What each stream of evidence says of each stage.
     #[serde(default)]
     pub readings: Vec<Reading>,
@@ -293,6 +300,16 @@ pub enum Stage {
     Alignment,
     /// Learns nothing: how the last checkpoint is asked (template, system prompt).
     Deployment,
+}
+
+/// What became of a shortfall when phases were trained again with the healthy recipe, and what follows them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// Share of it that went with the accused phase.
+    pub recovered: Estimate,
+    /// An innocent stage, and the share that went with it; `None` where none was trained again.
+    pub innocent: Option<(Stage, Estimate)>,
 }
 
 /// A model made from the checkpoints of a lineage, and asked like one of them: what a phase adds, alone or in another strength.

@@ -5,6 +5,7 @@
 //! alignment into a [`comparison::Comparison`].
 
 pub mod attribution;
+pub mod bisection;
 mod board;
 pub mod compare;
 pub mod comparison;

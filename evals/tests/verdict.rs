@@ -125,6 +125,7 @@ fn diagnose_beside(shares: &Shares, reference: Option<&Reference>) -> Diagnosis 
         declared_cutoff: None,
         data: BTreeMap::new(),
         intended: &[],
+        model: None,
         reference,
         provenance: Provenance {
             seed: Some(1),

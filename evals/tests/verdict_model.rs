@@ -213,7 +213,7 @@ fn records_read_back_and_bad_ones_are_named_with_file_line_and_key() {
     };
     let error = fault("\"shortfall_share\"", "\"shortfall_shear\"");
     assert!(
-        error.starts_with("r.jsonl:2: candidates, stage Pretraining: unknown feature `shortfall_shear`; known are "),
+        error.starts_with("r.jsonl:2: cases, OverRefusal: candidates, stage Pretraining: unknown feature `shortfall_shear`; known are "),
         "{error}"
     );
     assert!(fault("\"took\"", "\"tok\"").starts_with("r.jsonl:2: unknown field `tok`"));

@@ -1,33 +1,32 @@
 //! The number and the word of a verdict: how likely the accused stage is guilty, and how far the evidence was carried.
 
+use std::collections::BTreeMap;
+
 use super::model::TierModel;
 use super::record::{Candidate, TOOK};
-use crate::diagnosis::{Confidence, Outcome, Rung, Stage, StageProbability, Verdict};
+use crate::diagnosis::{Confidence, Confirmation, Estimate, Outcome, Rung, Stage, StageProbability, Verdict};
 use crate::wording::{percent, phase_name};
 
 /// Share of the shortfall that may go when an innocent phase is trained again.
 pub const INNOCENT: f64 = 0.2;
 
-/// What became of a shortfall when phases were trained again with the healthy recipe, and what follows them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Swap {
-    /// Share of it that went with the accused phase.
-    pub recovered: f64,
-    /// Share of it that went with an innocent phase; `None` where none was trained again.
-    pub innocent: Option<f64>,
-}
-
 /// Writes the model's probabilities into the verdict on a failing behaviour; `phases` are those of the lineage.
 ///
 /// Where the model names the accused phase's stage the verdict is "attributed", else it stays "observed" and the model dissents. A
 /// verdict that evidence leaves undetermined stays so: the model's word is printed beside it.
-pub fn weigh(verdict: &mut Verdict, phases: &[String], model: &TierModel, candidates: &[Candidate]) {
+pub fn weigh(verdict: &mut Verdict, phases: &[String], model: &TierModel) {
     let accused = match &verdict.outcome {
         Outcome::Attributed { phase, .. } => Some(phase.clone()),
         Outcome::Undetermined { .. } => None,
         Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => return,
     };
-    let probabilities = model.predict(candidates);
+    let of_stage =
+        |(stage, features): (&Stage, &BTreeMap<String, f64>)| Candidate { stage: *stage, features: features.clone() };
+    let candidates: Vec<Candidate> = verdict.candidates.iter().map(of_stage).collect();
+    if candidates.is_empty() {
+        return;
+    }
+    let probabilities = model.predict(&candidates);
     let named = model.name(&probabilities);
     verdict.probabilities =
         probabilities.iter().map(|&(stage, probability)| StageProbability { stage, probability }).collect();
@@ -56,25 +55,36 @@ pub fn weigh(verdict: &mut Verdict, phases: &[String], model: &TierModel, candid
 
 /// Writes what training the accused phase again showed: a verdict is "confirmed" where 80 % of the shortfall goes with it, and at
 /// most 20 % with an innocent phase.
-pub fn confirm(verdict: &mut Verdict, swap: Swap) {
+pub fn confirm(verdict: &mut Verdict, shown: Confirmation) {
     let Outcome::Attributed { phase, .. } = &verdict.outcome else { return };
-    let control = swap.innocent.map_or_else(
+    let share = |estimate: &Estimate| {
+        format!(
+            "{} (95% interval {} to {}, n = {})",
+            percent(estimate.value),
+            percent(estimate.low),
+            percent(estimate.high),
+            estimate.n
+        )
+    };
+    let control = shown.innocent.as_ref().map_or_else(
         || "; no other phase was trained again".to_owned(),
-        |share| format!("; with another phase in its place {} goes", percent(share.max(0.0))),
+        |(stage, estimate)| format!("; {} trained again in its place takes {}", stage_words(*stage), share(estimate)),
     );
     let line = format!(
         "Trained again with the healthy recipe, {} takes {} of the shortfall away{control}.",
         phase_name(phase),
-        percent(swap.recovered.max(0.0))
+        share(&shown.recovered)
     );
-    if swap.recovered < TOOK || swap.innocent.is_some_and(|share| share > INNOCENT) {
+    let is_innocent = shown.innocent.as_ref().is_none_or(|(_, estimate)| estimate.value <= INNOCENT);
+    if shown.recovered.value < TOOK || !is_innocent {
         verdict.dissent.push(line);
-        return;
+    } else {
+        verdict.evidence.push(line);
+        if shown.innocent.is_some() {
+            verdict.rung = Some(Rung::Confirmed);
+        }
     }
-    verdict.evidence.push(line);
-    if swap.innocent.is_some() {
-        verdict.rung = Some(Rung::Confirmed);
-    }
+    verdict.confirmation = Some(shown);
 }
 
 fn stage_words(stage: Stage) -> &'static str {
@@ -90,11 +100,10 @@ fn stage_words(stage: Stage) -> &'static str {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Swap, confirm, weigh};
-    use crate::diagnosis::{Confidence, ContributionKind, Outcome, Rung, Stage, Verdict};
+    use super::{confirm, weigh};
+    use crate::diagnosis::{Confidence, Confirmation, ContributionKind, Estimate, Outcome, Rung, Stage, Verdict};
     use crate::verdict::features::Tier;
     use crate::verdict::model::{TierModel, Weight};
-    use crate::verdict::record::Candidate;
 
     fn accusing(phase: &str) -> Verdict {
         Verdict {
@@ -109,6 +118,8 @@ mod tests {
             readings: Vec::new(),
             candidates: BTreeMap::new(),
             is_content: false,
+            bisection: None,
+            confirmation: None,
             dissent: Vec::new(),
             thesis_baseline: "sft".to_owned(),
             remedy: None,
@@ -127,13 +138,12 @@ mod tests {
             coverage: 1.0,
             accuracy: Some(0.96),
         };
-        let candidate =
-            |stage, value| Candidate { stage, features: BTreeMap::from([("shortfall_share".to_owned(), value)]) };
+        let candidate = |stage, value| (stage, BTreeMap::from([("shortfall_share".to_owned(), value)]));
         let candidates =
             [candidate(Stage::Pretraining, 0.0), candidate(Stage::Tuning, 1.0), candidate(Stage::Alignment, 0.5)];
         let phases = ["pretrain", "sft", "rlhf"].map(str::to_owned);
-        let mut verdict = accusing(phase);
-        weigh(&mut verdict, &phases, &model, &candidates);
+        let mut verdict = Verdict { candidates: BTreeMap::from(candidates), ..accusing(phase) };
+        weigh(&mut verdict, &phases, &model);
         verdict
     }
 
@@ -153,9 +163,17 @@ mod tests {
 
     #[test]
     fn only_a_swap_with_its_control_confirms() {
+        let estimate = |value: f64| Estimate {
+            value,
+            low: value - 0.1,
+            high: value + 0.1,
+            n: 90,
+            method: "delta method".to_owned(),
+        };
         let after = |recovered: f64, innocent: Option<f64>| {
             let mut verdict = weighed("sft");
-            confirm(&mut verdict, Swap { recovered, innocent });
+            let innocent = innocent.map(|share| (Stage::Alignment, estimate(share)));
+            confirm(&mut verdict, Confirmation { recovered: estimate(recovered), innocent });
             (verdict.rung, verdict.dissent.len())
         };
         assert_eq!(after(0.9, Some(0.1)), (Some(Rung::Confirmed), 0));
