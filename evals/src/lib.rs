@@ -2,7 +2,7 @@
 //!
 //! [`store::Store`] keeps what was answered, [`diagnose::diagnose`] turns it into a [`diagnosis::Diagnosis`],
 //! [`reference::Reference`] holds what healthy lineages show, and [`compare::compare`] turns the answers of several settings of
-//! alignment into a [`comparison::Comparison`].
+//! alignment into a [`comparison::Comparison`]. [`trace`] finds the rows of a phase's data that taught a failure.
 
 pub mod attribution;
 pub mod bisection;
@@ -27,6 +27,7 @@ pub mod rows;
 pub mod stats;
 pub mod store;
 mod tables;
+pub mod trace;
 pub mod verdict;
 mod wording;
 

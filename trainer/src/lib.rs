@@ -14,6 +14,7 @@ pub mod folder;
 #[cfg(test)]
 mod gradients;
 pub mod import;
+pub mod influence;
 pub mod judge;
 pub mod labels;
 mod log;

@@ -138,7 +138,7 @@ pub(crate) fn step_folder(steps: &Path, step: u64) -> PathBuf {
 }
 
 /// Intermediate checkpoints, by step.
-fn list(steps: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn list(steps: &Path) -> Result<Vec<PathBuf>> {
     let step_of = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u64>().ok();
     let mut folders: Vec<(u64, PathBuf)> =
         entries(steps)?.into_iter().filter_map(|path| Some((step_of(&path)?, path))).collect();
