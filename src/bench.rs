@@ -4,6 +4,7 @@
 pub(crate) mod organism;
 mod queue;
 mod record;
+mod tracing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,13 +39,14 @@ use crate::verdict;
 const RECIPE: &str = include_str!("../recipes/bench.toml");
 
 /// The twin without a fault.
-const CLEAN: &str = "clean";
+pub(crate) const CLEAN: &str = "clean";
 
 pub(crate) fn run(command: &BenchCommand, bars: &Bars) -> Result<u8> {
     match command {
         BenchCommand::Attribution(args) => attribution(args, bars),
         BenchCommand::Fit(args) => verdict::fit(args),
         BenchCommand::Score(args) => verdict::score(args),
+        BenchCommand::Tracing(args) => tracing::run(args, bars),
     }
 }
 

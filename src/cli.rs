@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Probe(ProbeArgs),
     /// Say which phase produced each failure, and write the report; trains and probes what is missing.
     Diagnose(DiagnoseArgs),
+    /// Find the rows of a phase's data that taught a failure.
+    Trace(TraceArgs),
     /// Put settings of alignment side by side: several runs, or a sweep written in one recipe.
     Compare(CompareArgs),
     /// Write the report of a diagnosed run again, in any format.
@@ -177,6 +179,45 @@ pub(crate) struct DiagnoseArgs {
     pub(crate) dry_run: bool,
 }
 
+/// Arguments of `trace`.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Folder of a trained run.
+    #[arg(default_value = "runs/small")]
+    pub(crate) run: PathBuf,
+    /// What fails, e.g. `over_refusal`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) behaviour: String,
+    /// The phase whose data are searched.
+    #[arg(long, value_enum, value_name = "PHASE")]
+    pub(crate) phase: Taught,
+    /// The chain of checkpoints whose last one fails: `rlhf`, `dpo`, `constitutional`; the first of the run where none is given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) lineage: Option<String>,
+    /// Rows to tell.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) top: usize,
+    /// Train the phase and what follows again, without the rows that stand out and without as many others, and ask again.
+    #[arg(long)]
+    pub(crate) leave_out: bool,
+    /// Output file, repeatable; the extension decides: `.json`, `.md`. Standard output, as Markdown, where none is given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+}
+
+/// Phases whose data can be searched for what taught a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Taught {
+    /// The documents of pretraining.
+    Pretrain,
+    /// The conversations of fine-tuning.
+    Sft,
+    /// The ranked answers, for the reward model that RLHF optimises.
+    Reward,
+    /// The ranked answers, for a policy that learns from them directly.
+    Dpo,
+}
+
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -248,6 +289,8 @@ pub(crate) enum BenchCommand {
     Fit(FitArgs),
     /// Say how often verdicts on what it has recorded are right, each from a model that has not seen the fault.
     Score(ScoreArgs),
+    /// Measure how well tracing finds the planted rows of such lineages, by method.
+    Tracing(TracingArgs),
 }
 
 /// Arguments of `bench fit`.
@@ -270,6 +313,20 @@ pub(crate) struct ScoreArgs {
     /// Where to write the tables (Markdown), and their numbers beside them (JSON).
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+/// Arguments of `bench tracing`.
+#[derive(Debug, Args)]
+pub(crate) struct TracingArgs {
+    /// Folders of lineages of one seed, as `bench attribution` makes them: `clean` and its twins with faults.
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Only these lineages, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) only: Vec<String>,
+    /// Where to write the table (Markdown); standard output where none is given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// Arguments of `bench attribution`.

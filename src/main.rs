@@ -12,6 +12,7 @@ mod explore;
 mod fit;
 mod foreign;
 mod import;
+mod leave_out;
 mod ls;
 mod output;
 mod preview;
@@ -21,11 +22,14 @@ mod recipe;
 mod reference;
 mod report;
 mod reward_check;
+mod rows;
 mod run;
 mod setting;
 mod store;
 mod swap;
 mod sweep;
+mod trace;
+mod trace_text;
 mod train;
 mod verdict;
 
@@ -61,6 +65,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Train(args) => train::run(&args, &bars),
         Command::Probe(args) => probe::run(&args, &bars),
         Command::Diagnose(args) => diagnose::run(&args, &bars),
+        Command::Trace(args) => trace::run(&args, &bars),
         Command::Compare(args) => compare::run(&args, &bars),
         Command::Report(args) => report::run(&args),
         Command::Ls(args) => ls::run(&args),

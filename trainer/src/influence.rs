@@ -103,10 +103,14 @@ impl Lesson {
         Ok(Self { examples: vec![encode(wrong)?, encode(right)?], teaching: pupil.teaching() })
     }
 
+    /// Length of its longest text, in tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0)
+    }
+
     fn loss(&self, model: &Model) -> Result<Tensor> {
         // No row of the batch is longer than its longest text: nothing is computed for padding.
-        let longest = self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
-        let layouts = lay_out(&self.examples, longest, usize::MAX)?;
+        let layouts = lay_out(&self.examples, self.n_tokens(), usize::MAX)?;
         let [layout] = layouts.as_slice() else { unreachable!("at least one text makes one layout") };
         if self.teaching == Teaching::Imitate {
             return token_loss(&model.decoder, &layout.batch, layout.batch.n_targets.max(1));

@@ -1,0 +1,215 @@
+//! `phasetrace bench tracing`: how well each way of ranking finds the rows that were planted, where a clean twin tells which those are.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use evals::trace::fuse::{fuse, ranks};
+use evals::trace::score::{average_precision, recall_at};
+use probes::bank::Bank;
+use probes::item::Behaviour;
+use probes::response::Form;
+
+use crate::bench::CLEAN;
+use crate::cli::{RecipeArgs, Taught, TracingArgs};
+use crate::exit;
+use crate::output;
+use crate::probe::{Questions, ask_all};
+use crate::progress::Bars;
+use crate::recipe::{Alignment, Recipe};
+use crate::rows::TracedData;
+use crate::run::{Run, chain};
+use crate::trace::{BM25, GRADIENT, SPANS, Wanted, find_failures, score_rows};
+
+/// Rankings that are measured, each of one method or fused from several.
+const RANKINGS: [&[&str]; 7] =
+    [&[SPANS], &[BM25], &[GRADIENT], &[SPANS, BM25], &[SPANS, GRADIENT], &[BM25, GRADIENT], &[SPANS, BM25, GRADIENT]];
+
+/// Rows at the top that recall is measured among.
+const TOP: usize = 50;
+
+/// Smallest shortfall against the clean twin that is traced, as a share of items.
+const SMALLEST_SHORTFALL: f64 = 0.1;
+
+pub(crate) fn run(args: &TracingArgs, bars: &Bars) -> Result<u8> {
+    let mut found = Vec::new();
+    for dir in &args.dirs {
+        let clean = Run::at(&dir.join(CLEAN));
+        for name in lineages(dir)? {
+            if args.only.is_empty() || args.only.contains(&name) {
+                found.extend(measure(&clean, &Run::at(&dir.join(&name)), &name, &dir.join("answers"), bars)?);
+            }
+        }
+    }
+    let table = to_markdown(&found);
+    match &args.output {
+        Some(path) => reports::write(path, &table)?,
+        None => output::print(&table)?,
+    }
+    Ok(exit::SUCCESS)
+}
+
+/// Names of the trained lineages beside the clean one.
+fn lineages(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name != CLEAN && Run::at(&path).checkpoint("rlhf").exists() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// How well each ranking finds the planted rows of one file.
+struct Measured {
+    name: String,
+    phase: Taught,
+    behaviour: Behaviour,
+    shortfall: f64,
+    n_planted: usize,
+    n_rows: usize,
+    /// Recall and average precision, by chance first, then for each of [`RANKINGS`].
+    values: Vec<(f64, f64)>,
+}
+
+/// Traces the behaviour that fell furthest behind the clean twin, in every file with rows that the twin's lacks.
+fn measure(clean: &Run, run: &Run, name: &str, answers: &Path, bars: &Bars) -> Result<Vec<Measured>> {
+    let chain = chain(Alignment::Rlhf);
+    let recipe = Recipe::of_run(run, &RecipeArgs::default(), None)?.1;
+    let mut measured = Vec::new();
+    if recipe.world.faults.is_empty() {
+        return Ok(measured);
+    }
+    fs::create_dir_all(answers).with_context(|| format!("cannot create {}", answers.display()))?;
+    let (of_clean, of_run) = (shares(clean, answers, bars)?, shares(run, answers, bars)?);
+    let shortfalls =
+        of_clean.iter().filter_map(|(behaviour, share)| Some((*behaviour, share - of_run.get(behaviour)?)));
+    let Some((behaviour, shortfall)) = shortfalls.max_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(measured) };
+    if shortfall < SMALLEST_SHORTFALL {
+        bars.say(&format!("{name}: no behaviour falls behind the clean twin by {SMALLEST_SHORTFALL} or more"));
+        return Ok(measured);
+    }
+    for phase in [Taught::Pretrain, Taught::Sft, Taught::Reward] {
+        let planted = planted_rows(&clean.folder().data(phase.file()), &run.folder().data(phase.file()))?;
+        let n_planted = planted.iter().filter(|&&is_planted| is_planted).count();
+        if n_planted == 0 {
+            continue;
+        }
+        bars.say(&format!("{name}: {n_planted} planted rows of {}, {}", phase.file(), behaviour.name()));
+        let wanted = Wanted { name: name.to_owned(), chain, phase, behaviour, top: TOP, answers };
+        let traced = TracedData::read(run, phase)?;
+        let failures = find_failures(run, &wanted, bars)?;
+        let scores = score_rows(run, phase, &traced, &failures.queries, bars)?;
+        let mut values = vec![value(&vec![0.0; planted.len()], &planted)?];
+        for methods in RANKINGS {
+            let ranked: Vec<Vec<f64>> = methods.iter().map(|method| ranks(&scores.by_method[method])).collect();
+            values.push(value(&fuse(&ranked.iter().map(Vec::as_slice).collect::<Vec<_>>()), &planted)?);
+        }
+        for (name, scores) in &scores.by_method {
+            let (recall, precision) = value(scores, &planted)?;
+            bars.say(&format!("  {name:>20} {recall:.3} {precision:.3}"));
+        }
+        measured.push(Measured {
+            name: name.to_owned(),
+            phase,
+            behaviour,
+            shortfall,
+            n_planted,
+            n_rows: planted.len(),
+            values,
+        });
+    }
+    Ok(measured)
+}
+
+fn value(scores: &[f64], planted: &[bool]) -> Result<(f64, f64)> {
+    let recall = recall_at(TOP, scores, planted).context("there are planted rows")?;
+    Ok((recall, average_precision(scores, planted).context("there are planted rows")?))
+}
+
+/// Share of the expected items right in chat at the end of `rlhf`, by behaviour.
+fn shares(run: &Run, answers: &Path, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
+    let bank = Bank::load(&run.bank())?;
+    let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+    let answered = ask_all(answers, &questions, &[("rlhf".to_owned(), run.checkpoint("rlhf"))], bars)?;
+    let behaviours: BTreeMap<&str, Behaviour> =
+        bank.items.iter().filter(|item| item.expected).map(|item| (item.id.as_str(), item.behaviour)).collect();
+    let mut scores: BTreeMap<Behaviour, Vec<f64>> = BTreeMap::new();
+    for response in &answered.responses {
+        if response.subject != answered.phases[0].checkpoint || response.form != Form::Chat {
+            continue;
+        }
+        if let (Some(behaviour), Some(score)) = (behaviours.get(response.item.as_str()), response.score) {
+            scores.entry(*behaviour).or_default().push(score);
+        }
+    }
+    Ok(scores.into_iter().map(|(behaviour, s)| (behaviour, s.iter().sum::<f64>() / s.len() as f64)).collect())
+}
+
+/// Which rows of a file are there more often than in the clean twin's: rows that say the same cannot be told apart.
+fn planted_rows(clean: &Path, faulty: &Path) -> Result<Vec<bool>> {
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let (clean, faulty) = (read(clean)?, read(faulty)?);
+    let count = |text: &'_ str| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for line in text.lines() {
+            *counts.entry(line.to_owned()).or_default() += 1;
+        }
+        counts
+    };
+    let (of_clean, of_faulty) = (count(&clean), count(&faulty));
+    Ok(faulty.lines().map(|line| of_faulty[line] > of_clean.get(line).copied().unwrap_or(0)).collect())
+}
+
+fn to_markdown(found: &[Measured]) -> String {
+    let names: Vec<String> = RANKINGS.iter().map(|methods| methods.join(" + ")).collect();
+    let mut out = String::new();
+    for (title, pick) in [
+        (format!("Recall among the first {TOP}"), (|value: &(f64, f64)| value.0) as fn(&(f64, f64)) -> f64),
+        ("Average precision".to_owned(), |value| value.1),
+    ] {
+        let _ = writeln!(
+            out,
+            "## {title}\n\n| fault | phase | behaviour | shortfall | planted | chance | {} |",
+            names.join(" | ")
+        );
+        let _ = writeln!(out, "|--|--|--|--:|--:|--:|{}", "--:|".repeat(names.len()));
+        for row in found {
+            let values: Vec<String> = row.values.iter().map(|value| format!("{:.3}", pick(value))).collect();
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {:.2} | {} of {} | {} |",
+                row.name,
+                row.phase.name(),
+                row.behaviour.name(),
+                row.shortfall,
+                row.n_planted,
+                row.n_rows,
+                values.join(" | ")
+            );
+        }
+        let mean = |i: usize| found.iter().map(|row| pick(&row.values[i])).sum::<f64>() / found.len().max(1) as f64;
+        let means: Vec<String> = (0..=RANKINGS.len()).map(|i| format!("{:.3}", mean(i))).collect();
+        let _ = writeln!(out, "| mean of {} | | | | | {} |\n", found.len(), means.join(" | "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::planted_rows;
+
+    #[test]
+    fn planted_are_the_lines_that_the_clean_twin_has_less_often() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clean, faulty) = (dir.path().join("clean"), dir.path().join("faulty"));
+        std::fs::write(&clean, "a\nb\nb\nc\n").unwrap();
+        std::fs::write(&faulty, "b\nx\na\na\nb\n").unwrap();
+        assert_eq!(planted_rows(&clean, &faulty).unwrap(), [false, true, true, true, false]);
+    }
+}

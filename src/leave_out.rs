@@ -1,0 +1,176 @@
+//! Retrains a phase without the rows that a trace found, and without as many random ones: what the rows did is what goes away without them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use evals::trace::contrast::rows_with;
+use evals::trace::record::{LeftOut, Trace};
+use probes::bank::Bank;
+use probes::response::Form;
+use rand::seq::SliceRandom;
+
+use crate::cli::{Stop, Taught};
+use crate::probe::{Answered, Questions, ask_all};
+use crate::progress::Bars;
+use crate::recipe::Recipe;
+use crate::rows::TracedData;
+use crate::run::{PHASES, Run};
+use crate::trace::Wanted;
+use crate::train::{Extent, train};
+
+/// A feature that more of a file has than this is no chunk of it: the rows found are left out themselves.
+const LARGEST_CHUNK: f64 = 0.25;
+
+/// Leaves out the rows with the surest feature of a trace, or where there is none the rows found, and as many others, retrains from
+/// the phase on and asks again. The retrained runs lie in `RUN/trace/`; finished ones are kept.
+pub(crate) fn leave_out(
+    run: &Run,
+    recipe: &Recipe,
+    wanted: &Wanted<'_>,
+    trace: &Trace,
+    bars: &Bars,
+) -> Result<LeftOut> {
+    let traced = TracedData::read(run, wanted.phase)?;
+    let n_rows = traced.texts.len();
+    let singled_out = trace.contrast.iter().find(|contrast| (contrast.rows as f64) < LARGEST_CHUNK * n_rows as f64);
+    let (what, chunk) = match singled_out {
+        Some(contrast) => (contrast.feature.clone(), rows_with(&traced.texts, &contrast.feature)),
+        None => {
+            let lines: BTreeSet<usize> = trace.rows.iter().map(|row| row.line).collect();
+            let found = (0..n_rows).filter(|&row| lines.contains(&traced.rows.line(row))).collect();
+            (format!("the first {} found", trace.rows.len()), found)
+        }
+    };
+    let mut others: Vec<usize> = (0..n_rows).filter(|row| !chunk.contains(row)).collect();
+    others.shuffle(&mut lm::random::stream(recipe.seed, "trace/left-out", 0));
+    others.truncate(chunk.len());
+
+    let single = single(recipe, wanted);
+    let text = toml::to_string(&single).context("cannot write the recipe as TOML")?;
+    let stop = stop_of(wanted.chain.0);
+    if let Some(seconds) = train_seconds(run, wanted)? {
+        bars.say(&format!(
+            "leaves out {} rows ({what}) and as many others: retrains {} and what follows twice, about {:.0} s",
+            chunk.len(),
+            wanted.phase.name(),
+            2.0 * seconds
+        ));
+    }
+    let folder = run.root().join("trace").join(format!("{}-{}", wanted.phase.name(), wanted.behaviour.name()));
+    let mut shares = Vec::new();
+    let mut n_items = 0;
+    for (name, rows) in [("without", Some(&chunk)), ("without-random", Some(&others)), ("", None)] {
+        let (again, answers) = match rows {
+            Some(rows) => {
+                let again = Run::at(&folder.join(name));
+                let lines: BTreeSet<usize> = rows.iter().map(|&row| traced.rows.line(row)).collect();
+                prepare(run, &again, wanted, &lines)?;
+                train(&again, &text, &single, Extent::until(stop), bars)?;
+                let answers = again.root().to_owned();
+                (again, answers)
+            }
+            None => (Run::at(run.root()), wanted.answers.to_owned()),
+        };
+        let (share, n) = share_right(&again, &answers, wanted, bars)?;
+        shares.push(share);
+        n_items = n;
+    }
+    let [without, without_random, before] = shares[..] else { unreachable!("three runs were asked") };
+    Ok(LeftOut { what, n_left_out: chunk.len(), n_items, before, without, without_random, healthy: None })
+}
+
+/// The recipe with the chain's way of alignment alone: nothing else is retrained.
+fn single(recipe: &Recipe, wanted: &Wanted<'_>) -> Recipe {
+    let mut single = recipe.clone();
+    single.alignment.retain(|alignment| crate::run::chain(*alignment).0 == wanted.chain.0);
+    single
+}
+
+fn stop_of(chain: &str) -> Stop {
+    match chain {
+        "rlhf" => Stop::Rlhf,
+        "dpo" => Stop::Dpo,
+        _ => Stop::RlCai,
+    }
+}
+
+/// Phases that are trained again: the traced one and what follows.
+fn is_retrained(phase: &str, from: Taught) -> bool {
+    let place = |name: &str| PHASES.iter().position(|phase| *phase == name);
+    place(phase) >= place(from.name())
+}
+
+/// Seconds that the phases took when they were trained, as their logs tell; `None` where a log tells nothing.
+fn train_seconds(run: &Run, wanted: &Wanted<'_>) -> Result<Option<f64>> {
+    let mut sum = 0.0;
+    for phase in wanted.chain.1.iter().chain(&["reward"]).filter(|phase| is_retrained(phase, wanted.phase)) {
+        let path = run.folder().logs().join(format!("{phase}.jsonl"));
+        if !path.exists() {
+            continue;
+        }
+        let log = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let time = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["unix_s"].as_f64();
+        let times: Vec<f64> = log.lines().filter_map(time).collect();
+        let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(None) };
+        sum += last - first;
+    }
+    Ok(Some(sum))
+}
+
+/// A run with the same data but for some lines of the phase's file, and with the phases before it.
+fn prepare(run: &Run, again: &Run, wanted: &Wanted<'_>, left_out: &BTreeSet<usize>) -> Result<()> {
+    if again.data().exists() {
+        return Ok(());
+    }
+    let partial = again.root().join("data.making");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
+    }
+    copy_folder(&run.tokenizer(), &again.tokenizer())?;
+    for phase in PHASES.iter().filter(|phase| !is_retrained(phase, wanted.phase)) {
+        if wanted.chain.1.contains(phase) {
+            copy_folder(&run.checkpoint(phase), &again.checkpoint(phase))?;
+        }
+    }
+    copy_folder(&run.data(), &partial)?;
+    let path = partial.join(wanted.phase.file());
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let kept = text.lines().enumerate().filter(|(line, _)| !left_out.contains(&(line + 1)));
+    reports::write(&path, &kept.map(|(_, line)| format!("{line}\n")).collect::<String>())?;
+    fs::rename(&partial, again.data()).with_context(|| format!("cannot write {}", again.data().display()))
+}
+
+fn copy_folder(source: &Path, destination: &Path) -> Result<()> {
+    fs::create_dir_all(destination).with_context(|| format!("cannot create {}", destination.display()))?;
+    for entry in fs::read_dir(source).with_context(|| format!("cannot read {}", source.display()))? {
+        let entry = entry?;
+        let target = destination.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target).with_context(|| format!("cannot write {}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Share of the expected items right in chat at the end of the chain, and their number.
+fn share_right(run: &Run, answers: &Path, wanted: &Wanted<'_>, bars: &Bars) -> Result<(f64, usize)> {
+    let bank = Bank::load(&run.bank())?;
+    let is_wanted = |item: &&probes::item::Item| item.behaviour == wanted.behaviour && item.expected;
+    let items: Vec<_> = bank.items.iter().filter(is_wanted).cloned().collect();
+    let last = wanted.chain.1.last().context("a chain has phases")?;
+    let questions = Questions { bank_hash: &bank.hash, items: &items };
+    let Answered { phases, responses } =
+        ask_all(answers, &questions, &[((*last).to_owned(), run.checkpoint(last))], bars)?;
+    let ids: BTreeSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
+    let scores: Vec<f64> = responses
+        .iter()
+        .filter(|response| response.subject == phases[0].checkpoint && response.form == Form::Chat)
+        .filter(|response| ids.contains(response.item.as_str()))
+        .filter_map(|response| response.score)
+        .collect();
+    Ok((scores.iter().sum::<f64>() / scores.len().max(1) as f64, scores.len()))
+}
