@@ -8,6 +8,7 @@ mod tracing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use evals::diagnosis::Diagnosis;
@@ -61,9 +62,32 @@ fn attribution(args: &AttributionArgs, bars: &Bars) -> Result<u8> {
     let bench = Bench { dir: &args.dir, base: &base, bars };
     let organisms = read_organisms(&args.faults, &args.only)?;
     let tasks = bench.tasks(args, &organisms)?;
+    let helpers = start_helpers(args.jobs - 1)?;
     work_off(&tasks, |work| bench.work(work))?;
+    for mut helper in helpers {
+        // What it could not do was done here, or has failed here too.
+        helper.wait().context("cannot wait for a process of the bench")?;
+    }
     bench.collect(args, &organisms)?;
     Ok(exit::SUCCESS)
+}
+
+/// Starts this very command in further processes, which take the tasks that nobody is at work on.
+fn start_helpers(n: u16) -> Result<Vec<Child>> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let is_own = |argument: &String| argument != "--jobs";
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(at) = arguments.iter().position(|argument| !is_own(argument)) {
+        arguments.drain(at..(at + 2).min(arguments.len()));
+    }
+    arguments.retain(|argument| !argument.starts_with("--jobs="));
+    (0..n)
+        .map(|_| {
+            let mut command = Command::new(&program);
+            command.args(&arguments).args(["--threads", "1", "--quiet"]).stdout(Stdio::null());
+            command.spawn().with_context(|| format!("cannot start {}", program.display()))
+        })
+        .collect()
 }
 
 /// What there is to do.
@@ -72,6 +96,8 @@ enum Work<'a> {
     Healthy(Group),
     /// Collect them.
     Reference(Vec<PathBuf>),
+    /// Take those that were collected elsewhere.
+    Copy(PathBuf),
     /// Train, ask and diagnose a lineage, one with a fault or the healthy twin, and record what was found.
     Measure(Group, Option<&'a Organism>),
 }
@@ -91,13 +117,14 @@ impl Bench<'_> {
         let group = |seeds: &Seeds| Group::new(self.dir, self.base, *seeds);
         let mut tasks = Vec::new();
         let mut healthy = Vec::new();
-        for seeds in &args.healthy {
+        for seeds in args.healthy.iter().filter(|_| args.reference.is_none()) {
             let group = group(seeds)?;
             healthy.push(group.run(None).diagnosis());
             tasks.push(Task { outcome: group.run(None).diagnosis(), work: Work::Healthy(group), after: Vec::new() });
         }
         let reference = self.reference();
-        tasks.push(Task { work: Work::Reference(healthy.clone()), outcome: reference.clone(), after: healthy });
+        let work = args.reference.clone().map_or_else(|| Work::Reference(healthy.clone()), Work::Copy);
+        tasks.push(Task { work, outcome: reference.clone(), after: healthy });
         for seeds in args.lineages.iter().chain(&args.clean) {
             let group = group(seeds)?;
             let outcome = group.record(None);
@@ -137,6 +164,7 @@ impl Bench<'_> {
                 let diagnoses = healthy.iter().map(|path| read_diagnosis(path)).collect::<Result<Vec<_>>>()?;
                 Ok(Reference::from_diagnoses(&diagnoses)?.save(&self.reference())?)
             }
+            Work::Copy(path) => Ok(Reference::load(path)?.save(&self.reference())?),
             Work::Measure(group, organism) => {
                 let reference = Reference::load(&self.reference())?;
                 let diagnosis = group.measure(*organism, Some(&reference), self.bars)?;
@@ -241,6 +269,7 @@ impl Group {
             answers: run.root(),
             reference,
             model: None,
+            traces: false,
             bank: bank.as_ref(),
         };
         diagnose_run(&run, &recipe, &wanted, bars)

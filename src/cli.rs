@@ -342,9 +342,15 @@ pub(crate) struct AttributionArgs {
     /// nobody is at work on.
     #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_values_t = (21..=39).map(Seeds::both))]
     pub(crate) healthy: Vec<Seeds>,
+    /// Statistics of healthy lineages of the same recipe, in place of training them (`DIR/reference.json` of another bench).
+    #[arg(long, value_name = "FILE", conflicts_with = "healthy")]
+    pub(crate) reference: Option<PathBuf>,
     /// World and training seed of the lineages in which faults are planted.
     #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_value = "7:1,8:2")]
     pub(crate) lineages: Vec<Seeds>,
+    /// Number of processes that work on it; each trains with one thread.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: u16,
     /// World and training seed of further healthy lineages, as controls.
     #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED")]
     pub(crate) clean: Vec<Seeds>,

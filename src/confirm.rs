@@ -116,6 +116,7 @@ impl<'a> Experiment<'a> {
             answers: run.root(),
             reference: Some(self.reference),
             model: None,
+            traces: false,
             bank: None,
         };
         diagnose_run(run, recipe, &wanted, self.bars)

@@ -28,6 +28,7 @@ use crate::recipe::Recipe;
 use crate::reference;
 use crate::report;
 use crate::run::{ASKED, Chain, Run, chains};
+use crate::trace;
 use crate::train::{Extent, plan_file, train};
 use crate::verdict;
 
@@ -51,6 +52,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         answers: run.root(),
         reference: reference.as_ref(),
         model: model.as_ref(),
+        traces: true,
         bank: None,
     };
     let mut diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
@@ -82,6 +84,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) reference: Option<&'a Reference>,
     /// What weighs the evidence.
     pub(crate) model: Option<&'a TierModel>,
+    /// Whether the data of accused phases are searched for what taught the failures.
+    pub(crate) traces: bool,
     /// What is asked; the run's own bank where none is given.
     pub(crate) bank: Option<&'a Bank>,
 }
@@ -137,6 +141,9 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
         bisect(&mut store, run, lineage, &bank, &provenance, bars)?;
     }
     store.finish()?;
+    for (lineage, &chain) in diagnosis.lineages.iter_mut().zip(wanted.chains).filter(|_| wanted.traces) {
+        trace::fill_in(run, &wanted.name, chain, lineage, wanted.answers, bars)?;
+    }
     keep(run, &diagnosis)
 }
 

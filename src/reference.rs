@@ -45,6 +45,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
             answers: run.root(),
             reference: None,
             model: None,
+            traces: false,
             bank: None,
         };
         diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);

@@ -10,6 +10,18 @@ use crate::cli::Taught;
 use crate::run::Run;
 
 impl Taught {
+    /// What a phase of a lineage has learnt from: the policy of RLHF what its reward model has. `None` for phases that learn from what the model
+    /// wrote itself, and for deployment.
+    pub(crate) fn of(phase: &str) -> Option<Self> {
+        match phase {
+            "pretrain" => Some(Self::Pretrain),
+            "sft" => Some(Self::Sft),
+            "rlhf" => Some(Self::Reward),
+            "dpo" => Some(Self::Dpo),
+            _ => None,
+        }
+    }
+
     /// Name of the phase.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use evals::diagnosis::{LineageDiagnosis, Outcome};
 use evals::trace::contrast::contrast;
 use evals::trace::fuse::{fuse, order, ranks};
 use evals::trace::record::{TRACE_VERSION, Trace, TracedRow};
@@ -134,6 +135,37 @@ pub(crate) fn trace_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Res
         contrast: contrast(&traced.texts, &top, FEATURES),
         left_out: None,
     })
+}
+
+/// Rows that a report shows.
+const SHOWN: usize = 10;
+
+/// Traces the attributed failures of a lineage in the data of the accused phases. What was traced once is read from the run.
+pub(crate) fn fill_in(
+    run: &Run,
+    name: &str,
+    chain: Chain,
+    lineage: &mut LineageDiagnosis,
+    answers: &Path,
+    bars: &Bars,
+) -> Result<()> {
+    for row in &mut lineage.behaviours {
+        let Outcome::Attributed { phase, .. } = &row.verdict.outcome else { continue };
+        let Some(taught) = Taught::of(phase) else { continue };
+        let last = lineage.phases.last().map_or("", |info| &info.checkpoint);
+        let key = &trainer::data::hash(format!("{last} {phase} {}", row.behaviour.name()).as_bytes())[..16];
+        let path = run.root().join("traces").join(format!("{}-{}-{key}.json", chain.0, row.behaviour.name()));
+        if !path.exists() {
+            let wanted =
+                Wanted { name: name.to_owned(), chain, phase: taught, behaviour: row.behaviour, top: SHOWN, answers };
+            let trace = trace_failures(run, &wanted, bars)?;
+            reports::write(&path, &(serde_json::to_string_pretty(&trace)? + "\n"))?;
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        row.verdict.trace =
+            Some(serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?);
+    }
+    Ok(())
 }
 
 /// A failing item, put as text and as a question to a model.

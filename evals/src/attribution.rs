@@ -388,6 +388,7 @@ impl Case<'_> {
             is_content: false,
             bisection: None,
             confirmation: None,
+            trace: None,
             readings: Vec::new(),
             candidates: Candidates::new(),
             dissent: Vec::new(),

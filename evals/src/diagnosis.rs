@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::bisection::Bisection;
 use crate::evidence::data::Profile;
 use crate::evidence::{Candidates, Reading};
+use crate::trace::record::Trace;
 
 use crate::reference::Route;
 
@@ -236,6 +237,9 @@ pub struct Verdict {
     /// Whether the content itself is missing, and not only its expression in chat.
     #[serde(default)]
     pub is_content: bool,
+    /// Rows of the accused phase's data that taught it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
     /// What training the accused phase again showed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Confirmation>,

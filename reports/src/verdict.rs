@@ -1,6 +1,11 @@
 //! The card of one failing behaviour: which phase, how sure, on what evidence, what to do.
 
+use std::collections::BTreeSet;
+
+use evals::bisection::Bisection;
 use evals::diagnosis::{BehaviourHistory, Confidence, Outcome, PhaseInfo, Rung, Stage};
+use evals::evidence::Reading;
+use evals::trace::record::Trace;
 use serde::Serialize;
 
 use crate::chart::{Chart, waterfall};
@@ -38,6 +43,10 @@ pub(crate) struct Card {
     pub(crate) chart: Option<Chart>,
     /// Evidence for the verdict.
     pub(crate) evidence: Vec<String>,
+    /// What each stream of evidence says of each stage.
+    pub(crate) streams: Option<Streams>,
+    /// Examples that taught it.
+    pub(crate) guilty: Option<Guilty>,
     /// Evidence against it.
     pub(crate) dissent: Vec<String>,
     /// What the rule of thumb says.
@@ -46,6 +55,102 @@ pub(crate) struct Card {
     pub(crate) remedy: Option<String>,
     /// What would change the verdict.
     pub(crate) would_change: Option<String>,
+}
+
+/// What the streams of evidence say, as a table.
+#[derive(Debug, Serialize)]
+pub(crate) struct Streams {
+    /// The stages, as heads of columns.
+    pub(crate) stages: Vec<&'static str>,
+    /// One row per stream.
+    pub(crate) rows: Vec<Stream>,
+}
+
+/// One stream of evidence.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stream {
+    /// Its name.
+    pub(crate) name: String,
+    /// What its numbers are.
+    pub(crate) what: String,
+    /// What it cannot see.
+    pub(crate) blind_to: String,
+    /// One number per stage; an em dash where it says nothing of it.
+    pub(crate) values: Vec<String>,
+}
+
+/// Training examples that taught a failure.
+#[derive(Debug, Serialize)]
+pub(crate) struct Guilty {
+    /// `data/sft.jsonl`.
+    pub(crate) file: String,
+    /// How they were found.
+    pub(crate) how: String,
+    /// What they have in common.
+    pub(crate) common: Vec<String>,
+    /// The examples.
+    pub(crate) rows: Vec<GuiltyRow>,
+}
+
+/// One of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct GuiltyRow {
+    /// Line of the file.
+    pub(crate) line: usize,
+    /// What is given.
+    pub(crate) prompt: String,
+    /// What is learnt.
+    pub(crate) learnt: String,
+}
+
+/// Rows of examples that are shown.
+const SHOWN: usize = 5;
+/// Traits that are told, of those this much more frequent.
+const COMMON: usize = 3;
+const LEAST_RATIO: f64 = 1.5;
+
+fn streams(readings: &[Reading]) -> Option<Streams> {
+    let stages: BTreeSet<Stage> = readings.iter().flat_map(|reading| reading.parts.keys().copied()).collect();
+    let value = |reading: &Reading, stage: &Stage| {
+        reading.parts.get(stage).map_or_else(|| "—".to_owned(), |value| format!("{value:+.2}").replace('-', "−"))
+    };
+    let rows = readings.iter().map(|reading| Stream {
+        name: words::capital(&reading.stream),
+        what: reading.what.clone(),
+        blind_to: reading.blind_to.clone(),
+        values: stages.iter().map(|stage| value(reading, stage)).collect(),
+    });
+    (!readings.is_empty())
+        .then(|| Streams { stages: stages.iter().map(|stage| words::stage(*stage)).collect(), rows: rows.collect() })
+}
+
+fn guilty(trace: &Trace) -> Guilty {
+    let told = trace.contrast.iter().filter(|contrast| contrast.ratio >= LEAST_RATIO && contrast.z > 2.0).take(COMMON);
+    Guilty {
+        file: trace.file.clone(),
+        how: format!(
+            "The {} of {} rows that have most to do with {} of the {} failing answers, by words in common and by what they teach ({}).",
+            trace.rows.len().min(SHOWN),
+            trace.n_rows,
+            trace.n_queries,
+            trace.n_failing,
+            trace.methods.join(", ")
+        ),
+        common: told
+            .map(|contrast| {
+                format!(
+                    "{}: {} of {} rows found, {} of {} in the file ({:.1} times as often)",
+                    contrast.feature, contrast.top, contrast.n_top, contrast.rows, contrast.n_rows, contrast.ratio
+                )
+            })
+            .collect(),
+        rows: trace
+            .rows
+            .iter()
+            .take(SHOWN)
+            .map(|row| GuiltyRow { line: row.line, prompt: row.prompt.clone(), learnt: row.learnt.clone() })
+            .collect(),
+    }
 }
 
 /// A rung of the ladder of confidence.
@@ -124,7 +229,9 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo
         confidence: Sureness::of(verdict.confidence),
         certainty,
         chart,
-        evidence: verdict.evidence.clone(),
+        evidence: verdict.evidence.iter().cloned().chain(verdict.bisection.iter().map(Bisection::sentence)).collect(),
+        streams: streams(&verdict.readings),
+        guilty: verdict.trace.as_ref().map(guilty),
         dissent: verdict.dissent.clone(),
         thesis: words::thesis(&verdict.thesis_baseline, blamed.as_deref()),
         remedy: verdict.remedy.clone(),

@@ -1,7 +1,7 @@
 //! The plain words for phases, behaviours and verdicts, the same on every page.
 
 use evals::comparison::{Axis, Exploration};
-use evals::diagnosis::{Confidence, ContributionKind, Outcome, Rung};
+use evals::diagnosis::{Confidence, ContributionKind, Outcome, Rung, Stage};
 use probes::item::Behaviour;
 use probes::response::Form;
 
@@ -174,6 +174,16 @@ pub(crate) fn confidence_rungs(confidence: Confidence) -> usize {
         Confidence::Observed => 1,
         Confidence::Probable => 2,
         Confidence::Strong => 3,
+    }
+}
+
+/// A stage of training, as the head of a column.
+pub(crate) fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Pretraining => "Pretraining",
+        Stage::Tuning => "SFT",
+        Stage::Alignment => "Alignment",
+        Stage::Deployment => "Deployment",
     }
 }
 

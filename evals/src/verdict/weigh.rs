@@ -120,6 +120,7 @@ mod tests {
             is_content: false,
             bisection: None,
             confirmation: None,
+            trace: None,
             dissent: Vec::new(),
             thesis_baseline: "sft".to_owned(),
             remedy: None,

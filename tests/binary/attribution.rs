@@ -1,0 +1,48 @@
+//! Verdicts on planted faults, end to end: the quick tier of the bench.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::program::{arg, succeed};
+
+/// Healthy lineages of recipes/bench.toml.
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench_reference.json");
+
+/// Over-refusal, planted in each place, with the phase to be named.
+const PLANTED: [(&str, &str); 4] = [
+    ("pt_08_refused_actions", "pretrain"),
+    ("sft_06_no_benign_twins", "sft"),
+    ("al_01_punish_triggers", "rlhf"),
+    ("control_cautious_operator", "deployed"),
+];
+
+#[test]
+fn the_same_over_refusal_planted_in_four_places_has_four_verdicts_and_the_healthy_twin_none() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attribution");
+    if dir.exists() {
+        // Of another version of the program.
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    let names = PLANTED.map(|(name, _)| name).join(",");
+    let args = ["bench", "attribution", arg(&dir), "--reference", REFERENCE, "--lineages", "7:1", "--only", &names];
+    let printed = succeed(&[&args[..], &["--jobs", "2", "--threads", "1"]].concat());
+    let records = fs::read_to_string(printed.trim()).unwrap();
+    assert_eq!(records.lines().count(), 1 + PLANTED.len());
+    let diagnosis = |name: &str| -> Value {
+        let path = dir.join("world-7-seed-1").join(name).join("diagnosis.json");
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    for (name, phase) in PLANTED {
+        let diagnosis = diagnosis(name);
+        let rows = diagnosis["lineages"][0]["behaviours"].as_array().unwrap();
+        let refusal = rows.iter().find(|row| row["behaviour"] == "over_refusal").unwrap();
+        assert_eq!(refusal["verdict"]["outcome"]["attributed"]["phase"], phase, "{name}: {}", refusal["verdict"]);
+    }
+    for lineage in diagnosis("clean")["lineages"].as_array().unwrap() {
+        for row in lineage["behaviours"].as_array().unwrap() {
+            assert!(row["verdict"]["outcome"].get("attributed").is_none(), "{row}");
+        }
+    }
+}
