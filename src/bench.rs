@@ -75,12 +75,7 @@ fn attribution(args: &AttributionArgs, bars: &Bars) -> Result<u8> {
 /// Starts this very command in further processes, which take the tasks that nobody is at work on.
 fn start_helpers(n: u16) -> Result<Vec<Child>> {
     let program = std::env::current_exe().context("cannot find this program")?;
-    let is_own = |argument: &String| argument != "--jobs";
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(at) = arguments.iter().position(|argument| !is_own(argument)) {
-        arguments.drain(at..(at + 2).min(arguments.len()));
-    }
-    arguments.retain(|argument| !argument.starts_with("--jobs="));
+    let arguments = own_arguments(std::env::args().skip(1));
     (0..n)
         .map(|_| {
             let mut command = Command::new(&program);
@@ -88,6 +83,23 @@ fn start_helpers(n: u16) -> Result<Vec<Child>> {
             command.spawn().with_context(|| format!("cannot start {}", program.display()))
         })
         .collect()
+}
+
+/// The arguments of this command without those that a further process gets its own of.
+fn own_arguments(given: impl Iterator<Item = String>) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut given = given;
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--jobs" | "--threads" => {
+                given.next();
+            }
+            "--quiet" | "-q" => {}
+            other if other.starts_with("--jobs=") || other.starts_with("--threads=") => {}
+            _ => arguments.push(argument),
+        }
+    }
+    arguments
 }
 
 /// What there is to do.
@@ -322,4 +334,16 @@ fn mislabel(bank: &Bank, share: f64) -> Bank {
     }
     bank.hash = trainer::data::hash(format!("{} mislabelled {share}", bank.hash).as_bytes());
     bank
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_arguments;
+
+    #[test]
+    fn a_further_process_starts_none_of_its_own() {
+        let given =
+            "-q --threads 4 bench attribution runs/b --jobs 3 --lineages 7:1 --threads=2".split(' ').map(str::to_owned);
+        assert_eq!(own_arguments(given), ["bench", "attribution", "runs/b", "--lineages", "7:1"]);
+    }
 }
