@@ -82,30 +82,33 @@ fn a_preview_shows_what_a_checkpoint_would_see() {
 }
 
 #[test]
-fn a_bench_trains_shared_phases_once_and_a_reference_is_made_from_healthy_runs() {
+fn a_bench_trains_shared_phases_once_and_compares_with_healthy_lineages_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let (reference, bench) = (folder.path().join("reference.json"), folder.path().join("bench"));
-    let runs = folder.path().join("reference");
+    let bench = folder.path().join("bench");
     // The figures do not matter here.
-    let quick = ["--recipe", RECIPE, "--set", "sft.steps=100"];
-    succeed(&[&["reference", arg(&runs), "--seeds", "11", "-o", arg(&reference)], &quick[..]].concat());
-    let args =
-        ["bench", arg(&bench), "--seeds", "3", "--faults", "healthy,helpful_only", "--reference", arg(&reference)];
-    let args = [&args, &quick[..]].concat();
+    let args = ["bench", "attribution", arg(&bench), "--recipe", RECIPE, "--healthy", "5:11", "--lineages", "7:3"];
+    let args = [&args[..], &["--only", "al_05_helpful_only"]].concat();
     let first = run(&args);
     assert_eq!(first.code, Some(0), "{}", first.stderr);
-    let rows: Vec<&str> = first.stdout.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
-    assert_eq!(rows.len(), 2, "{}", first.stdout);
-    assert!(rows[0].starts_with("| healthy | 3 |") && rows[1].starts_with("| helpful_only | 3 |"), "{rows:?}");
-    assert!(first.stdout.contains("Healthy runs accused: "), "{}", first.stdout);
-    assert_eq!(fs::read_to_string(bench.join("bench.md")).unwrap(), first.stdout);
-    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(bench.join("bench.json")).unwrap()).unwrap();
-    assert_eq!((json[1]["fault"].as_str(), json[1]["truth"].as_str()), (Some("helpful_only"), Some("rlhf")));
-
-    // Data, tokenizer and four phases of the healthy twin; of the other its data, and only those phases that its fault reaches.
-    assert_eq!(fs::read_dir(bench.join("seed-3/phases")).unwrap().count(), 6 + 4);
+    let path = bench.join("records.jsonl");
+    assert_eq!(first.stdout.trim(), arg(&path));
+    let text = fs::read_to_string(&path).unwrap();
+    let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = records.iter().filter_map(|record| record["name"].as_str()).collect();
+    assert_eq!(names, ["clean/world-7/seed-3", "al_05_helpful_only/world-7/seed-3"]);
+    assert_eq!(records[1]["guilty"], serde_json::json!(["alignment"]));
+    let reference: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(bench.join("reference.json")).unwrap()).unwrap();
+    assert_eq!(reference["runs"], serde_json::json!(["world-5-seed-11"]));
+    // The label is nowhere in what is diagnosed, and what the fault does not reach was asked once.
+    let faulty = bench.join("world-7-seed-3/al_05_helpful_only");
+    for file in ["recipe.toml", "plan.json", "diagnosis.json"] {
+        let text = fs::read_to_string(faulty.join(file)).unwrap();
+        assert!(!text.contains("ranked by helpfulness alone") && !text.contains("al_05"), "{file}: {text}");
+    }
     assert_eq!(first.stderr.matches("ask sft: 0 open").count(), 1, "{}", first.stderr);
+    let before = files(&bench);
     let second = run(&args);
-    assert_eq!(second.stdout, first.stdout);
-    assert!(!second.stderr.contains(" asked, "), "{}", second.stderr);
+    assert_eq!((second.code, second.stdout), (Some(0), first.stdout));
+    assert_eq!(files(&bench), before);
 }
