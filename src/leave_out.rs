@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use evals::diagnosis::Diagnosis;
 use evals::trace::contrast::rows_with;
 use evals::trace::record::{LeftOut, Trace};
 use probes::bank::Bank;
@@ -35,13 +36,12 @@ pub(crate) fn leave_out(
     let traced = TracedData::read(run, wanted.phase)?;
     let n_rows = traced.texts.len();
     let singled_out = trace.contrast.iter().find(|contrast| (contrast.rows as f64) < LARGEST_CHUNK * n_rows as f64);
-    let (what, chunk) = match singled_out {
-        Some(contrast) => (contrast.feature.clone(), rows_with(&traced.texts, &contrast.feature)),
-        None => {
-            let lines: BTreeSet<usize> = trace.rows.iter().map(|row| row.line).collect();
-            let found = (0..n_rows).filter(|&row| lines.contains(&traced.rows.line(row))).collect();
-            (format!("the first {} found", trace.rows.len()), found)
-        }
+    let (what, chunk) = if let Some(contrast) = singled_out {
+        (contrast.feature.clone(), rows_with(&traced.texts, &contrast.feature))
+    } else {
+        let lines: BTreeSet<usize> = trace.rows.iter().map(|row| row.line).collect();
+        let found = (0..n_rows).filter(|&row| lines.contains(&traced.rows.line(row))).collect();
+        (format!("the first {} found", trace.rows.len()), found)
     };
     let mut others: Vec<usize> = (0..n_rows).filter(|row| !chunk.contains(row)).collect();
     others.shuffle(&mut lm::random::stream(recipe.seed, "trace/left-out", 0));
@@ -59,26 +59,34 @@ pub(crate) fn leave_out(
         ));
     }
     let folder = run.root().join("trace").join(format!("{}-{}", wanted.phase.name(), wanted.behaviour.name()));
-    let mut shares = Vec::new();
-    let mut n_items = 0;
-    for (name, rows) in [("without", Some(&chunk)), ("without-random", Some(&others)), ("", None)] {
-        let (again, answers) = match rows {
-            Some(rows) => {
-                let again = Run::at(&folder.join(name));
-                let lines: BTreeSet<usize> = rows.iter().map(|&row| traced.rows.line(row)).collect();
-                prepare(run, &again, wanted, &lines)?;
-                train(&again, &text, &single, Extent::until(stop), bars)?;
-                let answers = again.root().to_owned();
-                (again, answers)
-            }
-            None => (Run::at(run.root()), wanted.answers.to_owned()),
-        };
-        let (share, n) = share_right(&again, &answers, wanted, bars)?;
-        shares.push(share);
-        n_items = n;
+    let retrain = |name: &str, rows: &[usize]| {
+        let lines: BTreeSet<usize> = rows.iter().map(|&row| traced.rows.line(row)).collect();
+        // A run without other rows is another run.
+        let key = trainer::data::hash(format!("{lines:?}").as_bytes());
+        let again = Run::at(&folder.join(format!("{name}-{}", &key[..12])));
+        prepare(run, &again, wanted, &lines)?;
+        train(&again, &text, &single, Extent::until(stop), bars)?;
+        share_right(&again, again.root(), wanted, bars)
+    };
+    let (without, _) = retrain("without", &chunk)?;
+    let (without_random, _) = retrain("without-random", &others)?;
+    let (before, n_items) = share_right(run, wanted.answers, wanted, bars)?;
+    let healthy = healthy_share(run, wanted)?;
+    Ok(LeftOut { what, n_left_out: chunk.len(), n_items, before, without, without_random, healthy })
+}
+
+/// Share right at the end of the chain in healthy runs, where the run was compared with them.
+fn healthy_share(run: &Run, wanted: &Wanted<'_>) -> Result<Option<f64>> {
+    let path = run.diagnosis();
+    if !path.exists() {
+        return Ok(None);
     }
-    let [without, without_random, before] = shares[..] else { unreachable!("three runs were asked") };
-    Ok(LeftOut { what, n_left_out: chunk.len(), n_items, before, without, without_random, healthy: None })
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let diagnosis: Diagnosis =
+        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    let lineage = diagnosis.lineages.iter().find(|lineage| lineage.name == wanted.chain.0);
+    let history = lineage.and_then(|of| of.behaviours.iter().find(|row| row.behaviour == wanted.behaviour));
+    Ok(history.and_then(|row| row.reference.last().copied().flatten()))
 }
 
 /// The recipe with the chain's way of alignment alone: nothing else is retrained.
@@ -172,5 +180,8 @@ fn share_right(run: &Run, answers: &Path, wanted: &Wanted<'_>, bars: &Bars) -> R
         .filter(|response| ids.contains(response.item.as_str()))
         .filter_map(|response| response.score)
         .collect();
-    Ok((scores.iter().sum::<f64>() / scores.len().max(1) as f64, scores.len()))
+    if scores.is_empty() {
+        bail!("{}: no item of {} has a score", run.root().display(), wanted.behaviour.name());
+    }
+    Ok((scores.iter().sum::<f64>() / scores.len() as f64, scores.len()))
 }

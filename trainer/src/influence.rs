@@ -453,7 +453,8 @@ mod tests {
         for preconditioner in [Preconditioner::None, Preconditioner::Sample, Preconditioner::Adam] {
             let mut n_done = 0;
             let found =
-                influence(&checkpoints, preconditioner, &[failure.clone()], &rows, &mut || n_done += 1).unwrap();
+                influence(&checkpoints, preconditioner, std::slice::from_ref(&failure), &rows, &mut || n_done += 1)
+                    .unwrap();
             let found: Vec<f64> = found.into_iter().map(|of_row| of_row[0]).collect();
             assert_eq!(n_done, 8);
             assert!((0..4).all(|row| row == 1 || found[row] < found[1]), "{preconditioner:?}: {found:?}");
