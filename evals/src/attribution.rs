@@ -9,7 +9,8 @@
 //! 2. **Elicitation before blame.** If the checkpoint shows at least half of the shortfall in its best form too, the content
 //!    is missing, and its history is traced in each phase's best form; else only its expression is, and it is traced in chat.
 //! 3. **Telescoping.** The traced shortfall is taken apart by phase (see [`Contribution`]).
-//! 4. **Verdict.** The phase with the largest part is named if it holds 60 % of all positive parts and its interval excludes 0.
+//! 4. **Verdict.** The verdict model names the stage whose evidence makes it likely enough (see [`crate::verdict`]). Without healthy runs, or
+//!    without a model, the phase with the largest part is named if it holds 60 % of all positive parts and its interval excludes 0.
 //! 5. **Dissent.** What points elsewhere is printed, and lowers the word for confidence.
 //!
 //! The table "factual -> pretraining, format -> SFT, refusal -> alignment" is printed beside the verdict and never used.
@@ -28,7 +29,10 @@ use crate::path::{MIN_EFFECT, Path, Shortfall};
 use crate::reference::{Route, spread};
 use crate::remedy::{Finding, remedy};
 use crate::stats::power::detectable_effect;
-use crate::wording::{capital, count, form_name, p_text, percent, phase_name, points, share_right, stage};
+use crate::verdict::fit::ACCURACY;
+use crate::verdict::model::TierModel;
+use crate::verdict::record;
+use crate::wording::{capital, count, form_name, p_text, percent, phase_name, points, share_right, stage, stage_name};
 
 pub use crate::contribution::NOT_ASSIGNED;
 pub use crate::path::{EXPECTED_SHARE, MIN_EFFECT as MIN_SHORTFALL, SD_MULTIPLE};
@@ -80,6 +84,8 @@ pub(crate) struct Case<'a> {
     pub(crate) reward_right: Option<f64>,
     /// The same of healthy runs.
     pub(crate) healthy_reward_right: Option<&'a [f64]>,
+    /// What weighs the evidence, where healthy runs are there to compare with.
+    pub(crate) model: Option<&'a TierModel>,
     /// How far the data of each stage deviate from those of healthy runs.
     pub(crate) data_anomalies: BTreeMap<Stage, f64>,
     /// Name of the random stream.
@@ -202,10 +208,14 @@ impl Case<'_> {
         let path = if is_content { &self.elicited } else { &self.chat };
         let parts = take_apart(path, self.names, &self.stream);
         let weighed = evidence::collect(self, path, &parts);
-        let accused = accuse(path, &parts, self.names);
+        let accused = match self.model.filter(|_| path.is_referenced()) {
+            Some(model) => accuse_by_evidence(model, &weighed.candidates, &parts, self.names),
+            None => accuse(path, &parts, self.names),
+        };
         let mut verdict = match &accused {
-            Ok(part) => self
-                .verdict(Outcome::Attributed { phase: part.contribution.phase.clone(), kind: part.contribution.kind }),
+            Ok(part) => {
+                self.verdict(Outcome::Attributed { phase: part.contribution.phase.clone(), kind: kind_of(part) })
+            }
             Err(reason) => self.verdict(Outcome::Undetermined { reason: reason.clone() }),
         };
         verdict.shortfall = path.shortfall().map(|shortfall| shortfall.value);
@@ -472,6 +482,38 @@ fn weigh_margins(verdict: &mut Verdict, path: &Path, part: &Part, phase: usize) 
         ));
     }
     mean < 0.0
+}
+
+/// The phase that the verdict model names, or why it names none: of the stage that is likeliest guilty the phase with the largest part.
+fn accuse_by_evidence<'p>(
+    model: &TierModel,
+    candidates: &Candidates,
+    parts: &'p [Part],
+    names: &[String],
+) -> Result<&'p Part, String> {
+    let probabilities = model.predict(&record::candidates(candidates));
+    let said: Vec<String> =
+        probabilities.iter().map(|(stage, p)| format!("{} {}", stage_name(*stage), percent(*p))).collect();
+    let named = *model.name(&probabilities).first().ok_or_else(|| {
+        format!(
+            "no phase is as likely guilty as those of which {} were right on planted faults ({})",
+            percent(ACCURACY),
+            said.join(", ")
+        )
+    })?;
+    let of_stage = parts.iter().filter(|part| part.phase.is_some_and(|phase| stage(&names[phase], names) == named));
+    of_stage
+        .reduce(|a, b| if b.contribution.shortfall.value > a.contribution.shortfall.value { b } else { a })
+        .ok_or_else(|| format!("the evidence names {}, of which no phase was measured", stage_name(named)))
+}
+
+/// How an accused phase came to produce the failure.
+fn kind_of(part: &Part) -> ContributionKind {
+    match part.contribution.kind {
+        kind @ (ContributionKind::Commission | ContributionKind::Omission) => kind,
+        _ if part.gain < 0.0 => ContributionKind::Commission,
+        _ => ContributionKind::Omission,
+    }
 }
 
 /// The phase to blame, or why none is.

@@ -173,6 +173,7 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
             view_names: lineage.views.iter().map(|view| view.name.as_str()).collect(),
             reward_right: lineage.reward_right.get(&behaviour).copied(),
             healthy_reward_right: known(behaviour, Route::Reward, REWARD),
+            model: findings.model,
             data_anomalies: anomalies.clone(),
             stream: format!("{}/{behaviour:?}/contributions", lineage.name),
         })

@@ -16,6 +16,16 @@ pub(crate) fn stage(name: &str, phases: &[String]) -> Stage {
     }
 }
 
+/// Name of a stage for readers.
+pub(crate) fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Pretraining => "pretraining",
+        Stage::Tuning => "fine-tuning",
+        Stage::Alignment => "alignment",
+        Stage::Deployment => "deployment",
+    }
+}
+
 /// Name of a phase for readers.
 pub(crate) fn phase_name(name: &str) -> String {
     match name {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use evals::attribution::thesis_lookup;
 use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, Stage};
-use evals::verdict::record::{Candidate, Case, Family, Latent, Record, Set, Status};
+use evals::verdict::record::{Case, Family, Latent, Record, Set, Status, candidates};
 
 use crate::recipe::FaultCard;
 
@@ -85,8 +85,6 @@ fn case(lineage: &LineageDiagnosis, row: &BehaviourHistory) -> Option<Case> {
         .filter_map(|(name, value)| Some((Stage::of(name, &names), value.as_ref()?.value)))
         .collect();
     let p_values = row.transitions.iter().filter_map(|t| Some((Stage::of(&t.phase, &names), t.p_value?))).collect();
-    let candidates =
-        row.verdict.candidates.iter().map(|(stage, features)| Candidate { stage: *stage, features: features.clone() });
     Some(Case {
         behaviour: row.behaviour,
         status,
@@ -95,7 +93,7 @@ fn case(lineage: &LineageDiagnosis, row: &BehaviourHistory) -> Option<Case> {
         p_values,
         thesis: Stage::of(thesis_lookup(row.behaviour, &names)?, &names),
         latent,
-        candidates: candidates.collect(),
+        candidates: candidates(&row.verdict.candidates),
     })
 }
 

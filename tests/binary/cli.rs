@@ -5,7 +5,9 @@ use crate::program::{Outcome, phasetrace, run, succeed};
 #[test]
 fn help_says_what_can_be_done() {
     insta::assert_snapshot!("help", succeed(&["--help"]));
-    for command in ["train", "probe", "diagnose", "compare", "report", "trace", "ls", "reference", "bench", "completions"] {
+    for command in
+        ["train", "probe", "diagnose", "compare", "report", "trace", "ls", "reference", "bench", "completions"]
+    {
         insta::assert_snapshot!(format!("help_{command}"), succeed(&[command, "--help"]));
     }
     for command in ["attribution", "fit", "score", "tracing"] {
@@ -38,7 +40,11 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         (&["diagnose", &run_folder, "-o", &sheet], 1, "the extension must be .html, .json or .md"),
         (&["diagnose", "--phase", "sft=/nowhere"], 2, "--output <FILE>"),
         (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=DIR"),
-        (&["bench", "attribution", &run_folder, "--only", "gremlins"], 2, "--only gremlins: no such fault; known are pt_01_"),
+        (
+            &["bench", "attribution", &run_folder, "--only", "gremlins"],
+            2,
+            "--only gremlins: no such fault; known are pt_01_",
+        ),
         (&["ls", &run_folder], 1, "no such folder; `phasetrace diagnose` makes runs/small"),
     ];
     for (args, code, reason) in cases {

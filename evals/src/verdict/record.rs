@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::features::{self, FEATURES};
 use crate::diagnosis::Stage;
 use crate::error::{Error, Result};
+use crate::evidence::Candidates;
 
 /// Share of the shortfall that must go when the guilty phase is trained again with the healthy recipe: else the plant did not take.
 pub const TOOK: f64 = 0.8;
@@ -201,6 +202,11 @@ pub struct Candidate {
     pub stage: Stage,
     /// Values by the names of [`FEATURES`]; what was not measured is left out.
     pub features: BTreeMap<String, f64>,
+}
+
+/// The evidence of a verdict, as the model takes it.
+pub fn candidates(evidence: &Candidates) -> Vec<Candidate> {
+    evidence.iter().map(|(stage, features)| Candidate { stage: *stage, features: features.clone() }).collect()
 }
 
 impl Record {

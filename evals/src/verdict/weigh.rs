@@ -1,11 +1,9 @@
 //! The number and the word of a verdict: how likely the accused stage is guilty, and how far the evidence was carried.
 
-use std::collections::BTreeMap;
-
 use super::model::TierModel;
-use super::record::{Candidate, TOOK};
+use super::record::{TOOK, candidates};
 use crate::diagnosis::{Confidence, Confirmation, Estimate, Outcome, Rung, Stage, StageProbability, Verdict};
-use crate::wording::{percent, phase_name};
+use crate::wording::{percent, phase_name, stage_name};
 
 /// Share of the shortfall that may go when an innocent phase is trained again.
 pub const INNOCENT: f64 = 0.2;
@@ -20,9 +18,7 @@ pub fn weigh(verdict: &mut Verdict, phases: &[String], model: &TierModel) {
         Outcome::Undetermined { .. } => None,
         Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => return,
     };
-    let of_stage =
-        |(stage, features): (&Stage, &BTreeMap<String, f64>)| Candidate { stage: *stage, features: features.clone() };
-    let candidates: Vec<Candidate> = verdict.candidates.iter().map(of_stage).collect();
+    let candidates = candidates(&verdict.candidates);
     if candidates.is_empty() {
         return;
     }
@@ -32,7 +28,7 @@ pub fn weigh(verdict: &mut Verdict, phases: &[String], model: &TierModel) {
         probabilities.iter().map(|&(stage, probability)| StageProbability { stage, probability }).collect();
     let from = format!("from {}", model.tier.access());
     let said: Vec<String> =
-        probabilities.iter().map(|(stage, p)| format!("{} {}", stage_words(*stage), percent(*p))).collect();
+        probabilities.iter().map(|(stage, p)| format!("{} {}", stage_name(*stage), percent(*p))).collect();
     let said = format!("Probability of guilt {from}, after planted faults: {}.", said.join(", "));
     let Some(accused) = accused else {
         verdict.evidence.push(said);
@@ -49,7 +45,7 @@ pub fn weigh(verdict: &mut Verdict, phases: &[String], model: &TierModel) {
     }
     for other in named.into_iter().filter(|other| *other != stage) {
         let too = if is_named { " too" } else { "" };
-        verdict.dissent.push(format!("The verdict model names {}{too}.", stage_words(other)));
+        verdict.dissent.push(format!("The verdict model names {}{too}.", stage_name(other)));
     }
 }
 
@@ -68,7 +64,7 @@ pub fn confirm(verdict: &mut Verdict, shown: Confirmation) {
     };
     let control = shown.innocent.as_ref().map_or_else(
         || "; no other phase was trained again".to_owned(),
-        |(stage, estimate)| format!("; {} trained again in its place takes {}", stage_words(*stage), share(estimate)),
+        |(stage, estimate)| format!("; {} trained again in its place takes {}", stage_name(*stage), share(estimate)),
     );
     let line = format!(
         "Trained again with the healthy recipe, {} takes {} of the shortfall away{control}.",
@@ -85,15 +81,6 @@ pub fn confirm(verdict: &mut Verdict, shown: Confirmation) {
         }
     }
     verdict.confirmation = Some(shown);
-}
-
-fn stage_words(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Pretraining => "pretraining",
-        Stage::Tuning => "fine-tuning",
-        Stage::Alignment => "alignment",
-        Stage::Deployment => "deployment",
-    }
 }
 
 #[cfg(test)]
