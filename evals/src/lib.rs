@@ -4,6 +4,7 @@
 //! [`reference::Reference`] holds what healthy lineages show, and [`compare::compare`] turns the answers of several settings of
 //! alignment into a [`comparison::Comparison`]. [`trace`] finds the rows of a phase's data that taught a failure.
 
+mod accusation;
 pub mod attribution;
 pub mod bisection;
 mod board;

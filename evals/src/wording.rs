@@ -16,6 +16,12 @@ pub(crate) fn stage(name: &str, phases: &[String]) -> Stage {
     }
 }
 
+/// `−3 points`, `12 points`.
+pub(crate) fn signed(difference: f64) -> String {
+    let sign = if (difference * 100.0).round() < 0.0 { "−" } else { "" };
+    format!("{sign}{}", points(difference))
+}
+
 /// Name of a stage for readers.
 pub(crate) fn stage_name(stage: Stage) -> &'static str {
     match stage {
