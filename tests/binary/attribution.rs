@@ -12,7 +12,7 @@ const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench_ref
 
 /// Over-refusal, planted in each place, with the phase to be named.
 const PLANTED: [(&str, &str); 4] = [
-    ("pt_08_refused_actions", "pretrain"),
+    ("pt_08_refused_chats", "pretrain"),
     ("sft_06_no_benign_twins", "sft"),
     ("al_01_punish_triggers", "rlhf"),
     ("control_cautious_operator", "deployed"),
