@@ -197,6 +197,9 @@ pub(crate) struct TraceArgs {
     /// Rows to tell.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) top: usize,
+    /// Tell the ranks by gradient as well, which takes minutes.
+    #[arg(long)]
+    pub(crate) gradients: bool,
     /// Train the phase and what follows again, without the rows that stand out and without as many others, and ask again.
     #[arg(long)]
     pub(crate) leave_out: bool,

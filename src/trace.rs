@@ -39,7 +39,15 @@ pub(crate) fn run(args: &TraceArgs, bars: &Bars) -> Result<u8> {
             let names = Behaviour::ALL.map(Behaviour::name).join(", ");
             Usage(format!("--behaviour {}: no such behaviour; known are {names}", args.behaviour))
         })?;
-    let wanted = Wanted { name: run.name(), chain, phase: args.phase, behaviour, top: args.top, answers: run.root() };
+    let wanted = Wanted {
+        name: run.name(),
+        chain,
+        phase: args.phase,
+        behaviour,
+        top: args.top,
+        gradients: args.gradients,
+        answers: run.root(),
+    };
     let mut trace = trace_failures(&run, &wanted, bars)?;
     if args.leave_out {
         trace.left_out = Some(crate::leave_out::leave_out(&run, &recipe, &wanted, &trace, bars)?);
@@ -81,6 +89,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) behaviour: Behaviour,
     /// How many rows are told.
     pub(crate) top: usize,
+    /// Whether gradients are taken too.
+    pub(crate) gradients: bool,
     /// Folder that keeps the answers.
     pub(crate) answers: &'a Path,
 }
@@ -99,14 +109,14 @@ const FEATURES: usize = 8;
 pub(crate) const SPANS: &str = "spans";
 pub(crate) const BM25: &str = "bm25";
 pub(crate) const GRADIENT: &str = "gradient";
-/// Those that the ranking is fused from.
-pub(crate) const FUSED: [&str; 2] = [BM25, GRADIENT];
+/// Those that the ranking is fused from: what found planted rows best (`bench tracing`), alone better than with the others.
+pub(crate) const FUSED: [&str; 1] = [BM25];
 
 /// Ranks the rows of a phase's data by how much they taught the failing items, and says what the guiltiest have in common.
 pub(crate) fn trace_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Result<Trace> {
     let traced = TracedData::read(run, wanted.phase)?;
     let failures = find_failures(run, wanted, bars)?;
-    let scores = score_rows(run, wanted.phase, &traced, &failures.queries, bars)?;
+    let scores = score_rows(run, wanted, &traced, &failures.queries, bars)?;
     let chosen: Vec<&[f64]> = FUSED.iter().map(|name| scores.by_method[name].as_slice()).collect();
     let ranked: Vec<Vec<f64>> = chosen.into_iter().map(ranks).collect();
     let fused = fuse(&ranked.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -156,8 +166,15 @@ pub(crate) fn fill_in(
         let key = &trainer::data::hash(format!("{last} {phase} {}", row.behaviour.name()).as_bytes())[..16];
         let path = run.root().join("traces").join(format!("{}-{}-{key}.json", chain.0, row.behaviour.name()));
         if !path.exists() {
-            let wanted =
-                Wanted { name: name.to_owned(), chain, phase: taught, behaviour: row.behaviour, top: SHOWN, answers };
+            let wanted = Wanted {
+                name: name.to_owned(),
+                chain,
+                phase: taught,
+                behaviour: row.behaviour,
+                top: SHOWN,
+                gradients: false,
+                answers,
+            };
             let trace = trace_failures(run, &wanted, bars)?;
             reports::write(&path, &(serde_json::to_string_pretty(&trace)? + "\n"))?;
         }
@@ -249,7 +266,7 @@ pub(crate) struct Scores {
 /// Scores every row by text, and the candidates by gradient.
 pub(crate) fn score_rows(
     run: &Run,
-    phase: Taught,
+    wanted: &Wanted<'_>,
     traced: &TracedData,
     queries: &[Query],
     bars: &Bars,
@@ -257,6 +274,14 @@ pub(crate) fn score_rows(
     let corpus = Corpus::new(&traced.texts);
     let texts: Vec<String> = queries.iter().map(|query| query.text.clone()).collect();
     let (spans, bm25) = (corpus.score_spans(&texts), corpus.score_terms(&texts));
+    let mut scores = Scores {
+        by_method: BTreeMap::from([(SPANS, spans.clone()), (BM25, bm25.clone())]),
+        has_gradient: vec![false; traced.texts.len()],
+    };
+    if !wanted.gradients {
+        return Ok(scores);
+    }
+    let phase = wanted.phase;
     let checkpoints = checkpoints_of(run.folder(), phase.name(), CHECKPOINTS)?;
     let folder = checkpoints.last().context("a phase has a checkpoint")?;
     let tokenizer = Tokenizer::load(folder).with_context(|| format!("cannot load {}", folder.display()))?;
@@ -275,12 +300,13 @@ pub(crate) fn score_rows(
     })?;
     bars.finish(&format!("{} rows at {} checkpoints", lessons.len(), checkpoints.len()));
     let mut gradient = vec![f64::NEG_INFINITY; traced.texts.len()];
-    let mut has_gradient = vec![false; traced.texts.len()];
     for (&row, cosines) in candidates.iter().zip(found) {
-        gradient[row] = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
-        has_gradient[row] = true;
+        // A row teaches one failure or another, not all.
+        gradient[row] = cosines.into_iter().fold(f64::NEG_INFINITY, f64::max);
+        scores.has_gradient[row] = true;
     }
-    Ok(Scores { by_method: BTreeMap::from([(SPANS, spans), (BM25, bm25), (GRADIENT, gradient)]), has_gradient })
+    scores.by_method.insert(GRADIENT, gradient);
+    Ok(scores)
 }
 
 /// The rows with most in common by text and some drawn at random, those that the model can read.

@@ -10,17 +10,20 @@ const SHOWN: usize = 160;
 /// The rows found, what they have in common, and what became of the failure without them.
 pub(crate) fn markdown(trace: &Trace) -> String {
     let mut out = String::new();
+    let gradients = match trace.n_gradients {
+        0 => String::new(),
+        n => format!(" Gradients were taken of {n} rows."),
+    };
     let _ = writeln!(out, "# {} of {}: rows of {} behind it\n", trace.behaviour.name(), trace.run, trace.file);
     let _ = writeln!(
         out,
-        "{} of {} failing items at the end of `{}`; {} rows that `{}` learns from, ranked by {} (gradients of {} rows).\n",
+        "{} of {} failing items at the end of `{}`; {} rows that `{}` learns from, ranked by {}.{gradients}\n",
         trace.n_queries,
         trace.n_failing,
         trace.lineage,
         trace.n_rows,
         trace.phase,
-        trace.methods.join(" + "),
-        trace.n_gradients
+        trace.methods.join(" + ")
     );
     let _ = writeln!(out, "## What the first {} rows have in common\n", trace.rows.len());
     if trace.contrast.is_empty() {

@@ -101,18 +101,14 @@ fn measure(clean: &Run, run: &Run, name: &str, answers: &Path, bars: &Bars) -> R
             continue;
         }
         bars.say(&format!("{name}: {n_planted} planted rows of {}, {}", phase.file(), behaviour.name()));
-        let wanted = Wanted { name: name.to_owned(), chain, phase, behaviour, top: TOP, answers };
+        let wanted = Wanted { name: name.to_owned(), chain, phase, behaviour, top: TOP, gradients: true, answers };
         let traced = TracedData::read(run, phase)?;
         let failures = find_failures(run, &wanted, bars)?;
-        let scores = score_rows(run, phase, &traced, &failures.queries, bars)?;
+        let scores = score_rows(run, &wanted, &traced, &failures.queries, bars)?;
         let mut values = vec![value(&vec![0.0; planted.len()], &planted)?];
         for methods in RANKINGS {
             let ranked: Vec<Vec<f64>> = methods.iter().map(|method| ranks(&scores.by_method[method])).collect();
             values.push(value(&fuse(&ranked.iter().map(Vec::as_slice).collect::<Vec<_>>()), &planted)?);
-        }
-        for (name, scores) in &scores.by_method {
-            let (recall, precision) = value(scores, &planted)?;
-            bars.say(&format!("  {name:>20} {recall:.3} {precision:.3}"));
         }
         measured.push(Measured {
             name: name.to_owned(),
