@@ -174,7 +174,9 @@ impl Bench<'_> {
             Work::Healthy(group) => group.measure(None, None, self.bars).map(|_| ()),
             Work::Reference(healthy) => {
                 let diagnoses = healthy.iter().map(|path| read_diagnosis(path)).collect::<Result<Vec<_>>>()?;
-                Ok(Reference::from_diagnoses(&diagnoses)?.save(&self.reference())?)
+                let plan = serde_json::from_str(&self.base.to_plan()?)?;
+                let reference = Reference { recipe: Some(plan), ..Reference::from_diagnoses(&diagnoses)? };
+                Ok(reference.save(&self.reference())?)
             }
             Work::Copy(path) => Ok(Reference::load(path)?.save(&self.reference())?),
             Work::Measure(group, organism) => {

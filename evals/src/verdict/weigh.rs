@@ -73,6 +73,8 @@ pub fn confirm(verdict: &mut Verdict, shown: Confirmation) {
     );
     let is_innocent = shown.innocent.as_ref().is_none_or(|(_, estimate)| estimate.value <= INNOCENT);
     if shown.recovered.value < TOOK || !is_innocent {
+        // The experiment outweighs what was only seen.
+        verdict.confidence = verdict.confidence.min(Confidence::Observed);
         verdict.dissent.push(line);
     } else {
         verdict.evidence.push(line);
