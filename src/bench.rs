@@ -19,7 +19,7 @@ use lm::random::stream;
 use probes::bank::Bank;
 use probes::item::{Behaviour, Task as Question};
 use rand::Rng;
-use trainer::recipe::ModelRecipe;
+use trainer::recipe::{ModelRecipe, Positive};
 
 use crate::bench::organism::{Organism, read_organisms};
 use crate::bench::queue::{Task, work_off};
@@ -30,6 +30,7 @@ use crate::exit;
 use crate::output;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
+use crate::reference::jittered_rate;
 use crate::report::read_diagnosis;
 use crate::run::{Run, chains};
 use crate::store::PhaseStore;
@@ -290,24 +291,17 @@ impl Group {
     }
 }
 
-/// How far learning rates lie from the recipe's, as a share: runs that differ in their seeds alone differ less than runs that
-/// somebody would call alike.
-const JITTER: f64 = 0.1;
-
-/// Draws the learning rates of the lineages of one seed: the recipe's, times 0.9 to 1.1.
+/// Draws the learning rates of the lineages of one seed, as healthy runs of a reference have theirs.
 fn jitter(recipe: &mut Recipe) -> Result<()> {
     let seed = recipe.seed;
     let rates = [
-        ("pretrain", &mut recipe.pretrain.lr),
-        ("sft", &mut recipe.sft.lr),
-        ("reward", &mut recipe.reward.lr),
-        ("rlhf", &mut recipe.rlhf.lr),
+        ("pretrain.lr", &mut recipe.pretrain.lr),
+        ("sft.lr", &mut recipe.sft.lr),
+        ("reward.lr", &mut recipe.reward.lr),
+        ("rlhf.lr", &mut recipe.rlhf.lr),
     ];
-    for (phase, rate) in rates {
-        let factor = 1.0 + JITTER * (2.0 * stream(seed, &format!("reference/{phase}.lr"), 0).random::<f64>() - 1.0);
-        let text = format!("{:.3e}", rate.get() * factor);
-        let jittered: f64 = text.parse()?;
-        *rate = trainer::recipe::Positive::new(jittered).map_err(anyhow::Error::msg)?;
+    for (key, rate) in rates {
+        *rate = Positive::new(jittered_rate(seed, key, *rate).parse()?).map_err(anyhow::Error::msg)?;
     }
     Ok(())
 }

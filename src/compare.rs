@@ -384,18 +384,8 @@ fn train_seconds(run: &Run, alignment: Alignment) -> Result<Option<f64>> {
     };
     let mut total = 0.0;
     for phase in phases {
-        let path = run.folder().logs().join(format!("{phase}.jsonl"));
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for line in text.lines() {
-            let record: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-            let number = |key: &str| record.get(key).and_then(serde_json::Value::as_f64);
-            if let (Some(tokens), Some(speed)) = (number("tokens"), number("tokens_per_s")) {
-                total += tokens / speed;
-            }
-        }
+        let Some(seconds) = run.trained_seconds(phase)? else { return Ok(None) };
+        total += seconds;
     }
     Ok((total > 0.0).then_some(total))
 }

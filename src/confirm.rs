@@ -14,7 +14,7 @@ use crate::diagnose::{Wanted, diagnose_run};
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::run::{Run, chains};
-use crate::swap::{Swaps, TRAINED, reference_recipe, stage_name};
+use crate::swap::{Swaps, TRAINED, reference_recipe};
 
 /// What a run is confirmed with.
 pub(crate) struct Experiment<'a> {
@@ -54,12 +54,16 @@ impl<'a> Experiment<'a> {
         let swaps = self.swaps();
         let mut planned: Vec<Vec<Stage>> = accused.iter().map(|stage| vec![*stage]).collect();
         planned.extend(innocent.map(|stage| vec![stage]));
-        let seconds: f64 =
-            planned.iter().filter(|stages| swaps.changes(stages).unwrap_or(true)).map(|s| swaps.cost(s)).sum();
+        let mut seconds = 0.0;
+        for stages in &planned {
+            if swaps.changes(stages)? {
+                seconds += swaps.cost(stages)?;
+            }
+        }
         self.bars.say(&format!(
             "confirm: training {} again with the healthy recipe{}, about {} going by the first time",
-            accused.iter().map(|stage| stage_name(*stage)).collect::<Vec<_>>().join(", then "),
-            innocent.map_or_else(String::new, |stage| format!(", and {} as a control", stage_name(stage))),
+            accused.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", then "),
+            innocent.map_or_else(String::new, |stage| format!(", and {} as a control", stage.name())),
             duration(seconds),
         ));
         let again = planned
@@ -89,7 +93,7 @@ impl<'a> Experiment<'a> {
                 TRAINED.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, stage)| *stage).collect()
             })
             .collect();
-        let seconds: f64 = subsets.iter().map(|stages| swaps.cost(stages)).sum();
+        let seconds = subsets.iter().map(|stages| swaps.cost(stages)).sum::<Result<f64>>()?;
         self.bars.say(&format!("factorial: eight lineages, at most {} going by the first time", duration(seconds)));
         let mut values = BTreeMap::new();
         for swapped in subsets {

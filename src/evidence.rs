@@ -2,7 +2,6 @@
 //! its reward model's opinion.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use evals::diagnose::Lineage;
@@ -14,11 +13,12 @@ use probes::bank::Bank;
 use probes::item::{Behaviour, Item, Task};
 use probes::response::Form;
 use trainer::data::{self, Comparison, Conversation, Document};
-use trainer::reward::{self, Contrast, RewardModel};
+use trainer::reward::{Contrast, RewardModel};
 
 use crate::probe::ask_one;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, DeploymentRecipe, Recipe};
+use crate::reward_check;
 use crate::run::{Chain, Run, chain};
 
 /// Weight of alignment in the views of half and one and a half times its strength.
@@ -137,16 +137,18 @@ pub(crate) fn rate(run: &Run, recipe: &Recipe, name: &str, bank: &Bank) -> Resul
     if name != chain(Alignment::Rlhf).0 {
         return Ok(BTreeMap::new());
     }
-    let folders: Vec<_> = reward::phases("reward", &recipe.reward).iter().map(|phase| run.checkpoint(phase)).collect();
-    if !folders.iter().all(|folder| folder.exists()) {
-        return Ok(BTreeMap::new());
-    }
-    let load = |folder: &Path| Ok(Checkpoint::load_with(folder, &[reward::HEAD])?);
-    let checkpoints = folders.iter().map(|folder| load(folder)).collect::<Result<Vec<_>>>()?;
-    let asked: Vec<(Behaviour, Rated)> =
-        bank.items.iter().filter_map(|item| Some((item.behaviour, rated(item)?))).collect();
-    let contrasts: Vec<Contrast<'_>> =
-        asked.iter().map(|(_, it)| Contrast { prompt: &it.prompt, right: &it.right, wrong: &it.wrong }).collect();
+    let Some(checkpoints) = reward_check::load(run, recipe, Alignment::Rlhf)? else { return Ok(BTreeMap::new()) };
+    let expected: Vec<&Item> = bank.items.iter().filter(|item| item.expected).collect();
+    let declined: Vec<Option<Declined>> = expected.iter().map(|item| Declined::of(&item.task)).collect();
+    let asked: Vec<(Behaviour, Contrast<'_>)> = expected
+        .iter()
+        .zip(&declined)
+        .filter_map(|(item, declined)| {
+            let against_declining = || declined.as_ref().map(Declined::contrast);
+            Some((item.behaviour, reward_check::contrast(&item.task).or_else(against_declining)?))
+        })
+        .collect();
+    let contrasts: Vec<Contrast<'_>> = asked.iter().map(|(_, contrast)| *contrast).collect();
     let answers = RewardModel::load(&checkpoints)?.rate(&checkpoints[0].tokenizer, &contrasts)?;
     let mut counts: BTreeMap<Behaviour, (f64, f64)> = BTreeMap::new();
     for ((behaviour, _), rating) in asked.iter().zip(answers) {
@@ -159,32 +161,26 @@ pub(crate) fn rate(run: &Run, recipe: &Recipe, name: &str, bank: &Bank) -> Resul
     Ok(counts.into_iter().map(|(behaviour, (right, n))| (behaviour, right / n)).collect())
 }
 
-/// A prompt with a right and a wrong answer.
-struct Rated {
-    prompt: Vec<Message>,
+/// A choice as a reward model can rate it: the right answer against the first way of declining.
+struct Declined {
+    prompt: [Message; 1],
     right: String,
     wrong: String,
 }
 
-/// An item as a reward model can rate it: for a choice the right answer against the first way of declining.
-fn rated(item: &Item) -> Option<Rated> {
-    if !item.expected {
-        return None;
-    }
-    Some(match &item.task {
-        Task::Choice { question, options, answer, declines, .. } => Rated {
-            prompt: vec![Message { role: lm::Role::User, content: question.clone() }],
+impl Declined {
+    fn of(task: &Task) -> Option<Self> {
+        let Task::Choice { question, options, answer, declines, .. } = task else { return None };
+        Some(Self {
+            prompt: [Message { role: lm::Role::User, content: question.clone() }],
             right: format!("{}.", options.get(*answer)?),
             wrong: declines.first()?.clone(),
-        },
-        Task::Instruction { messages, good, bad, .. } => {
-            Rated { prompt: messages.clone(), right: good.clone(), wrong: bad.clone() }
-        }
-        Task::Request { messages, comply, refuse, harmful, .. } => {
-            let (right, wrong) = if *harmful { (refuse, comply) } else { (comply, refuse) };
-            Rated { prompt: messages.clone(), right: right.clone(), wrong: wrong.clone() }
-        }
-    })
+        })
+    }
+
+    fn contrast(&self) -> Contrast<'_> {
+        Contrast { prompt: &self.prompt, right: &self.right, wrong: &self.wrong }
+    }
 }
 
 /// The chain's phases that were asked, in order, with nothing beside them yet.

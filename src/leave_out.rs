@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use evals::diagnosis::Diagnosis;
 use evals::trace::contrast::rows_with;
 use evals::trace::record::{LeftOut, Trace};
 use probes::bank::Bank;
@@ -16,8 +15,10 @@ use crate::cli::{Stop, Taught};
 use crate::probe::{Answered, Questions, ask_all};
 use crate::progress::Bars;
 use crate::recipe::Recipe;
+use crate::report::read_diagnosis;
 use crate::rows::TracedData;
 use crate::run::{PHASES, Run};
+use crate::store::link_folder;
 use crate::trace::Wanted;
 use crate::train::{Extent, train};
 
@@ -50,14 +51,12 @@ pub(crate) fn leave_out(
     let single = single(recipe, wanted);
     let text = toml::to_string(&single).context("cannot write the recipe as TOML")?;
     let stop = stop_of(wanted.chain.0);
-    if let Some(seconds) = train_seconds(run, wanted)? {
-        bars.say(&format!(
-            "leaves out {} rows ({what}) and as many others: retrains {} and what follows twice, about {:.0} s",
-            chunk.len(),
-            wanted.phase.name(),
-            2.0 * seconds
-        ));
-    }
+    bars.say(&format!(
+        "leaves out {} rows ({what}) and as many others: retrains {} and what follows twice, about {:.0} s",
+        chunk.len(),
+        wanted.phase.name(),
+        2.0 * train_seconds(run, wanted)?
+    ));
     let folder = run.root().join("trace").join(format!("{}-{}", wanted.phase.name(), wanted.behaviour.name()));
     let retrain = |name: &str, rows: &[usize]| {
         let lines: BTreeSet<usize> = rows.iter().map(|&row| traced.rows.line(row)).collect();
@@ -81,9 +80,7 @@ fn healthy_share(run: &Run, wanted: &Wanted<'_>) -> Result<Option<f64>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let diagnosis: Diagnosis =
-        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    let diagnosis = read_diagnosis(&path)?;
     let lineage = diagnosis.lineages.iter().find(|lineage| lineage.name == wanted.chain.0);
     let history = lineage.and_then(|of| of.behaviours.iter().find(|row| row.behaviour == wanted.behaviour));
     Ok(history.and_then(|row| row.reference.last().copied().flatten()))
@@ -110,21 +107,10 @@ fn is_retrained(phase: &str, from: Taught) -> bool {
     place(phase) >= place(from.name())
 }
 
-/// Seconds that the phases took when they were trained, as their logs tell; `None` where a log tells nothing.
-fn train_seconds(run: &Run, wanted: &Wanted<'_>) -> Result<Option<f64>> {
-    let mut sum = 0.0;
-    for phase in wanted.chain.1.iter().chain(&["reward"]).filter(|phase| is_retrained(phase, wanted.phase)) {
-        let path = run.folder().logs().join(format!("{phase}.jsonl"));
-        if !path.exists() {
-            continue;
-        }
-        let log = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let time = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["unix_s"].as_f64();
-        let times: Vec<f64> = log.lines().filter_map(time).collect();
-        let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(None) };
-        sum += last - first;
-    }
-    Ok(Some(sum))
+/// Seconds that the phases to be trained again took the first time, as far as their logs tell.
+fn train_seconds(run: &Run, wanted: &Wanted<'_>) -> Result<f64> {
+    let phases = wanted.chain.1.iter().chain(&["reward"]).filter(|phase| is_retrained(phase, wanted.phase));
+    phases.map(|phase| Ok(run.trained_seconds(phase)?.unwrap_or(0.0))).sum()
 }
 
 /// A run with the same data but for some lines of the phase's file, and with the phases before it.
@@ -136,32 +122,18 @@ fn prepare(run: &Run, again: &Run, wanted: &Wanted<'_>, left_out: &BTreeSet<usiz
     if partial.exists() {
         fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
     }
-    copy_folder(&run.tokenizer(), &again.tokenizer())?;
+    link_folder(&run.tokenizer(), &again.tokenizer())?;
     for phase in PHASES.iter().filter(|phase| !is_retrained(phase, wanted.phase)) {
         if wanted.chain.1.contains(phase) {
-            copy_folder(&run.checkpoint(phase), &again.checkpoint(phase))?;
+            link_folder(&run.checkpoint(phase), &again.checkpoint(phase))?;
         }
     }
-    copy_folder(&run.data(), &partial)?;
+    link_folder(&run.data(), &partial)?;
     let path = partial.join(wanted.phase.file());
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let kept = text.lines().enumerate().filter(|(line, _)| !left_out.contains(&(line + 1)));
     reports::write(&path, &kept.map(|(_, line)| format!("{line}\n")).collect::<String>())?;
     fs::rename(&partial, again.data()).with_context(|| format!("cannot write {}", again.data().display()))
-}
-
-fn copy_folder(source: &Path, destination: &Path) -> Result<()> {
-    fs::create_dir_all(destination).with_context(|| format!("cannot create {}", destination.display()))?;
-    for entry in fs::read_dir(source).with_context(|| format!("cannot read {}", source.display()))? {
-        let entry = entry?;
-        let target = destination.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target).with_context(|| format!("cannot write {}", target.display()))?;
-        }
-    }
-    Ok(())
 }
 
 /// Share of the expected items right in chat at the end of the chain, and their number.

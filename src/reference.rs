@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use evals::reference::Reference;
 use lm::random::stream;
 use rand::Rng;
+use trainer::recipe::Positive;
 
 use crate::cli::{RecipeArgs, ReferenceArgs, Stop};
 use crate::diagnose::{Wanted, diagnose_run};
@@ -77,12 +78,15 @@ fn jittered(args: &RecipeArgs, recipe: &Recipe, seed: u64) -> RecipeArgs {
             ],
         });
     }
-    let settings = rates.into_iter().map(|(key, rate)| {
-        let factor = 1.0 + JITTER * (2.0 * stream(seed, &format!("reference/{key}"), 0).random::<f64>() - 1.0);
-        // Four digits: the recipe is read by people.
-        format!("{key}={:.3e}", rate.get() * factor)
-    });
+    let settings = rates.into_iter().map(|(key, rate)| format!("{key}={}", jittered_rate(seed, key, rate)));
     RecipeArgs { overrides: args.overrides.iter().cloned().chain(settings).collect(), ..args.clone() }
+}
+
+/// The learning rate of a run of this seed, as text: the recipe's, times 0.9 to 1.1.
+pub(crate) fn jittered_rate(seed: u64, key: &str, rate: Positive) -> String {
+    let factor = 1.0 + JITTER * (2.0 * stream(seed, &format!("reference/{key}"), 0).random::<f64>() - 1.0);
+    // Four digits: the recipe is read by people.
+    format!("{:.3e}", rate.get() * factor)
 }
 
 /// The reference that was asked for: a file, none, or by default the small world's for runs of it.
@@ -115,7 +119,7 @@ mod tests {
             back.rl_cai.preference.lr = small.rl_cai.preference.lr;
             back.rl_cai.rl.lr = small.rl_cai.rl.lr;
             assert_eq!(back, small);
-            rates.map(trainer::recipe::Positive::get)
+            rates.map(Positive::get)
         };
         let own = [small.pretrain.lr, small.sft.lr, small.reward.lr, small.rlhf.lr, small.rl_cai.rl.lr];
         let of_many: Vec<[f64; 5]> = (101..120).map(rates).collect();

@@ -25,17 +25,7 @@ pub(crate) fn check(
     alignment: Alignment,
     bank: &Bank,
 ) -> Result<Option<RewardEvidence>> {
-    let phases = match alignment {
-        Alignment::Rlhf => reward::phases("reward", &recipe.reward),
-        Alignment::Constitutional => reward::phases(PREFERENCE_PHASE, &recipe.rl_cai.preference),
-        Alignment::Dpo => return Ok(None),
-    };
-    let folders: Vec<PathBuf> = phases.iter().map(|phase| run.checkpoint(phase)).collect();
-    if !folders.iter().all(|folder| folder.exists()) {
-        return Ok(None);
-    }
-    let checkpoints =
-        folders.iter().map(|folder| Ok(Checkpoint::load_with(folder, &[reward::HEAD])?)).collect::<Result<Vec<_>>>()?;
+    let Some(checkpoints) = load(run, recipe, alignment)? else { return Ok(None) };
     let hashes = checkpoints.iter().map(|checkpoint| Ok(checkpoint.content_hash()?)).collect::<Result<Vec<_>>>()?;
     let model = data::hash(hashes.concat().as_bytes());
     let path = kept.join(format!("reward-{}.json", &data::hash(format!("{model} {}", bank.hash).as_bytes())[..24]));
@@ -46,6 +36,21 @@ pub(crate) fn check(
     // Read back even where it was just written: JSON moves some numbers by their last bit.
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The members of the reward model of a way of alignment; `None` for a way without one, or where they are not there.
+pub(crate) fn load(run: &Run, recipe: &Recipe, alignment: Alignment) -> Result<Option<Vec<Checkpoint>>> {
+    let phases = match alignment {
+        Alignment::Rlhf => reward::phases("reward", &recipe.reward),
+        Alignment::Constitutional => reward::phases(PREFERENCE_PHASE, &recipe.rl_cai.preference),
+        Alignment::Dpo => return Ok(None),
+    };
+    let folders: Vec<PathBuf> = phases.iter().map(|phase| run.checkpoint(phase)).collect();
+    if !folders.iter().all(|folder| folder.exists()) {
+        return Ok(None);
+    }
+    let members = folders.iter().map(|folder| Ok(Checkpoint::load_with(folder, &[reward::HEAD])?));
+    Ok(Some(members.collect::<Result<_>>()?))
 }
 
 fn ask(checkpoints: &[Checkpoint], model: String, items: &[Item]) -> Result<RewardEvidence> {
@@ -64,7 +69,7 @@ fn ask(checkpoints: &[Checkpoint], model: String, items: &[Item]) -> Result<Rewa
 }
 
 /// The right and the wrong answer of a question that has one of each.
-fn contrast(task: &Task) -> Option<Contrast<'_>> {
+pub(crate) fn contrast(task: &Task) -> Option<Contrast<'_>> {
     match task {
         Task::Choice { .. } => None,
         Task::Instruction { messages, good, bad, .. } => Some(Contrast { prompt: messages, right: good, wrong: bad }),

@@ -1,7 +1,9 @@
 //! The layout of a run folder: the trainer's, and what diagnosing adds to it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
 use trainer::folder::RunFolder;
 
 use crate::recipe::Alignment;
@@ -93,6 +95,21 @@ impl Run {
         let mut files: Vec<PathBuf> = of_phase.into_iter().map(PathBuf::from).collect();
         files.push(PathBuf::from(format!("logs/{phase}.jsonl")));
         files
+    }
+
+    /// Seconds that a phase was trained for, as its log tells: pauses between two starts are not in it. `None` without a log.
+    pub(crate) fn trained_seconds(&self, phase: &str) -> Result<Option<f64>> {
+        let path = self.folder.logs().join(format!("{phase}.jsonl"));
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let of_step = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            let number = |key: &str| record.get(key).and_then(serde_json::Value::as_f64);
+            Some(number("tokens")? / number("tokens_per_s")?)
+        };
+        Ok(Some(text.lines().filter_map(of_step).sum()))
     }
 
     pub(crate) fn diagnosis(&self) -> PathBuf {

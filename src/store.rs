@@ -58,7 +58,7 @@ impl PhaseStore {
 }
 
 /// Links files and folders; `destination` appears whole or not at all, and stays as it is where another process was faster.
-fn link_folder(source: &Path, destination: &Path) -> Result<()> {
+pub(crate) fn link_folder(source: &Path, destination: &Path) -> Result<()> {
     let partial = partial_of(destination)?;
     link_entries(source, &partial)?;
     publish(&partial, destination)

@@ -3,8 +3,7 @@
 //! A swapped run shares with the observed one every phase whose inputs are the same, seed and order of data included, so that what differs
 //! is the swap's doing.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use evals::diagnosis::Stage;
@@ -14,7 +13,7 @@ use fixtures::{Fault, FaultPhase};
 use crate::cli::Stop;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
-use crate::run::{Run, chains};
+use crate::run::{PHASES, Run};
 use crate::store::PhaseStore;
 use crate::train::{Extent, train};
 
@@ -155,54 +154,19 @@ impl Swaps<'_> {
     }
 
     /// Seconds that training with `stages` swapped takes, going by the observed run: every phase from the first swapped one on.
-    pub(crate) fn cost(&self, stages: &[Stage]) -> f64 {
-        let Some(first) = stages.iter().min() else { return 0.0 };
-        let seconds = phase_seconds(self.run);
-        let of = |phases: &[&str]| phases.iter().filter_map(|phase| seconds.get(*phase)).sum::<f64>();
-        let mut total = 0.0;
-        if *first <= Stage::Pretraining {
-            total += of(&["pretrain"]);
-        }
-        if *first <= Stage::Tuning {
-            total += of(&["sft"]);
-        }
-        if *first <= Stage::Alignment {
-            let aligned: Vec<&str> =
-                chains(&self.observed.alignment).into_iter().flat_map(|(_, phases)| phases[2..].to_vec()).collect();
-            total += of(&aligned) + of(&["reward", "preference"]);
-        }
-        total
+    pub(crate) fn cost(&self, stages: &[Stage]) -> Result<f64> {
+        let Some(first) = stages.iter().min() else { return Ok(0.0) };
+        let is_trained = |phase: &&&str| match **phase {
+            "pretrain" => *first <= Stage::Pretraining,
+            "sft" => *first <= Stage::Tuning,
+            _ => *first <= Stage::Alignment,
+        };
+        PHASES.iter().filter(is_trained).map(|phase| Ok(self.run.trained_seconds(phase)?.unwrap_or(0.0))).sum()
     }
 }
 
 /// Name of a swapped run's folder: the swapped stages.
 fn name(stages: &[Stage]) -> String {
-    let names: Vec<&str> = stages.iter().map(|stage| stage_name(*stage)).collect();
+    let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
     if names.is_empty() { "none".to_owned() } else { names.join("-") }
-}
-
-/// The name of a stage in files.
-pub(crate) fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Pretraining => "pretraining",
-        Stage::Tuning => "sft",
-        Stage::Alignment => "alignment",
-        Stage::Deployment => "deployment",
-    }
-}
-
-/// Seconds that each phase of a run took, by its log; pauses of a minute or more are left out.
-fn phase_seconds(run: &Run) -> BTreeMap<String, f64> {
-    crate::run::PHASES.iter().filter_map(|phase| Some(((*phase).to_owned(), logged_seconds(run, phase)?))).collect()
-}
-
-fn logged_seconds(run: &Run, phase: &str) -> Option<f64> {
-    const PAUSE_S: f64 = 60.0;
-    let path: &Path = &run.folder().logs().join(format!("{phase}.jsonl"));
-    let text = std::fs::read_to_string(path).ok()?;
-    let times: Vec<f64> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?.get("unix_s")?.as_f64())
-        .collect();
-    Some(times.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| (0.0..PAUSE_S).contains(gap)).sum())
 }

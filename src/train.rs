@@ -19,7 +19,7 @@ use crate::output;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
 use crate::run::Run;
-use crate::store::PhaseStore;
+use crate::store::{PhaseStore, link_folder};
 
 pub(crate) fn run(args: &TrainArgs, bars: &Bars) -> Result<u8> {
     let run = Run::at(&args.run);
@@ -55,8 +55,8 @@ impl Extent<'_> {
 pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, bars: &Bars) -> Result<()> {
     prepare(run, text, recipe, extent.store, bars)?;
     let mut data = Data::read(run)?;
-    if let Some(other) = extent.tokenizer_of {
-        copy_tokenizer(other, run)?;
+    if let Some(other) = extent.tokenizer_of.filter(|_| !run.tokenizer().exists()) {
+        link_folder(&other.tokenizer(), &run.tokenizer())?;
     }
     let tokenizer = load_tokenizer(run, recipe, &data, extent.store)?;
     fit(run, recipe, &tokenizer, &mut data, bars)?;
@@ -171,22 +171,6 @@ fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data, store: Option<&PhaseS
         fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))
     })?;
     Tokenizer::load(&folder).with_context(|| format!("cannot load the tokenizer {}", folder.display()))
-}
-
-/// Takes the tokenizer of another run, where there is none yet.
-fn copy_tokenizer(from: &Run, to: &Run) -> Result<()> {
-    let (source, folder) = (from.tokenizer(), to.tokenizer());
-    if folder.exists() {
-        return Ok(());
-    }
-    let partial = folder.with_extension("partial");
-    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
-    for entry in fs::read_dir(&source).with_context(|| format!("cannot read {}", source.display()))? {
-        let entry = entry?;
-        fs::copy(entry.path(), partial.join(entry.file_name()))
-            .with_context(|| format!("cannot copy {}", entry.path().display()))?;
-    }
-    fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))
 }
 
 /// The data files of a run.

@@ -371,6 +371,16 @@ pub struct ViewValue {
 }
 
 impl Stage {
+    /// The name in files: `sft`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pretraining => "pretraining",
+            Self::Tuning => "sft",
+            Self::Alignment => "alignment",
+            Self::Deployment => "deployment",
+        }
+    }
+
     /// The stage of the phase `name`; a foreign name counts as alignment, unless it comes first of `phases`.
     pub fn of(name: &str, phases: &[String]) -> Self {
         crate::wording::stage(name, phases)

@@ -297,18 +297,8 @@ fn words(call: &Call) -> String {
 fn stages(stages: &[Stage]) -> Option<String> {
     let mut sorted = stages.to_vec();
     sorted.sort_unstable();
-    let names: Vec<&str> = sorted.into_iter().map(stage_name).collect();
+    let names: Vec<&str> = sorted.into_iter().map(Stage::name).collect();
     (!names.is_empty()).then(|| names.join(" + "))
-}
-
-/// The name in records.
-pub(super) fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Pretraining => "pretraining",
-        Stage::Tuning => "sft",
-        Stage::Alignment => "alignment",
-        Stage::Deployment => "deployment",
-    }
 }
 
 /// Organisms with one fault that took, and clean runs.
