@@ -125,15 +125,17 @@ fn streams(readings: &[Reading]) -> Option<Streams> {
 }
 
 fn guilty(trace: &Trace) -> Guilty {
+    let has_gradients = trace.methods.iter().any(|method| method == "gradient");
     let told = trace.contrast.iter().filter(|contrast| contrast.ratio >= LEAST_RATIO && contrast.z > 2.0).take(COMMON);
     Guilty {
         file: trace.file.clone(),
         how: format!(
-            "The {} of {} rows that have most to do with {} of the {} failing answers, by words in common and by what they teach ({}).",
+            "The {} of {} rows that have most to do with {} of the {} failing answers, by {} ({}).",
             trace.rows.len().min(SHOWN),
             trace.n_rows,
             trace.n_queries,
             trace.n_failing,
+            if has_gradients { "words in common and by what they teach" } else { "words in common" },
             trace.methods.join(", ")
         ),
         common: told
