@@ -52,14 +52,8 @@ impl<'a> Experiment<'a> {
         // The last of the innocent: what follows it has to be trained again too, and that is the least.
         let innocent = TRAINED.into_iter().rev().find(|stage| !accused.contains(stage));
         let swaps = self.swaps();
-        let mut planned: Vec<Vec<Stage>> = accused.iter().map(|stage| vec![*stage]).collect();
-        planned.extend(innocent.map(|stage| vec![stage]));
-        let mut seconds = 0.0;
-        for stages in &planned {
-            if swaps.changes(stages)? {
-                seconds += swaps.cost(stages)?;
-            }
-        }
+        let planned: Vec<Stage> = accused.iter().copied().chain(innocent).collect();
+        let seconds = planned.iter().map(|stage| swaps.cost(&[*stage])).sum::<Result<f64>>()?;
         self.bars.say(&format!(
             "confirm: training {} again with the healthy recipe{}, about {} going by the first time",
             accused.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", then "),
@@ -68,7 +62,7 @@ impl<'a> Experiment<'a> {
         ));
         let again = planned
             .iter()
-            .map(|stages| Ok((stages[0], self.diagnose(stages)?)))
+            .map(|stage| Ok((*stage, self.diagnose(&[*stage], swaps.again(*stage)?)?)))
             .collect::<Result<BTreeMap<Stage, Diagnosis>>>()?;
         for lineage in &mut diagnosis.lineages {
             let names: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
@@ -97,10 +91,9 @@ impl<'a> Experiment<'a> {
         self.bars.say(&format!("factorial: eight lineages, at most {} going by the first time", duration(seconds)));
         let mut values = BTreeMap::new();
         for swapped in subsets {
-            let diagnosis = if swapped.is_empty() { None } else { Some(self.diagnose(&swapped)?) };
-            let diagnosis = match diagnosis {
-                Some(diagnosis) => diagnosis,
-                None => self.diagnose_as(self.run, self.observed)?,
+            let diagnosis = match &swapped[..] {
+                [] => self.diagnose_as(self.run, self.observed)?,
+                stages => self.diagnose(stages, swaps.swapped(stages)?)?,
             };
             let observed: BTreeSet<Stage> = TRAINED.into_iter().filter(|stage| !swapped.contains(stage)).collect();
             values.insert(observed, diagnosis);
@@ -108,8 +101,8 @@ impl<'a> Experiment<'a> {
         Ok(factorial::of(&values))
     }
 
-    fn diagnose(&self, stages: &[Stage]) -> Result<Diagnosis> {
-        let (run, recipe) = self.swaps().train(stages, self.bars)?;
+    fn diagnose(&self, stages: &[Stage], recipe: Recipe) -> Result<Diagnosis> {
+        let (run, recipe) = self.swaps().train(stages, recipe, self.bars)?;
         self.diagnose_as(&run, &recipe)
     }
 

@@ -89,6 +89,12 @@ pub(crate) fn jittered_rate(seed: u64, key: &str, rate: Positive) -> String {
     format!("{:.3e}", rate.get() * factor)
 }
 
+/// Whether a healthy run of a recipe with learning rate `rate` may have `own`.
+pub(crate) fn is_healthy_rate(own: f64, rate: f64) -> bool {
+    // Rates are written with four digits.
+    (own / rate - 1.0).abs() <= JITTER + 1e-3
+}
+
 /// The reference that was asked for: a file, none, or by default the small world's for runs of it.
 pub(crate) fn choose(asked: Option<&str>, is_small: bool) -> Result<Option<Reference>> {
     match asked {

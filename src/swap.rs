@@ -9,10 +9,12 @@ use anyhow::{Context, Result, bail};
 use evals::diagnosis::Stage;
 use evals::reference::Reference;
 use fixtures::{Fault, FaultPhase};
+use trainer::recipe::Positive;
 
 use crate::cli::Stop;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
+use crate::reference::is_healthy_rate;
 use crate::run::{PHASES, Run};
 use crate::store::PhaseStore;
 use crate::train::{Extent, train};
@@ -20,7 +22,8 @@ use crate::train::{Extent, train};
 /// The stages that training consists of.
 pub(crate) const TRAINED: [Stage; 3] = [Stage::Pretraining, Stage::Tuning, Stage::Alignment];
 
-/// The observed recipe, with `stages` as the reference has them.
+/// The observed recipe, with `stages` as the reference has them; learning rates that healthy runs may have too are kept, since another
+/// one would change more than what is put to the test.
 ///
 /// # Errors
 /// Where the two are of different worlds or ways of alignment: then their questions or chains differ.
@@ -59,6 +62,12 @@ pub(crate) fn swap(observed: &Recipe, reference: &Recipe, stages: &[Stage]) -> R
             Stage::Deployment => recipe.deployment = reference.deployment.clone(),
         }
     }
+    let mut own = observed.clone();
+    for (rate, own) in learning_rates(&mut recipe).into_iter().zip(learning_rates(&mut own)) {
+        if is_healthy_rate(own.get(), rate.get()) {
+            *rate = *own;
+        }
+    }
     let is_kept = |fault: &&Fault| !stages.contains(&stage_of(fault));
     let is_taken = |fault: &&Fault| stages.contains(&stage_of(fault));
     recipe.world.faults = observed
@@ -79,6 +88,19 @@ pub(crate) fn swap(observed: &Recipe, reference: &Recipe, stages: &[Stage]) -> R
         );
     }
     Ok(recipe)
+}
+
+fn learning_rates(recipe: &mut Recipe) -> [&mut Positive; 8] {
+    [
+        &mut recipe.pretrain.lr,
+        &mut recipe.sft.lr,
+        &mut recipe.reward.lr,
+        &mut recipe.rlhf.lr,
+        &mut recipe.dpo.lr,
+        &mut recipe.sl_cai.lr,
+        &mut recipe.rl_cai.preference.lr,
+        &mut recipe.rl_cai.rl.lr,
+    ]
 }
 
 /// What `recipe` would be with all keys of the world that belong to a stage as `reference` has them: what is left differs in kind.
@@ -135,9 +157,28 @@ impl Swaps<'_> {
         self.run.root().join("swaps")
     }
 
-    /// Trains the run with `stages` swapped, or takes it up where it was left.
-    pub(crate) fn train(&self, stages: &[Stage], bars: &Bars) -> Result<(Run, Recipe)> {
-        let recipe = swap(self.observed, self.reference, stages)?;
+    /// The recipe that trains one stage again: as the reference has it or, where that is how it is, with its rows in another order.
+    pub(crate) fn again(&self, stage: Stage) -> Result<Recipe> {
+        let mut recipe = swap(self.observed, self.reference, &[stage])?;
+        let phase = match stage {
+            Stage::Pretraining => FaultPhase::Pretrain,
+            Stage::Tuning => FaultPhase::Sft,
+            Stage::Alignment => FaultPhase::Alignment,
+            Stage::Deployment => return Ok(recipe),
+        };
+        if recipe == *self.observed {
+            recipe.world.faults.push(Fault::Reshuffled { phase });
+        }
+        Ok(recipe)
+    }
+
+    /// The recipe with `stages` as the reference has them.
+    pub(crate) fn swapped(&self, stages: &[Stage]) -> Result<Recipe> {
+        swap(self.observed, self.reference, stages)
+    }
+
+    /// Trains the run with the recipe in which `stages` are others, or takes it up where it was left.
+    pub(crate) fn train(&self, stages: &[Stage], recipe: Recipe, bars: &Bars) -> Result<(Run, Recipe)> {
         let store = PhaseStore::at(&self.folder().join("phases"));
         let extent = |tokenizer_of| Extent { until: Stop::RlCai, store: Some(&store), tokenizer_of };
         // Nothing is trained here: the observed run's phases are put into the store.
@@ -146,11 +187,6 @@ impl Swaps<'_> {
         let keeps_tokenizer = !stages.contains(&Stage::Pretraining);
         train(&run, &toml::to_string(&recipe)?, &recipe, extent(keeps_tokenizer.then_some(self.run)), bars)?;
         Ok((run, recipe))
-    }
-
-    /// Whether swapping these stages changes anything at all.
-    pub(crate) fn changes(&self, stages: &[Stage]) -> Result<bool> {
-        Ok(swap(self.observed, self.reference, stages)? != *self.observed)
     }
 
     /// Seconds that training with `stages` swapped takes, going by the observed run: every phase from the first swapped one on.
@@ -169,4 +205,41 @@ impl Swaps<'_> {
 fn name(stages: &[Stage]) -> String {
     let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
     if names.is_empty() { "none".to_owned() } else { names.join("-") }
+}
+
+#[cfg(test)]
+mod tests {
+    use fixtures::{Fault, FaultPhase};
+    use trainer::recipe::Positive;
+
+    use super::*;
+
+    fn again(observed: &Recipe, reference: &Recipe, stage: Stage) -> Recipe {
+        let run = Run::at(std::path::Path::new("unused"));
+        Swaps { run: &run, observed, reference }.again(stage).unwrap()
+    }
+
+    #[test]
+    fn a_swap_takes_what_healthy_runs_do_not_have_and_leaves_what_they_may_have() {
+        let healthy = Recipe::small().unwrap();
+        let times = |factor: f64| Positive::new(healthy.sft.lr.get() * factor).unwrap();
+        let mut observed = healthy.clone();
+        observed.pretrain.lr = Positive::new(healthy.pretrain.lr.get() * 0.93).unwrap();
+        observed.sft.lr = times(1.07);
+        observed.world.faults = vec![Fault::NoInstructions {}];
+        let mut mended = observed.clone();
+        mended.world.faults.clear();
+        assert_eq!(again(&observed, &healthy, Stage::Tuning), mended);
+        observed.sft.lr = times(3.0);
+        mended.sft.lr = healthy.sft.lr;
+        assert_eq!(again(&observed, &healthy, Stage::Tuning), mended);
+    }
+
+    #[test]
+    fn a_stage_that_is_as_in_healthy_runs_is_trained_again_on_its_rows_in_another_order() {
+        let healthy = Recipe::small().unwrap();
+        let reshuffled = again(&healthy, &healthy, Stage::Alignment);
+        assert_eq!(reshuffled.world.faults, [Fault::Reshuffled { phase: FaultPhase::Alignment }]);
+        assert_eq!(again(&healthy, &healthy, Stage::Deployment), healthy);
+    }
 }

@@ -1,5 +1,6 @@
 //! Which phase produced a failure: computed from evidence, with "undetermined" as an honest outcome.
 //!
+//! 0. **Questions.** Where more than 5 % of them contradict their own key, they are at fault, and the behaviour counts as not measured.
 //! 1. **Gate.** The last checkpoint, asked as deployed (in chat), falls short by at least 10 points and 3 standard deviations
 //!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Or it does so in the form
 //!    that gets most out of it, and falls short in chat too: how well facts are expressed in chat differs much more between
@@ -42,6 +43,9 @@ pub const ALPHA: f64 = 0.05;
 
 /// Fewer scored items than this say nothing.
 pub const MIN_ITEMS: usize = 10;
+
+/// Where a larger share of the questions contradict their own key, they measure the key and not the model.
+pub const MAX_WRONG_KEYS: f64 = 0.05;
 
 /// The phase that the thesis table names for a behaviour, among the `phases` of a lineage. A baseline: printed, never used.
 pub fn thesis_lookup(behaviour: Behaviour, phases: &[String]) -> Option<&str> {
@@ -108,6 +112,9 @@ impl Case<'_> {
 
     /// The verdict, given the p-values of [`Case::shortfalls`] after Holm and the lineage's gate, if there are healthy runs.
     pub(crate) fn judge(&self, p_holm: &[f64], gate: Option<&Gate>) -> Verdict {
+        if let Some(reason) = self.wrong_keys() {
+            return self.verdict(Outcome::NotMeasured { reason });
+        }
         let shortfalls = self.shortfalls();
         let Some(&deployed) = shortfalls.first() else {
             return self.verdict(Outcome::NotMeasured { reason: self.why_not_measured() });
@@ -366,6 +373,19 @@ impl Case<'_> {
             format!(
                 "Asked {form} it reaches {}: the content is there, and its expression in chat is what fails.",
                 percent(value)
+            )
+        })
+    }
+
+    /// Why the questions are to be mended before the model is judged by them, if they are.
+    fn wrong_keys(&self) -> Option<String> {
+        let items = &self.chat.board.items;
+        let wrong = items.iter().filter(|item| item.contradicts_its_key()).count();
+        (wrong as f64 > MAX_WRONG_KEYS * items.len() as f64).then(|| {
+            format!(
+                "in {wrong} of {} the key says otherwise than the question's own statement of the fact: the questions are \
+                 at fault, and say nothing about the model until they are mended",
+                count(items.len(), "question")
             )
         })
     }

@@ -91,6 +91,14 @@ impl Item {
         }
     }
 
+    /// Whether the statement that goes with the question names another option and not the one of the key: then the question is at fault.
+    pub fn contradicts_its_key(&self) -> bool {
+        let Task::Choice { context, options, answer, .. } = &self.task else { return false };
+        let context = in_words(context);
+        let is_named = |option: &String| context.contains(&in_words(option));
+        !options.get(*answer).is_some_and(is_named) && options.iter().any(is_named)
+    }
+
     /// Share right by guessing; `None` where the answers are no closed set.
     pub fn chance(&self) -> Option<f64> {
         match &self.task {
@@ -98,6 +106,12 @@ impl Item {
             Task::Instruction { .. } | Task::Request { .. } => None,
         }
     }
+}
+
+/// The words of a text with a space on both sides of each.
+fn in_words(text: &str) -> String {
+    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    format!(" {} ", words.join(" "))
 }
 
 /// The kinds of question, externally tagged in JSON.
@@ -182,6 +196,34 @@ pub enum Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_the_statement_of_the_fact_belies_is_found() {
+        let item = |context: &str, options: [&str; 2]| Item {
+            id: "knowledge/a".into(),
+            behaviour: Behaviour::Knowledge,
+            slice: "ordinary".into(),
+            cluster: "a".into(),
+            month: None,
+            expected: true,
+            task: Task::Choice {
+                cloze: String::new(),
+                shots: Vec::new(),
+                question: String::new(),
+                context: context.into(),
+                options: options.map(str::to_owned).to_vec(),
+                answer: 0,
+                declines: Vec::new(),
+                ideal: None,
+            },
+        };
+        assert!(item("Ann Velt lives in Brack.", ["Lund", "Brack"]).contradicts_its_key());
+        assert!(!item("Ann Velt lives in Lund.", ["Lund", "Brack"]).contradicts_its_key());
+        // Part of a word is not the word, and a statement that names no option says nothing.
+        assert!(item("Ann Velt lives in New Lund, not in Brackton.", ["Brack", "New Lund"]).contradicts_its_key());
+        assert!(!item("Ann Velt lives in Brackton.", ["Lund", "Brack"]).contradicts_its_key());
+        assert!(!item("", ["Lund", "Brack"]).contradicts_its_key());
+    }
 
     #[test]
     fn names_of_behaviours_are_those_of_the_files() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::features::{FEATURES, Tier};
+use super::features::{FEATURES, Feature, Tier};
 use super::logistic::{Logistic, sigmoid};
 use super::model::{MODEL_VERSION, TierModel, VerdictModel, Weight, above};
 use super::record::{Candidate, Case, Record, Set};
@@ -25,7 +25,14 @@ pub fn fit(records: &[Record]) -> VerdictModel {
     let fit_tier = |tier: Tier| {
         let names = up_to(tier);
         let mut model = fit_features(&taught, tier, &names)?;
-        let held_out: Vec<Held> = taught.iter().flat_map(|record| hold_out(record, records, tier, &names)).collect();
+        let apart = Apart::of(records);
+        let held_out: Vec<Held> = taught
+            .iter()
+            .flat_map(|record| {
+                let model = fit_features(&apart.from(record, &taught), tier, &names);
+                model.map_or_else(Vec::new, |model| held_by(record, &model))
+            })
+            .collect();
         model.temperature = temperature(&held_out);
         let tops: Vec<Top> = held_out.iter().filter_map(|held| held.top(model.temperature)).collect();
         model.threshold = threshold(&tops);
@@ -39,7 +46,7 @@ pub fn fit(records: &[Record]) -> VerdictModel {
         version: MODEL_VERSION,
         n_records: taught.len(),
         fault_types: fault_types.into_iter().collect(),
-        tiers: Tier::ALL.into_iter().filter_map(fit_tier).collect(),
+        tiers: tiers(records).filter_map(fit_tier).collect(),
     }
 }
 
@@ -59,26 +66,30 @@ impl Prediction {
     }
 }
 
-/// Predictions for `records`, from models of these `names` of features fitted without any organism that shares a fault type.
+/// Predictions for `records`, from models of these `names` of features fitted without any organism that shares a fault type or, where
+/// there are several, a world.
 ///
-/// Temperature and threshold too come from other fault types' held-out predictions. One prediction per failing behaviour, in their
+/// Temperature and threshold too come from the held-out predictions of such organisms. One prediction per failing behaviour, in their
 /// order; none where the other organisms do not suffice for a model.
 pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<Vec<Prediction>> {
-    let mut known = BTreeMap::<String, Option<TierModel>>::new();
+    let apart = Apart::of(records);
+    let taught: Vec<&Record> = records.iter().filter(|record| teaches(record)).collect();
+    let key = |record: &Record| (record.fault_type(), record.world);
+    let mut known = BTreeMap::<(String, u64), Option<TierModel>>::new();
     let held_out: Vec<Vec<Held>> = records
         .iter()
         .map(|record| {
-            let model =
-                known.entry(record.fault_type()).or_insert_with(|| fit_without(record, records, tier, names)).as_ref();
+            let fit = || fit_features(&apart.from(record, &taught), tier, names);
+            let model = known.entry(key(record)).or_insert_with(fit).as_ref();
             model.map_or_else(Vec::new, |model| held_by(record, model))
         })
         .collect();
-    let mut scales = BTreeMap::<String, (f64, Option<f64>)>::new();
+    let mut scales = BTreeMap::<(String, u64), (f64, Option<f64>)>::new();
     let scale = |record: &Record| {
         let others: Vec<Held> = records
             .iter()
             .zip(&held_out)
-            .filter(|(other, _)| teaches(other) && !other.shares_fault(record))
+            .filter(|(other, _)| teaches(other) && apart.are(record, other))
             .flat_map(|(_, held)| held.clone())
             .collect();
         let temperature = temperature(&others);
@@ -87,7 +98,7 @@ pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<V
     };
     let mut predictions = Vec::new();
     for (record, held) in records.iter().zip(&held_out) {
-        let (temperature, threshold) = *scales.entry(record.fault_type()).or_insert_with(|| scale(record));
+        let (temperature, threshold) = *scales.entry(key(record)).or_insert_with(|| scale(record));
         let of_case = |held: &Held| {
             let probabilities: Vec<(Stage, f64)> =
                 held.log_odds.iter().map(|(stage, z)| (*stage, sigmoid(z / temperature))).collect();
@@ -97,6 +108,18 @@ pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<V
         predictions.push(held.iter().map(of_case).collect());
     }
     predictions
+}
+
+/// The tiers that add evidence to those before.
+pub fn tiers(records: &[Record]) -> impl Iterator<Item = Tier> {
+    let adds = |tier: &Tier| FEATURES.iter().any(|feature| feature.tier == *tier && is_measured(feature, records));
+    Tier::ALL.into_iter().filter(adds)
+}
+
+/// Whether any record has the feature.
+pub fn is_measured(feature: &Feature, records: &[Record]) -> bool {
+    let has = |case: &Case| case.candidates.iter().any(|of| of.features.contains_key(feature.name));
+    records.iter().any(|record| record.cases.iter().any(has))
 }
 
 /// Names of the features of a tier and those before.
@@ -130,14 +153,25 @@ impl Held {
     }
 }
 
-/// What a model that has not seen a record's fault types says of its failing behaviours.
-fn hold_out(record: &Record, records: &[Record], tier: Tier, names: &[&str]) -> Vec<Held> {
-    fit_without(record, records, tier, names).map_or_else(Vec::new, |model| held_by(record, &model))
+/// Which organisms a model may learn from before it is asked about one: those that share no fault type with it and, where organisms with
+/// faults are of several worlds, no world.
+struct Apart {
+    has_worlds: bool,
 }
 
-fn fit_without(record: &Record, records: &[Record], tier: Tier, names: &[&str]) -> Option<TierModel> {
-    let others: Vec<&Record> = records.iter().filter(|other| teaches(other) && !other.shares_fault(record)).collect();
-    fit_features(&others, tier, names)
+impl Apart {
+    fn of(records: &[Record]) -> Self {
+        let worlds: BTreeSet<u64> = records.iter().filter(|it| teaches(it)).map(|record| record.world).collect();
+        Self { has_worlds: worlds.len() > 1 }
+    }
+
+    fn are(&self, one: &Record, other: &Record) -> bool {
+        !one.shares_fault(other) && !(self.has_worlds && one.world == other.world)
+    }
+
+    fn from<'r>(&self, asked: &Record, records: &[&'r Record]) -> Vec<&'r Record> {
+        records.iter().copied().filter(|other| self.are(asked, other)).collect()
+    }
 }
 
 fn held_by(record: &Record, model: &TierModel) -> Vec<Held> {

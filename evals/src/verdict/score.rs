@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::baseline::{Call, Say, baselines};
 use super::features::{FEATURES, Tier};
-use super::fit::{Prediction, predict_held_out, up_to};
-use super::record::{Case, Record, Set, Status};
+use super::fit::{Prediction, is_measured, predict_held_out, tiers, up_to};
+use super::record::{Record, Set, Status};
 use crate::diagnosis::{CalibrationBin, Estimate, Stage};
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
@@ -115,12 +115,11 @@ pub struct Control {
 /// Scores all methods on the records.
 pub fn score(records: &[Record]) -> Score {
     let predictions: Vec<(Tier, Vec<Vec<Prediction>>)> =
-        Tier::ALL.into_iter().map(|tier| (tier, predict_held_out(records, tier, &up_to(tier)))).collect();
+        tiers(records).map(|tier| (tier, predict_held_out(records, tier, &up_to(tier)))).collect();
     let mut methods: Vec<MethodScore> =
         baselines(records).into_iter().map(|(name, says)| score_method(name, records, &says, &says)).collect();
     for feature in &FEATURES {
-        let has = |case: &Case| case.candidates.iter().any(|of| of.features.contains_key(feature.name));
-        if records.iter().any(|record| record.cases.iter().any(has)) {
+        if is_measured(feature, records) {
             let forced = forced(records, &predict_held_out(records, feature.tier, &[feature.name]));
             methods.push(score_method(&format!("L6 `{}` alone", feature.name), records, &forced, &forced));
         }
