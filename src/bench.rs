@@ -1,6 +1,7 @@
 //! `phasetrace bench attribution`: plants faults whose phase is known, diagnoses each lineage without its label, and measures how
 //! far the verdicts can be trusted.
 
+pub(crate) mod fixes;
 pub(crate) mod organism;
 mod queue;
 mod record;
@@ -48,6 +49,7 @@ pub(crate) fn run(command: &BenchCommand, bars: &Bars) -> Result<u8> {
         BenchCommand::Attribution(args) => attribution(args, bars),
         BenchCommand::Fit(args) => verdict::fit(args),
         BenchCommand::Score(args) => verdict::score(args),
+        BenchCommand::Fixes(args) => fixes::run(args),
         BenchCommand::Tracing(args) => tracing::run(args, bars),
     }
 }
@@ -284,6 +286,7 @@ impl Group {
             answers: run.root(),
             reference,
             model: None,
+            fixes: None,
             traces: false,
             bank: bank.as_ref(),
         };

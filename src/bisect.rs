@@ -62,6 +62,7 @@ pub(crate) fn bisect(
             data: BTreeMap::new(),
             intended: &[],
             model: None,
+            fixes: None,
             reference: None,
             provenance: provenance.clone(),
         })?;

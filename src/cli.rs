@@ -292,6 +292,8 @@ pub(crate) enum BenchCommand {
     Fit(FitArgs),
     /// Say how often verdicts on what it has recorded are right, each from a model that has not seen the fault.
     Score(ScoreArgs),
+    /// Say what fixes did to such lineages: how much of each failure they took back, and what they cost.
+    Fixes(FixesArgs),
     /// Measure how well tracing finds the planted rows of such lineages, by method.
     Tracing(TracingArgs),
 }
@@ -314,6 +316,20 @@ pub(crate) struct ScoreArgs {
     #[arg(required = true, value_name = "RECORDS")]
     pub(crate) records: Vec<PathBuf>,
     /// Where to write the tables (Markdown), and their numbers beside them (JSON).
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// Arguments of `bench fixes`.
+#[derive(Debug, Args)]
+pub(crate) struct FixesArgs {
+    /// Folders of lineages of one seed, as `bench attribution` makes them: `clean` and its twins with faults.
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// The healthy runs that these were compared with (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference: PathBuf,
+    /// Where to write what was measured (JSON).
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
 }

@@ -113,6 +113,7 @@ impl<'a> Experiment<'a> {
             answers: run.root(),
             reference: Some(self.reference),
             model: None,
+            fixes: None,
             traces: false,
             bank: None,
         };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use evals::diagnose::{Findings, Lineage, diagnose};
 use evals::diagnosis::{Diagnosis, Provenance};
+use evals::fixes::FixMatrix;
 use evals::reference::Reference;
 use evals::store::Store;
 use evals::verdict::features::Tier;
@@ -15,6 +16,7 @@ use probes::bank::Bank;
 use probes::item::{Behaviour, Item};
 use probes::response::Response;
 
+use crate::bench;
 use crate::bisect::bisect;
 use crate::cli::{DiagnoseArgs, Stop};
 use crate::confirm::Experiment;
@@ -45,13 +47,14 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     }
     let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
     train(&run, &text, &recipe, Extent::until(Stop::RlCai), bars)?;
-    let model = verdict::shipped(Tier::T4)?;
+    let (model, fixes) = (verdict::shipped(Tier::T4)?, bench::fixes::shipped()?);
     let wanted = Wanted {
         name: run.name(),
         chains: &chains(&recipe.alignment),
         answers: run.root(),
         reference: reference.as_ref(),
         model: model.as_ref(),
+        fixes: Some(&fixes),
         traces: true,
         bank: None,
     };
@@ -84,6 +87,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) reference: Option<&'a Reference>,
     /// What weighs the evidence.
     pub(crate) model: Option<&'a TierModel>,
+    /// What fixes did to planted faults.
+    pub(crate) fixes: Option<&'a FixMatrix>,
     /// Whether the data of accused phases are searched for what taught the failures.
     pub(crate) traces: bool,
     /// What is asked; the run's own bank where none is given.
@@ -122,6 +127,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
             data: data.clone(),
             intended: &intended,
             model: wanted.model,
+            fixes: wanted.fixes,
             reference: wanted.reference,
             provenance: Provenance { notes: notes.clone(), ..provenance(Some(recipe.seed), &bank) },
         })

@@ -42,6 +42,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         data: BTreeMap::new(),
         intended: &[],
         model: None,
+        fixes: None,
         reference: reference.as_ref(),
         // Nobody has said with which seed they were trained.
         provenance: provenance(None, &bank),

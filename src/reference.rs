@@ -46,6 +46,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
             answers: run.root(),
             reference: None,
             model: None,
+            fixes: None,
             traces: false,
             bank: None,
         };

@@ -421,6 +421,7 @@ impl Case<'_> {
             dissent: Vec::new(),
             thesis_baseline: thesis.unwrap_or("none of these phases").to_owned(),
             remedy: None,
+            fixes: Vec::new(),
             would_change: None,
         }
     }

@@ -14,6 +14,7 @@ use crate::diagnosis::{
 };
 use crate::error::{Error, Result};
 use crate::evidence::data::Profile;
+use crate::fixes::{Fix, FixMatrix};
 use crate::gate::Gate;
 use crate::history::{Moves, margin_change};
 use crate::path::Path;
@@ -23,7 +24,7 @@ use crate::stats::multiplicity::holm;
 use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
 use crate::verdict::model::TierModel;
 use crate::verdict::weigh::weigh;
-use crate::wording::{capital, lineage_name, list, percent, phase_name, points, share_right, skill};
+use crate::wording::{capital, count, lineage_name, list, percent, phase_name, points, share_right, skill};
 
 /// The behaviours, in the order of the table.
 pub const BEHAVIOURS: [Behaviour; 7] = [
@@ -68,6 +69,8 @@ pub struct Findings<'a> {
     pub intended: &'a [(Behaviour, String)],
     /// What weighs the evidence, for what is at hand.
     pub model: Option<&'a TierModel>,
+    /// What fixes did to planted faults.
+    pub fixes: Option<&'a FixMatrix>,
     /// Healthy runs to compare with.
     pub reference: Option<&'a Reference>,
     /// What was run; its `reference` is filled in here.
@@ -186,6 +189,11 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     if let Some(model) = findings.model {
         for row in &mut behaviours {
             weigh(&mut row.verdict, &names, model);
+        }
+    }
+    for row in &mut behaviours {
+        if let (Outcome::Attributed { phase, .. }, Some(fixes)) = (&row.verdict.outcome, findings.fixes) {
+            row.verdict.fixes = fixes.for_failure(row.behaviour, Stage::of(phase, &names));
         }
     }
     let mut failing = Vec::new();
@@ -409,6 +417,14 @@ fn what_to_do(rows: &[&BehaviourHistory]) -> String {
         (None, Some(check)) => format!("What would settle it: {check}"),
         (None, None) => String::new(),
     };
+    if let Some(fix) = verdict.fixes.iter().find(|of| of.fix == Fix::TrainAgain) {
+        let _ = write!(
+            sentence,
+            " On {} planted for measurement, doing so took back {} of the shortfall.",
+            count(fix.n, "such fault"),
+            percent(fix.recovered.clamp(0.0, 1.0))
+        );
+    }
     match rows.len() {
         1 => {}
         2 => sentence.push_str(" The report has a step for the other failure too."),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::bisection::Bisection;
 use crate::evidence::data::Profile;
 use crate::evidence::{Candidates, Reading};
+use crate::fixes::MeasuredFix;
 use crate::trace::record::Trace;
 
 use crate::reference::Route;
@@ -258,6 +259,9 @@ pub struct Verdict {
     pub thesis_baseline: String,
     /// What to do next.
     pub remedy: Option<String>,
+    /// What fixes did to planted faults of this kind, the most effective first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fixes: Vec<MeasuredFix>,
     /// What would change this verdict.
     pub would_change: Option<String>,
 }

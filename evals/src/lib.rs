@@ -17,6 +17,7 @@ pub mod diagnosis;
 pub mod error;
 pub mod evidence;
 pub mod factorial;
+pub mod fixes;
 pub mod gate;
 pub mod history;
 mod latent;

@@ -6,6 +6,7 @@
 //! ([`model`]), and the predictions for faults of a type that it has not seen, from which [`score`] computes every figure. [`weigh`]
 //! puts its probabilities into a diagnosis.
 
+pub mod agreement;
 pub mod baseline;
 pub mod features;
 pub mod fit;

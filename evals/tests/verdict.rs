@@ -105,6 +105,10 @@ fn judge_beside(shares: &Shares, reference: Option<&Reference>) -> BehaviourHist
 
 fn diagnose_beside(shares: &Shares, reference: Option<&Reference>) -> Diagnosis {
     let items: Vec<Item> = (0..N_ITEMS).map(item).collect();
+    diagnose_items(&items, shares, reference)
+}
+
+fn diagnose_items(items: &[Item], shares: &Shares, reference: Option<&Reference>) -> Diagnosis {
     let mut responses = Vec::new();
     for (phase_idx, phase) in PHASES.iter().enumerate() {
         for number in 0..N_ITEMS {
@@ -120,12 +124,13 @@ fn diagnose_beside(shares: &Shares, reference: Option<&Reference>) -> Diagnosis 
     diagnose(Findings {
         run: "test",
         lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec(), ..Lineage::default() }],
-        items: &items,
+        items,
         responses: &responses,
         declared_cutoff: None,
         data: BTreeMap::new(),
         intended: &[],
         model: None,
+        fixes: None,
         reference,
         provenance: Provenance {
             seed: Some(1),
@@ -218,6 +223,23 @@ fn a_healthy_run_accuses_nobody() {
         let shares = Shares { chat: [0.2, 0.95 + drift, 0.95 + drift], few_shot: [0.97, 0.97 + drift, 0.97 + drift] };
         assert_eq!(judge(&shares, Some(&KNOWING)).verdict.outcome, Outcome::Healthy);
     }
+}
+
+#[test]
+fn questions_that_contradict_their_own_key_accuse_nobody() {
+    let shares = Shares { chat: [0.2, 0.6, 0.6], few_shot: [0.6, 0.6, 0.6] };
+    let outcome = |n_wrong: usize| {
+        let mut items: Vec<Item> = (0..N_ITEMS).map(item).collect();
+        for item in &mut items[..n_wrong] {
+            let Task::Choice { answer, .. } = &mut item.task else { panic!("{item:?}") };
+            *answer = 1;
+        }
+        let mut diagnosis = diagnose_items(&items, &shares, Some(&reference(&KNOWING)));
+        diagnosis.lineages.remove(0).behaviours.swap_remove(0).verdict.outcome
+    };
+    let Outcome::NotMeasured { reason } = outcome(11) else { panic!("{:?}", outcome(11)) };
+    assert!(reason.starts_with("in 11 of 200 questions the key says otherwise"), "{reason}");
+    assert!(matches!(outcome(10), Outcome::Attributed { .. }));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo};
+use evals::fixes;
 
 use crate::number::{count, percent, percent_interval};
 use crate::page::headline;
@@ -71,6 +72,9 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
         );
         if let Some(remedy) = &history.verdict.remedy {
             let _ = writeln!(out, "What to do: {}", escape(remedy));
+        }
+        if let Some(measured) = fixes::sentence(&history.verdict.fixes) {
+            let _ = writeln!(out, "{measured}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use evals::bisection::Bisection;
 use evals::diagnosis::{BehaviourHistory, Confidence, Outcome, PhaseInfo, Rung, Stage};
 use evals::evidence::Reading;
+use evals::fixes::{Fix, MeasuredFix};
 use evals::trace::record::Trace;
 use serde::Serialize;
 
@@ -53,8 +54,23 @@ pub(crate) struct Card {
     pub(crate) thesis: String,
     /// What to do.
     pub(crate) remedy: Option<String>,
+    /// What fixes did to planted faults of this kind.
+    pub(crate) fixes: Vec<TriedFix>,
     /// What would change the verdict.
     pub(crate) would_change: Option<String>,
+}
+
+/// What a fix did to planted faults, as a row of a table.
+#[derive(Debug, Serialize)]
+pub(crate) struct TriedFix {
+    /// What was done.
+    pub(crate) what: String,
+    /// Share of the shortfall that it took back, with its interval or why there is none.
+    pub(crate) recovered: String,
+    /// What it cost.
+    pub(crate) cost: String,
+    /// On how much it was measured.
+    pub(crate) on: String,
 }
 
 /// What the streams of evidence say, as a table.
@@ -237,8 +253,30 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo
         dissent: verdict.dissent.clone(),
         thesis: words::thesis(&verdict.thesis_baseline, blamed.as_deref()),
         remedy: verdict.remedy.clone(),
+        fixes: verdict.fixes.iter().map(tried_fix).collect(),
         would_change: verdict.would_change.clone(),
         blamed,
         id,
+    }
+}
+
+fn tried_fix(fix: &MeasuredFix) -> TriedFix {
+    let share = |share: f64| percent(share.clamp(0.0, 1.0));
+    let interval = fix.interval.map_or_else(
+        || "no interval: one type of fault".to_owned(),
+        |(low, high)| format!("95% interval {} to {}", share(low), share(high)),
+    );
+    let cost = match fix.fix {
+        Fix::OtherForm => "nothing: the model stays as it is".to_owned(),
+        _ => fix.loss.map_or_else(
+            || "no other behaviour lost".to_owned(),
+            |(behaviour, loss)| format!("at most {} ({})", points(loss), words::behaviour(behaviour)),
+        ),
+    };
+    TriedFix {
+        what: words::capital(fix.fix.what()),
+        recovered: format!("{} ({interval})", share(fix.recovered)),
+        cost,
+        on: format!("{} models with {} types of fault", fix.n, fix.n_types),
     }
 }

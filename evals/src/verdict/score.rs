@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::agreement::{Agreement, agreements};
 use super::baseline::{Call, Say, baselines};
 use super::features::{FEATURES, Tier};
 use super::fit::{Prediction, is_measured, predict_held_out, tiers, up_to};
@@ -32,6 +33,8 @@ pub struct Score {
     pub methods: Vec<MethodScore>,
     /// Are the model's probabilities true?
     pub reliability: Vec<Reliability>,
+    /// Do cheap estimates of a stage's part agree with training it again?
+    pub agreement: Vec<Agreement>,
     /// Masked faults.
     pub latent: LatentScore,
     /// Controls, each with the verdict of the model at its highest tier.
@@ -137,6 +140,7 @@ pub fn score(records: &[Record]) -> Score {
         not_taken: records.iter().filter(|record| !record.has_taken()).map(|record| record.name.clone()).collect(),
         methods,
         reliability: predictions.iter().filter_map(|(tier, of_tier)| reliability(*tier, records, of_tier)).collect(),
+        agreement: agreements(records),
         latent: latent(records),
         controls: records.iter().zip(last).filter_map(|(record, p)| control(record, p)).collect(),
     }

@@ -14,8 +14,8 @@ impl Score {
         // Writing to a string does not fail.
         let _ = writeln!(
             out,
-            "{} organisms of {} fault types. Every verdict is from a model fitted without the organism's own fault types, its \
-             temperature and threshold too. Intervals are 95 %, by resampling fault types, not organisms; where all types agree, \
+            "{} organisms of {} fault types. Every verdict is from a model fitted without the organism's own fault types and, where \
+             there are several, without its world; its temperature and threshold too. Intervals are 95 %, by resampling fault types, not organisms; where all types agree, \
              Wilson's for as many types.\n",
             self.n_records, self.n_fault_types
         );
@@ -31,6 +31,7 @@ impl Score {
         for tier in &self.reliability {
             reliability_table(&mut out, tier);
         }
+        self.agreement_table(&mut out);
         self.latent_lines(&mut out);
         self.controls_table(&mut out);
         out
@@ -73,6 +74,23 @@ impl Score {
         for method in &self.methods {
             let cells: Vec<String> = sets.iter().map(|set| shown(method.by_set.get(set))).collect();
             let _ = writeln!(out, "| {} | {} |", method.name, cells.join(" | "));
+        }
+        out.push('\n');
+    }
+
+    fn agreement_table(&self, out: &mut String) {
+        out.push_str(
+            "## Do cheap estimates agree with training a stage again?\n\nBy the factorial the guilty stage's share of the shortfall is 1, the \
+             others' 0.\n\n| estimate | stages | mean where guilty | mean where innocent | mean error | AUROC |\n|---|---|---|---|---|---|\n",
+        );
+        for of in &self.agreement {
+            let error = of.mean_error.map_or_else(missing, |error| format!("{error:.2}"));
+            let (guilty, innocent) = of.means;
+            let _ = writeln!(
+                out,
+                "| `{}`: {} | {} | {guilty:.2} | {innocent:.2} | {error} | {:.2} |",
+                of.feature, of.meaning, of.n, of.auroc
+            );
         }
         out.push('\n');
     }

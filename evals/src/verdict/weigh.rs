@@ -113,6 +113,7 @@ mod tests {
             dissent: Vec::new(),
             thesis_baseline: "sft".to_owned(),
             remedy: None,
+            fixes: Vec::new(),
             would_change: None,
         }
     }

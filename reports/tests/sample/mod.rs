@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use evals::diagnosis::{
     BehaviourHistory, CalibrationBin, CalibrationCurve, Confidence, Contribution, ContributionKind, CutoffCurve,
     CutoffEstimate, DIAGNOSIS_VERSION, Diagnosis, Estimate, FailureCase, LineageDiagnosis, Outcome, PhaseAnswer,
-    PhaseInfo, Provenance, ReferenceInfo, TradeOffPoint, Transition, Verdict,
+    PhaseInfo, Provenance, ReferenceInfo, Stage, TradeOffPoint, Transition, Verdict,
 };
+use evals::fixes::{Fix, MeasuredFix};
 use probes::item::Behaviour;
 use probes::response::Form;
 
@@ -180,6 +181,11 @@ fn transition(phase: &str, before: f64, after: f64, n: usize) -> Transition {
     }
 }
 
+fn fix(fix: Fix, recovered: f64, interval: Option<(f64, f64)>, loss: Option<(Behaviour, f64)>) -> MeasuredFix {
+    let (behaviour, stage) = (Behaviour::OverRefusal, Stage::Alignment);
+    MeasuredFix { behaviour, stage, fix, recovered, interval, loss, n_types: 4, n: 7 }
+}
+
 fn verdict(
     behaviour: Behaviour,
     phases: &[&str],
@@ -229,6 +235,7 @@ fn verdict(
             is_content: false,
             bisection: None,
             confirmation: None,
+            fixes: Vec::new(),
             trace: None,
             readings: Vec::new(),
             candidates: BTreeMap::new(),
@@ -256,6 +263,11 @@ fn verdict(
             is_content: false,
             bisection: None,
             confirmation: None,
+            fixes: vec![
+                fix(Fix::TrainAgain, 0.97, Some((0.91, 1.03)), None),
+                fix(Fix::BeforeAlignment, 0.92, Some((0.7, 1.14)), Some((Behaviour::HarmfulCompliance, 0.31))),
+                fix(Fix::OtherForm, 0.04, None, None),
+            ],
             trace: None,
             readings: Vec::new(),
             candidates: BTreeMap::new(),
@@ -276,6 +288,7 @@ fn verdict(
             is_content: false,
             bisection: None,
             confirmation: None,
+            fixes: Vec::new(),
             trace: None,
             readings: Vec::new(),
             candidates: BTreeMap::new(),
