@@ -5,7 +5,7 @@
 //!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Or it does so in the form
 //!    that gets most out of it, and falls short in chat too: how well facts are expressed in chat differs much more between
 //!    healthy runs than what they know, and would hide a loss of content. With 19 healthy runs or more the shortfall must also be
-//!    larger than what 19 of 20 of them show anywhere in the lineage (see [`crate::gate`]). Else: healthy, or a fault hidden by a
+//!    larger than what 19 of 20 of them show anywhere at the last checkpoint (see [`crate::gate`]). Else: healthy, or a fault hidden by a
 //!    later phase.
 //! 2. **Elicitation before blame.** If the checkpoint shows at least half of the shortfall in its best form too, the content
 //!    is missing, and its history is traced in each phase's best form; else only its expression is, and it is traced in chat.
@@ -441,12 +441,12 @@ fn gate_line(gate: &Gate, p: Option<f64>) -> String {
             format!("Too few healthy runs for the family-wise gate: {} ({LEAST_RUNS} are needed).", gate.n_healthy())
         }
         Some(p) if p <= ALPHA => format!(
-            "Over all {} values of this lineage together, that is beyond what {runs} show (family-wise {}).",
+            "Over all {} values of the last checkpoint together, that is beyond what {runs} show (family-wise {}).",
             gate.n_cells(),
             p_text(p)
         ),
         Some(p) => format!(
-            "Over all {} values of this lineage together, {runs} deviate as far too often (family-wise {}): no failure.",
+            "Over all {} values of the last checkpoint together, {runs} deviate as far too often (family-wise {}): no failure.",
             gate.n_cells(),
             p_text(p)
         ),

@@ -98,13 +98,13 @@ pub struct LineageDiagnosis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamilyGate {
-    /// Conformal p-value of the largest deviation over all cells; `None` with fewer than 19 healthy runs.
+    /// Conformal p-value of the last checkpoint's largest deviation; `None` with fewer than 19 healthy runs.
     pub p_value: Option<f64>,
     /// Number of healthy runs.
     pub n_healthy: usize,
-    /// Number of cells: behaviours on two routes after each phase.
+    /// Number of the last checkpoint's cells: behaviours on two routes.
     pub n_cells: usize,
-    /// The cells whose own family-wise p-value is at most 0.05.
+    /// The cells whose own family-wise p-value is at most 0.05; those of earlier checkpoints are a family of their own.
     pub exceeding: Vec<DeviatingCell>,
 }
 

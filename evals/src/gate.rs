@@ -1,14 +1,18 @@
 //! Whether a lineage deviates from healthy runs anywhere by more than healthy runs do somewhere.
 //!
 //! A cell is one behaviour on one route after one phase. Of some forty cells one looks bad by chance in most healthy runs, so a run
-//! is judged by its largest deviation over all cells, beside the largest deviation of each healthy run. That bounds the share of
+//! is judged by its largest deviation over many cells, beside the largest deviation of each healthy run. That bounds the share of
 //! healthy runs that are accused of anything, whatever the distribution of the values and however the cells hang together.
+//!
+//! The cells of the last checkpoint are one family: they say whether the model fails. Those of the checkpoints before are another: they
+//! say whether a fault is hidden. What is too small to be a failure counts as no deviation, else cells in which healthy runs
+//! agree to a point or two would set the measure for all others.
 
 use probes::item::Behaviour;
 
 use crate::attribution::ALPHA;
 use crate::diagnosis::{DeviatingCell, FamilyGate};
-use crate::path::Path;
+use crate::path::{MIN_EFFECT, Path};
 use crate::reference::{LEAST_SD, Route, spread};
 
 /// Healthy runs that a p-value of 5 % takes: with `K` runs the least is `1/(K + 1)`.
@@ -18,7 +22,7 @@ pub const LEAST_RUNS: usize = 19;
 ///
 /// # Formula
 /// `t = (mean - x) / (sd sqrt(1 + 1/K))`, mean and standard deviation over the `K` other runs, the run in question among them when
-/// a healthy one is judged. `p = (1 + #{healthy: max t >= t}) / (K + 1)` is at most `a` in a share `a` of healthy runs, and holds
+/// a healthy one is judged; 0 where `mean - x` is below 10 points. `p = (1 + #{healthy: max t >= t}) / (K + 1)` is at most `a` in a share `a` of healthy runs, and holds
 /// for all cells of a run together.
 ///
 /// # Reference
@@ -57,39 +61,57 @@ impl Deviations {
 
 fn studentised(value: f64, others: &[f64]) -> f64 {
     let (mean, sd) = spread(others);
+    if mean - value < MIN_EFFECT {
+        return 0.0;
+    }
     (mean - value) / (sd.unwrap_or(0.0).max(LEAST_SD) * (1.0 + 1.0 / others.len() as f64).sqrt())
 }
 
 /// The gate of one lineage.
 pub(crate) struct Gate {
-    /// Behaviour, route and phase of each cell.
+    last: Cells,
+    earlier: Cells,
+}
+
+/// Cells that are judged together.
+struct Cells {
+    /// Behaviour, route and phase of each.
     places: Vec<(Behaviour, Route, usize)>,
     deviations: Deviations,
 }
 
-impl Gate {
-    /// Judges all cells of a lineage together; `None` where no cell has healthy runs.
-    pub(crate) fn of(paths: &[(Route, &Path)]) -> Option<Self> {
+impl Cells {
+    fn of(paths: &[(Route, &Path)], is_wanted: impl Fn(usize) -> bool) -> Self {
         let (mut places, mut cells) = (Vec::new(), Vec::new());
         for (route, path) in paths {
-            for (phase, healthy) in path.healthy.iter().enumerate() {
+            for (phase, healthy) in path.healthy.iter().enumerate().filter(|(phase, _)| is_wanted(*phase)) {
                 if let (Some(value), Some(healthy)) = (path.value(phase), healthy) {
                     places.push((path.behaviour, *route, phase));
                     cells.push((value, *healthy));
                 }
             }
         }
-        (!places.is_empty()).then(|| Self { places, deviations: Deviations::measure(&cells) })
+        Self { places, deviations: Deviations::measure(&cells) }
+    }
+}
+
+impl Gate {
+    /// Judges the cells of a lineage together; `None` where the last checkpoint has no healthy runs to be compared with.
+    pub(crate) fn of(paths: &[(Route, &Path)]) -> Option<Self> {
+        let last = paths.first().map_or(0, |(_, path)| path.values.len().saturating_sub(1));
+        let gate =
+            Self { last: Cells::of(paths, |phase| phase == last), earlier: Cells::of(paths, |phase| phase < last) };
+        (!gate.last.places.is_empty()).then_some(gate)
     }
 
     /// Number of healthy runs.
     pub(crate) fn n_healthy(&self) -> usize {
-        self.deviations.healthy.len()
+        self.last.deviations.healthy.len()
     }
 
-    /// Number of cells.
+    /// Number of cells of the last checkpoint.
     pub(crate) fn n_cells(&self) -> usize {
-        self.places.len()
+        self.last.places.len()
     }
 
     /// Whether there are runs enough for a verdict at 5 %.
@@ -99,14 +121,17 @@ impl Gate {
 
     /// Family-wise p-value of a cell; `None` where it has no healthy runs, or too few of them.
     pub(crate) fn p_value(&self, behaviour: Behaviour, route: Route, phase: usize) -> Option<f64> {
-        let cell = self.places.iter().position(|place| *place == (behaviour, route, phase))?;
-        self.is_decisive().then(|| self.deviations.p_value(self.deviations.cells[cell]))
+        let p_value = |cells: &Cells| {
+            let at = cells.places.iter().position(|place| *place == (behaviour, route, phase))?;
+            Some(cells.deviations.p_value(cells.deviations.cells[at]))
+        };
+        p_value(&self.last).or_else(|| p_value(&self.earlier)).filter(|_| self.is_decisive())
     }
 
     /// What the diagnosis keeps; `names` are the phases.
     pub(crate) fn record(&self, names: &[String]) -> FamilyGate {
-        let cells = self.places.iter().zip(&self.deviations.cells);
-        let largest = self.deviations.cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let largest = self.last.deviations.cells.iter().copied().fold(0.0, f64::max);
+        let cells = [&self.last, &self.earlier].into_iter().flat_map(|of| of.places.iter().zip(&of.deviations.cells));
         let exceeding = cells
             .filter(|(place, _)| self.p_value(place.0, place.1, place.2).is_some_and(|p| p <= ALPHA))
             .map(|(&(behaviour, route, phase), &deviation)| DeviatingCell {
@@ -117,7 +142,7 @@ impl Gate {
             })
             .collect();
         FamilyGate {
-            p_value: self.is_decisive().then(|| self.deviations.p_value(largest)),
+            p_value: self.is_decisive().then(|| self.last.deviations.p_value(largest)),
             n_healthy: self.n_healthy(),
             n_cells: self.n_cells(),
             exceeding,
@@ -180,7 +205,7 @@ mod tests {
     #[test]
     fn healthy_runs_that_agree_by_luck_do_not_make_an_item_a_fault() {
         let same = [1.0; 19];
-        let deviations = Deviations::measure(&[(0.995, &same[..]), (1.0, &same[..])]);
-        assert!(deviations.cells[0] < 0.5 && deviations.cells[1] == 0.0, "{deviations:?}");
+        let deviations = Deviations::measure(&[(0.95, &same[..]), (0.85, &same[..])]);
+        assert!(deviations.cells[0] == 0.0 && deviations.cells[1] > 10.0, "{deviations:?}");
     }
 }

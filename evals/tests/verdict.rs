@@ -264,16 +264,22 @@ fn what_one_healthy_run_in_ten_shows_somewhere_is_no_failure() {
     let mut healthy = reference_of(19, &KNOWING);
     let diagnosis = diagnose_beside(&shares, Some(&healthy));
     let gate = diagnosis.lineages[0].gate.clone().unwrap();
-    assert_eq!((gate.p_value, gate.n_healthy, gate.n_cells), (Some(0.05), 19, 6));
+    assert_eq!((gate.p_value, gate.n_healthy, gate.n_cells), (Some(0.05), 19, 2));
     let exceeding: Vec<(&str, Route)> = gate.exceeding.iter().map(|cell| (cell.phase.as_str(), cell.route)).collect();
-    assert_eq!(exceeding, [("sft", Route::Chat), ("rlhf", Route::Chat)]);
+    assert_eq!(exceeding, [("rlhf", Route::Chat), ("sft", Route::Chat)]);
     let row = judge_beside(&shares, Some(&healthy));
     assert_eq!(accused(&row), Some(("sft", ContributionKind::Omission)), "{:?}", row.verdict);
     assert_eq!(row.verdict.family_p, Some(0.05));
 
-    // One healthy run that lacks a third of the facts after pretraining: such runs are healthy.
-    let cell = healthy.cells.iter_mut().find(|cell| cell.route == Route::Elicited && cell.phase == "pretrain").unwrap();
-    cell.values[3] = 0.6;
+    let cell = |healthy: &'_ mut Reference, phase: &str| {
+        let is_wanted = |cell: &&mut ReferenceCell| cell.route == Route::Elicited && cell.phase == phase;
+        healthy.cells.iter_mut().find(is_wanted).unwrap().values[3] = 0.6;
+    };
+    // What a healthy run lacks after pretraining and learns later says nothing of last checkpoints.
+    cell(&mut healthy, "pretrain");
+    assert_eq!(accused(&judge_beside(&shares, Some(&healthy))), Some(("sft", ContributionKind::Omission)));
+    // One healthy run that lacks a third of the facts at the end: such runs are healthy.
+    cell(&mut healthy, "rlhf");
     let row = judge_beside(&shares, Some(&healthy));
     assert_eq!((&row.verdict.outcome, row.verdict.family_p), (&Outcome::Healthy, Some(0.1)), "{:?}", row.verdict);
     assert!(row.verdict.evidence[1].contains("19 healthy runs deviate as far too often"), "{:?}", row.verdict.evidence);

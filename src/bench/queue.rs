@@ -1,10 +1,11 @@
 //! Tasks shared by several processes: each task is done once, by whoever takes it first.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// A task, and where its outcome lies once it is done.
 pub(crate) struct Task<T> {
@@ -19,25 +20,40 @@ pub(crate) struct Task<T> {
 /// Does all tasks, those that can be done first; waits where others are at work on what is left.
 ///
 /// A task is taken by locking a file beside its outcome. The lock goes with its process, so that a killed one leaves nothing taken.
+///
+/// # Errors
+/// Those of the tasks that failed, once everything that does not need them is done.
 pub(crate) fn work_off<T>(tasks: &[Task<T>], mut work: impl FnMut(&T) -> Result<()>) -> Result<()> {
+    let mut failed = BTreeMap::<&Path, anyhow::Error>::new();
     loop {
-        let open: Vec<&Task<T>> = tasks.iter().filter(|task| !task.outcome.exists()).collect();
+        let is_lost = |path: &PathBuf| failed.contains_key(path.as_path());
+        let is_open =
+            |task: &&Task<T>| !task.outcome.exists() && !is_lost(&task.outcome) && !task.after.iter().any(is_lost);
+        let open: Vec<&Task<T>> = tasks.iter().filter(is_open).collect();
         if open.is_empty() {
-            return Ok(());
+            return report(failed);
         }
         let mut has_worked = false;
         for task in open.into_iter().filter(|task| task.after.iter().all(|needed| needed.exists())) {
             let Some(_lock) = lock(&task.outcome)? else { continue };
             // Somebody may have done it since.
             if !task.outcome.exists() {
-                work(&task.work)?;
                 has_worked = true;
+                if let Err(error) = work(&task.work) {
+                    failed.insert(&task.outcome, error);
+                }
             }
         }
         if !has_worked {
             std::thread::sleep(Duration::from_secs(1));
         }
     }
+}
+
+/// The failures as one error.
+fn report(failed: BTreeMap<&Path, anyhow::Error>) -> Result<()> {
+    let lines: Vec<String> = failed.iter().map(|(path, error)| format!("{}: {error:#}", path.display())).collect();
+    if lines.is_empty() { Ok(()) } else { bail!("{} of the tasks failed:\n{}", lines.len(), lines.join("\n")) }
 }
 
 fn lock(outcome: &Path) -> Result<Option<File>> {
@@ -85,5 +101,25 @@ mod tests {
         let done = done.into_inner().unwrap();
         assert_eq!(done.len(), 3);
         assert_eq!(done[2], "c");
+    }
+
+    #[test]
+    fn a_task_that_fails_stops_only_what_needs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = |name: &str| dir.path().join(name);
+        let task = |name: &'static str, after: &[&str]| Task {
+            work: name,
+            outcome: outcome(name),
+            after: after.iter().copied().map(outcome).collect(),
+        };
+        let tasks = [task("a", &[]), task("needs a", &["a"]), task("b", &[])];
+        let mut tried = Vec::new();
+        let error = work_off(&tasks, |name| {
+            tried.push(*name);
+            if *name == "a" { bail!("no room") } else { Ok(fs::write(outcome(name), "")?) }
+        });
+        assert_eq!(tried, ["a", "b"]);
+        let message = error.unwrap_err().to_string();
+        assert!(message.starts_with("1 of the tasks failed") && message.ends_with("a: no room"), "{message}");
     }
 }
