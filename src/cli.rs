@@ -343,6 +343,9 @@ pub(crate) struct TracingArgs {
     /// Only these lineages, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) only: Vec<String>,
+    /// Rank by what rows teach, too: minutes for each lineage.
+    #[arg(long)]
+    pub(crate) gradients: bool,
     /// Where to write the table (Markdown); standard output where none is given.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,

@@ -179,7 +179,10 @@ impl Swaps<'_> {
 
     /// Trains the run with the recipe in which `stages` are others, or takes it up where it was left.
     pub(crate) fn train(&self, stages: &[Stage], recipe: Recipe, bars: &Bars) -> Result<(Run, Recipe)> {
-        let store = PhaseStore::at(&self.folder().join("phases"));
+        // Runs that keep their phases in common, as those of a bench do, have some of the swapped ones already.
+        let common = self.run.root().with_file_name("phases");
+        let is_store = common.is_dir() && !common.join("recipe.toml").exists();
+        let store = PhaseStore::at(&if is_store { common } else { self.folder().join("phases") });
         let extent = |tokenizer_of| Extent { until: Stop::RlCai, store: Some(&store), tokenizer_of };
         // Nothing is trained here: the observed run's phases are put into the store.
         train(self.run, &toml::to_string(self.observed)?, self.observed, extent(None), bars)?;

@@ -120,7 +120,8 @@ pub(crate) fn trace_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Res
     let chosen: Vec<&[f64]> = FUSED.iter().map(|name| scores.by_method[name].as_slice()).collect();
     let ranked: Vec<Vec<f64>> = chosen.into_iter().map(ranks).collect();
     let fused = fuse(&ranked.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let top: Vec<usize> = order(&fused).into_iter().take(wanted.top).collect();
+    let order = order(&fused);
+    let first = |n: usize| &order[..n.min(order.len())];
     let by_method: BTreeMap<&str, Vec<f64>> =
         scores.by_method.iter().map(|(name, scores)| (*name, ranks(scores))).collect();
     let tell = |&row: &usize| {
@@ -141,14 +142,17 @@ pub(crate) fn trace_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Res
         n_failing: failures.n_failing,
         methods: FUSED.map(str::to_owned).to_vec(),
         n_gradients: scores.has_gradient.iter().filter(|&&has| has).count(),
-        rows: top.iter().map(tell).collect(),
-        contrast: contrast(&traced.texts, &top, FEATURES),
+        rows: first(wanted.top).iter().map(tell).collect(),
+        contrast: contrast(&traced.texts, first(wanted.top.max(CONTRASTED)), FEATURES),
         left_out: None,
     })
 }
 
 /// Rows that a report shows.
 const SHOWN: usize = 10;
+
+/// Rows at the top, at least, whose features are compared with those of all: of ten no feature can be seen to be too frequent.
+const CONTRASTED: usize = 50;
 
 /// Traces the attributed failures of a lineage in the data of the accused phases. What was traced once is read from the run.
 pub(crate) fn fill_in(

@@ -47,6 +47,9 @@ pub const MIN_ITEMS: usize = 10;
 /// Where a larger share of the questions contradict their own key, they measure the key and not the model.
 pub const MAX_WRONG_KEYS: f64 = 0.05;
 
+/// Share of a shortfall from which a coalition clearly raises or lowers it.
+const CLEAR_PART: f64 = 0.1;
+
 /// The phase that the thesis table names for a behaviour, among the `phases` of a lineage. A baseline: printed, never used.
 pub fn thesis_lookup(behaviour: Behaviour, phases: &[String]) -> Option<&str> {
     let wanted = match behaviour {
@@ -274,6 +277,16 @@ impl Case<'_> {
         }
         if part.contribution.kind == ContributionKind::Commission && !part.p_value.is_some_and(|p| p < ALPHA) {
             verdict.dissent.push("The paired test alone does not show that items were broken.".to_owned());
+        }
+        let coalition = |name: &str| verdict.candidates.get(&stage(&self.names[phase], self.names))?.get(name).copied();
+        if let (Some(logits), Some(weights)) = (coalition("logit_shapley"), coalition("weight_shapley"))
+            && logits.abs().min(weights.abs()) >= CLEAR_PART
+            && logits * weights < 0.0
+        {
+            verdict.dissent.push(format!(
+                "Mixed predictions and mixed weights disagree whether {} raised the shortfall or lowered it.",
+                phase_name(&self.names[phase])
+            ));
         }
         if path.n_healthy() == 1 {
             verdict.dissent.push("Only one healthy run is known, so how much healthy runs differ is not.".to_owned());

@@ -23,9 +23,11 @@ use crate::rows::TracedData;
 use crate::run::{Run, chain};
 use crate::trace::{BM25, GRADIENT, SPANS, Wanted, find_failures, score_rows};
 
-/// Rankings that are measured, each of one method or fused from several.
-const RANKINGS: [&[&str]; 7] =
-    [&[SPANS], &[BM25], &[GRADIENT], &[SPANS, BM25], &[SPANS, GRADIENT], &[BM25, GRADIENT], &[SPANS, BM25, GRADIENT]];
+/// Rankings by words that are measured, each of one method or fused from several.
+const BY_WORDS: [&[&str]; 3] = [&[SPANS], &[BM25], &[SPANS, BM25]];
+
+/// Those that take gradients.
+const BY_GRADIENTS: [&[&str]; 4] = [&[GRADIENT], &[SPANS, GRADIENT], &[BM25, GRADIENT], &[SPANS, BM25, GRADIENT]];
 
 /// Rows at the top that recall is measured among.
 const TOP: usize = 50;
@@ -34,16 +36,20 @@ const TOP: usize = 50;
 const SMALLEST_SHORTFALL: f64 = 0.1;
 
 pub(crate) fn run(args: &TracingArgs, bars: &Bars) -> Result<u8> {
+    let mut rankings = BY_WORDS.to_vec();
+    if args.gradients {
+        rankings.extend(BY_GRADIENTS);
+    }
     let mut found = Vec::new();
     for dir in &args.dirs {
         let clean = Run::at(&dir.join(CLEAN));
         for name in lineages(dir)? {
             if args.only.is_empty() || args.only.contains(&name) {
-                found.extend(measure(&clean, &Run::at(&dir.join(&name)), &name, &dir.join("answers"), bars)?);
+                found.extend(measure(&clean, &Run::at(&dir.join(&name)), &name, &rankings, bars)?);
             }
         }
     }
-    let table = to_markdown(&found);
+    let table = to_markdown(&found, &rankings);
     match &args.output {
         Some(path) => reports::write(path, &table)?,
         None => output::print(&table)?,
@@ -73,20 +79,19 @@ struct Measured {
     shortfall: f64,
     n_planted: usize,
     n_rows: usize,
-    /// Recall and average precision, by chance first, then for each of [`RANKINGS`].
+    /// Recall and average precision, by chance first, then for each ranking.
     values: Vec<(f64, f64)>,
 }
 
 /// Traces the behaviour that fell furthest behind the clean twin, in every file with rows that the twin's lacks.
-fn measure(clean: &Run, run: &Run, name: &str, answers: &Path, bars: &Bars) -> Result<Vec<Measured>> {
+fn measure(clean: &Run, run: &Run, name: &str, rankings: &[&[&str]], bars: &Bars) -> Result<Vec<Measured>> {
     let chain = chain(Alignment::Rlhf);
     let recipe = Recipe::of_run(run, &RecipeArgs::default(), None)?.1;
     let mut measured = Vec::new();
     if recipe.world.faults.is_empty() {
         return Ok(measured);
     }
-    fs::create_dir_all(answers).with_context(|| format!("cannot create {}", answers.display()))?;
-    let (of_clean, of_run) = (shares(clean, answers, bars)?, shares(run, answers, bars)?);
+    let (of_clean, of_run) = (shares(clean, bars)?, shares(run, bars)?);
     let shortfalls =
         of_clean.iter().filter_map(|(behaviour, share)| Some((*behaviour, share - of_run.get(behaviour)?)));
     let Some((behaviour, shortfall)) = shortfalls.max_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(measured) };
@@ -101,12 +106,20 @@ fn measure(clean: &Run, run: &Run, name: &str, answers: &Path, bars: &Bars) -> R
             continue;
         }
         bars.say(&format!("{name}: {n_planted} planted rows of {}, {}", phase.file(), behaviour.name()));
-        let wanted = Wanted { name: name.to_owned(), chain, phase, behaviour, top: TOP, gradients: true, answers };
+        let wanted = Wanted {
+            name: name.to_owned(),
+            chain,
+            phase,
+            behaviour,
+            top: TOP,
+            gradients: rankings.len() > BY_WORDS.len(),
+            answers: run.root(),
+        };
         let traced = TracedData::read(run, phase)?;
         let failures = find_failures(run, &wanted, bars)?;
         let scores = score_rows(run, &wanted, &traced, &failures.queries, bars)?;
         let mut values = vec![value(&vec![0.0; planted.len()], &planted)?];
-        for methods in RANKINGS {
+        for methods in rankings {
             let ranked: Vec<Vec<f64>> = methods.iter().map(|method| ranks(&scores.by_method[method])).collect();
             values.push(value(&fuse(&ranked.iter().map(Vec::as_slice).collect::<Vec<_>>()), &planted)?);
         }
@@ -129,10 +142,10 @@ fn value(scores: &[f64], planted: &[bool]) -> Result<(f64, f64)> {
 }
 
 /// Share of the expected items right in chat at the end of `rlhf`, by behaviour.
-fn shares(run: &Run, answers: &Path, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
+fn shares(run: &Run, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
     let bank = Bank::load(&run.bank())?;
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
-    let answered = ask_all(answers, &questions, &[("rlhf".to_owned(), run.checkpoint("rlhf"))], bars)?;
+    let answered = ask_all(run.root(), &questions, &[("rlhf".to_owned(), run.checkpoint("rlhf"))], bars)?;
     let behaviours: BTreeMap<&str, Behaviour> =
         bank.items.iter().filter(|item| item.expected).map(|item| (item.id.as_str(), item.behaviour)).collect();
     let mut scores: BTreeMap<Behaviour, Vec<f64>> = BTreeMap::new();
@@ -162,8 +175,8 @@ fn planted_rows(clean: &Path, faulty: &Path) -> Result<Vec<bool>> {
     Ok(faulty.lines().map(|line| of_faulty[line] > of_clean.get(line).copied().unwrap_or(0)).collect())
 }
 
-fn to_markdown(found: &[Measured]) -> String {
-    let names: Vec<String> = RANKINGS.iter().map(|methods| methods.join(" + ")).collect();
+fn to_markdown(found: &[Measured], rankings: &[&[&str]]) -> String {
+    let names: Vec<String> = rankings.iter().map(|methods| methods.join(" + ")).collect();
     let mut out = String::new();
     for (title, pick) in [
         (format!("Recall among the first {TOP}"), (|value: &(f64, f64)| value.0) as fn(&(f64, f64)) -> f64),
@@ -190,7 +203,7 @@ fn to_markdown(found: &[Measured]) -> String {
             );
         }
         let mean = |i: usize| found.iter().map(|row| pick(&row.values[i])).sum::<f64>() / found.len().max(1) as f64;
-        let means: Vec<String> = (0..=RANKINGS.len()).map(|i| format!("{:.3}", mean(i))).collect();
+        let means: Vec<String> = (0..=rankings.len()).map(|i| format!("{:.3}", mean(i))).collect();
         let _ = writeln!(out, "| mean of {} | | | | | {} |\n", found.len(), means.join(" | "));
     }
     out

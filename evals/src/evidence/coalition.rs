@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::strength::has_barrier;
 use super::{Evidence, Reading, bounded};
 use crate::attribution::Case;
 use crate::diagnosis::{Stage, View};
@@ -48,7 +49,8 @@ pub(super) fn read(case: &Case, path: &Path, evidence: &mut Evidence) {
         (View::LogitAlignmentAlone, "logit_shapley", "predictions"),
         (View::WeightAlignmentAlone, "weight_shapley", "weights"),
     ] {
-        let Some(alone) = case.view_shortfall(view, is_elicited) else { continue };
+        let is_of_use = feature != "weight_shapley" || !has_barrier(case);
+        let Some(alone) = case.view_shortfall(view, is_elicited).filter(|_| is_of_use) else { continue };
         let parts = shapley(at_base, at_tuned, alone, at_end);
         evidence.add(
             feature,

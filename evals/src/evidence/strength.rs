@@ -7,6 +7,25 @@ use std::collections::BTreeMap;
 use super::{Evidence, Reading, bounded};
 use crate::attribution::Case;
 use crate::diagnosis::{Stage, View};
+use crate::path::MIN_EFFECT;
+use crate::wording::stage;
+
+/// Whether the weights half-way between SFT and the last checkpoint do worse in chat than either by 10 points or more: such a path leads
+/// through no models, and weights that are mixed say nothing.
+///
+/// # Reference
+/// Frankle et al. 2020, arXiv 1912.05671 (linear mode connectivity).
+pub(super) fn has_barrier(case: &Case) -> bool {
+    let tuned = (0..case.names.len()).rev().find(|&phase| stage(&case.names[phase], case.names) == Stage::Tuning);
+    let at = case.view_names.iter().position(|name| *name == View::WeightHalf.name());
+    let values =
+        || Some([case.chat.value(tuned?)?, case.chat_views.value(at?)?, case.chat.value(case.names.len() - 1)?]);
+    values().is_some_and(|[tuned, half, end]| is_barrier(tuned, half, end))
+}
+
+fn is_barrier(one_end: f64, half_way: f64, other_end: f64) -> bool {
+    half_way <= one_end.min(other_end) - MIN_EFFECT
+}
 
 /// Reads how the shortfall in chat changes from half to one and a half times the strength of alignment, over the shortfall at the end.
 ///
@@ -18,6 +37,9 @@ pub(super) fn read(case: &Case, evidence: &mut Evidence) {
         (View::LogitHalf, View::LogitMore, "dera_slope", "predictions"),
         (View::WeightHalf, View::WeightMore, "weight_path_slope", "weights"),
     ] {
+        if feature == "weight_path_slope" && has_barrier(case) {
+            continue;
+        }
         let (Some(half), Some(more)) = (case.view_shortfall(half, false), case.view_shortfall(more, false)) else {
             continue;
         };
@@ -31,5 +53,16 @@ pub(super) fn read(case: &Case, evidence: &mut Evidence) {
                 parts: BTreeMap::from([(Stage::Alignment, bounded((more - half) / end))]),
             },
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_barrier;
+
+    #[test]
+    fn a_dip_between_the_ends_is_a_barrier_and_a_slope_is_none() {
+        assert!(is_barrier(0.9, 0.6, 0.75));
+        assert!(!is_barrier(0.9, 0.7, 0.5) && !is_barrier(0.9, 0.7, 0.75));
     }
 }

@@ -179,7 +179,7 @@ fn forced(records: &[Record], predictions: &[Vec<Prediction>]) -> Vec<Say> {
 
 /// Expected share of a say for which a call is so.
 fn weight(say: &Say, is: impl Fn(&Call) -> bool) -> f64 {
-    say.iter().filter(|(call, _)| is(call)).map(|(_, probability)| probability).sum()
+    say.iter().filter(|(call, _)| is(call)).fold(0.0, |sum, (_, probability)| sum + probability)
 }
 
 fn is_named(call: &Call) -> bool {
