@@ -13,7 +13,7 @@ use evals::verdict::features::Tier;
 use evals::verdict::model::TierModel;
 use probes::PROBE_VERSION;
 use probes::bank::Bank;
-use probes::item::{Behaviour, Item};
+use probes::item::Behaviour;
 use probes::response::Response;
 
 use crate::bench;
@@ -138,8 +138,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
             wanted.reference.is_none()
                 || diagnosed.behaviours.iter().any(|row| row.behaviour == behaviour && row.fails())
         };
-        let items: Vec<Item> = bank.items.iter().filter(|item| is_open(item.behaviour)).cloned().collect();
-        lineage.views = evidence::ask_views(&mut store, run, chain, &items, bars)?;
+        lineage.views = evidence::ask_views(&mut store, run, chain, &bank.items, is_open, bars)?;
     }
     let mut diagnosis = judge(&lineages, &store.responses())?;
     let provenance = diagnosis.provenance.clone();

@@ -18,22 +18,26 @@ use trainer::reward::{Contrast, RewardModel};
 use crate::probe::ask_one;
 use crate::progress::Bars;
 use crate::recipe::{Alignment, DeploymentRecipe, Recipe};
+use crate::relearn::{Halves, relearn};
 use crate::reward_check;
 use crate::run::{Chain, Run, chain};
 
 /// Weight of alignment in the views of half and one and a half times its strength.
 const STRENGTHS: [f64; 2] = [0.5, 1.5];
 
-/// Asks the views of a chain the items, and returns them in the place of phases. A chain without pretraining, SFT and a last phase
-/// has none.
+/// Asks the views of a chain the items of `bank` on behaviours that are `open`, and returns them in the place of phases. A chain without
+/// pretraining, SFT and a last phase has none.
 pub(crate) fn ask_views(
     store: &mut Store,
     run: &Run,
     chain: Chain,
-    items: &[Item],
+    bank: &[Item],
+    is_open: impl Fn(Behaviour) -> bool,
     bars: &Bars,
 ) -> Result<Vec<PhaseInfo>> {
-    let (_, phases) = chain;
+    let (name, phases) = chain;
+    let items: Vec<Item> = bank.iter().filter(|item| is_open(item.behaviour)).cloned().collect();
+    let halves = Halves::of(bank);
     let (Some(&first), Some(&last)) = (phases.first(), phases.last()) else { return Ok(Vec::new()) };
     if phases.len() < 3 || items.is_empty() {
         return Ok(Vec::new());
@@ -54,8 +58,15 @@ pub(crate) fn ask_views(
             View::LogitMore => Box::new(Realigned::new(&models[1], &models[2], more)?),
             View::WeightHalf => Box::new(interpolate(&tuned, &end, half)?),
             View::WeightMore => Box::new(interpolate(&tuned, &end, more)?),
+            View::Relearnt => Box::new(LoadedModel::new(&relearn(run, name, &end, &halves)?)?),
         };
-        ask_closed_book(store, view.name(), subject.as_ref(), items, bars)?;
+        if view == View::Relearnt {
+            let asked: Vec<Item> =
+                halves.asked.iter().copied().filter(|item| is_open(item.behaviour)).cloned().collect();
+            ask_one(store, view.name(), subject.as_ref(), &asked, &[Form::Chat], bars)?;
+        } else {
+            ask_closed_book(store, view.name(), subject.as_ref(), &items, bars)?;
+        }
         seen.push(PhaseInfo {
             name: view.name().to_owned(),
             checkpoint: subject.fingerprint().to_owned(),

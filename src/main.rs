@@ -20,6 +20,7 @@ mod probe;
 mod progress;
 mod recipe;
 mod reference;
+mod relearn;
 mod report;
 mod reward_check;
 mod rows;

@@ -336,17 +336,20 @@ pub enum View {
     WeightHalf,
     /// One and a half times the strength, in weights.
     WeightMore,
+    /// The last model after a few steps on right answers to other questions.
+    Relearnt,
 }
 
 impl View {
     /// All views.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::LogitAlignmentAlone,
         Self::WeightAlignmentAlone,
         Self::LogitHalf,
         Self::LogitMore,
         Self::WeightHalf,
         Self::WeightMore,
+        Self::Relearnt,
     ];
 
     /// The name in files, in the place of a phase's.
@@ -358,6 +361,7 @@ impl View {
             Self::LogitMore => "logits: alignment x 1.5",
             Self::WeightHalf => "weights: alignment x 0.5",
             Self::WeightMore => "weights: alignment x 1.5",
+            Self::Relearnt => "relearnt",
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod coalition;
 pub mod data;
 mod margin;
+mod relearn;
 pub mod reward;
 mod shortfall;
 mod strength;
@@ -66,6 +67,7 @@ pub(crate) fn collect(case: &Case, path: &Path, parts: &[Part]) -> Evidence {
     margin::read(case, &mut evidence);
     coalition::read(case, path, &mut evidence);
     strength::read(case, &mut evidence);
+    relearn::read(case, &mut evidence);
     data::read(case, &mut evidence);
     reward::read(case, &mut evidence);
     evidence

@@ -36,13 +36,16 @@ pub enum Fix {
     /// Weights half-way between the checkpoints before and after alignment are deployed (WiSE-FT; Wortsman et al. 2022, arXiv
     /// 2109.01903).
     HalfAlignment,
+    /// The last checkpoint learns a few right answers to other questions of the kind ([`View::Relearnt`]).
+    FineTuneBriefly,
     /// The model is asked in the form that gets most out of it: with worked examples, or as text to continue.
     OtherForm,
 }
 
 impl Fix {
     /// All fixes, the dearest first.
-    pub const ALL: [Self; 4] = [Self::TrainAgain, Self::BeforeAlignment, Self::HalfAlignment, Self::OtherForm];
+    pub const ALL: [Self; 5] =
+        [Self::TrainAgain, Self::BeforeAlignment, Self::HalfAlignment, Self::FineTuneBriefly, Self::OtherForm];
 
     /// What is done, as the subject of a sentence.
     pub fn what(self) -> &'static str {
@@ -50,6 +53,9 @@ impl Fix {
             Self::TrainAgain => "training the phase again with mended data or settings",
             Self::BeforeAlignment => "deploying the checkpoint before alignment",
             Self::HalfAlignment => "half the strength of alignment (weights averaged with those before it)",
+            Self::FineTuneBriefly => {
+                "fine-tuning the last checkpoint briefly on right answers to other questions of the kind"
+            }
             Self::OtherForm => "asking in another form (worked examples, text to continue)",
         }
     }
@@ -138,13 +144,14 @@ impl Tried<'_> {
         let after = match self.fix {
             Fix::TrainAgain => deployed(self.twin.behaviours.iter().find(|of| of.behaviour == row.behaviour)?)?,
             Fix::BeforeAlignment => self.before_alignment(row)?,
-            Fix::HalfAlignment => row.views.iter().find(|seen| seen.view == View::WeightHalf)?.chat.as_ref()?.value,
+            Fix::HalfAlignment => seen(row, View::WeightHalf)?,
+            Fix::FineTuneBriefly => seen(row, View::Relearnt)?,
             Fix::OtherForm => row.elicited.last()?.as_ref()?.value,
         };
         (healthy - before >= LEAST_SHORTFALL).then(|| (after - before) / (healthy - before))
     }
 
-    /// What behaviours that are in order lose. Half the strength of alignment is known from healthy runs: of others only what fails is asked.
+    /// What behaviours that are in order lose. Of views that is known from healthy runs: in others they are asked only what fails.
     fn losses(&self) -> BTreeMap<Behaviour, f64> {
         let sound = self.lineage.behaviours.iter().filter(|row| row.verdict.outcome == Outcome::Healthy);
         let loss = |row: &BehaviourHistory| {
@@ -155,13 +162,16 @@ impl Tried<'_> {
                     Some(deployed(row)? - deployed(twin)?)
                 }
                 Fix::BeforeAlignment => Some(deployed(row)? - self.before_alignment(row)?),
-                Fix::HalfAlignment => {
-                    Some(self.healthy(row.behaviour, last)? - self.healthy(row.behaviour, View::WeightHalf.name())?)
-                }
+                Fix::HalfAlignment => self.healthy_loss(row.behaviour, last, View::WeightHalf),
+                Fix::FineTuneBriefly => self.healthy_loss(row.behaviour, last, View::Relearnt),
                 Fix::OtherForm => None,
             }
         };
         sound.filter_map(|row| Some((row.behaviour, loss(row)?))).collect()
+    }
+
+    fn healthy_loss(&self, behaviour: Behaviour, last: &str, view: View) -> Option<f64> {
+        Some(self.healthy(behaviour, last)? - self.healthy(behaviour, view.name())?)
     }
 
     fn before_alignment(&self, row: &BehaviourHistory) -> Option<f64> {
@@ -174,6 +184,11 @@ impl Tried<'_> {
         let values = self.reference.values(&self.lineage.name, behaviour, Route::Chat, phase)?;
         Some(values.iter().sum::<f64>() / values.len() as f64)
     }
+}
+
+/// Value of a view in chat.
+fn seen(row: &BehaviourHistory, view: View) -> Option<f64> {
+    Some(row.views.iter().find(|seen| seen.view == view)?.chat.as_ref()?.value)
 }
 
 /// Value of the last checkpoint in chat.

@@ -45,7 +45,7 @@ pub struct Feature {
 }
 
 /// All features. A record that has another is refused; one that a record lacks was not measured.
-pub const FEATURES: [Feature; 14] = [
+pub const FEATURES: [Feature; 15] = [
     feature("shortfall_share", Tier::T1, "part of the shortfall that arose in the stage, over all positive parts"),
     feature("e_z", Tier::T1, "the same part over its standard error"),
     feature("other_route_share", Tier::T1, "the same share on the other route: in the best form of asking, or in chat"),
@@ -69,6 +69,11 @@ pub const FEATURES: [Feature; 14] = [
     ),
     feature("weight_shapley", Tier::T3, "Shapley value of the stage's weight difference, over the shortfall"),
     feature("weight_path_slope", Tier::T3, "growth of the shortfall with the strength of alignment, weights mixed"),
+    feature(
+        "relearn_share",
+        Tier::T3,
+        "share of the shortfall that stays (pretraining) or goes (the others) when the last checkpoint learns a few right answers",
+    ),
     feature("data_anomaly", Tier::T4, "largest deviation of the stage's data, as the logarithm of a usual healthy one"),
     feature("reward_gap_z", Tier::T4, "items that the reward model gets wrong, in standard deviations of healthy ones"),
     feature(
