@@ -1,6 +1,7 @@
 //! `phasetrace bench attribution`: plants faults whose phase is known, diagnoses each lineage without its label, and measures how
 //! far the verdicts can be trusted.
 
+mod confirm;
 pub(crate) mod fixes;
 pub(crate) mod organism;
 mod queue;
@@ -49,6 +50,7 @@ pub(crate) fn run(command: &BenchCommand, bars: &Bars) -> Result<u8> {
         BenchCommand::Attribution(args) => attribution(args, bars),
         BenchCommand::Fit(args) => verdict::fit(args),
         BenchCommand::Score(args) => verdict::score(args),
+        BenchCommand::Confirm(args) => confirm::run(args, bars),
         BenchCommand::Fixes(args) => fixes::run(args),
         BenchCommand::Tracing(args) => tracing::run(args, bars),
     }

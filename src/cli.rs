@@ -292,6 +292,8 @@ pub(crate) enum BenchCommand {
     Fit(FitArgs),
     /// Say how often verdicts on what it has recorded are right, each from a model that has not seen the fault.
     Score(ScoreArgs),
+    /// Put the verdicts on such lineages to the test, and say how often confirmed ones are right.
+    Confirm(ConfirmArgs),
     /// Say what fixes did to such lineages: how much of each failure they took back, and what they cost.
     Fixes(FixesArgs),
     /// Measure how well tracing finds the planted rows of such lineages, by method.
@@ -316,6 +318,23 @@ pub(crate) struct ScoreArgs {
     #[arg(required = true, value_name = "RECORDS")]
     pub(crate) records: Vec<PathBuf>,
     /// Where to write the tables (Markdown), and their numbers beside them (JSON).
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// Arguments of `bench confirm`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfirmArgs {
+    /// Folders of lineages of one seed, as `bench attribution` makes them.
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Only these lineages, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) only: Vec<String>,
+    /// The healthy runs that these are compared with (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference: PathBuf,
+    /// Where to write the table (Markdown).
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
 }

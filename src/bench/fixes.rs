@@ -47,7 +47,8 @@ fn of_group(dir: &Path, reference: &Reference) -> Result<Vec<Trial>> {
     Ok(found)
 }
 
-fn lineages(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The recorded lineages of one seed.
+pub(super) fn lineages(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.retain(|path| path.join("record.json").exists());

@@ -45,4 +45,17 @@ fn the_same_over_refusal_planted_in_four_places_has_four_verdicts_and_the_health
             assert!(row["verdict"]["outcome"].get("attributed").is_none(), "{row}");
         }
     }
+
+    // The healthy twin is each lineage with its faulty phase trained again.
+    let (group, fixes) = (dir.join("world-7-seed-1"), dir.join("fixes.json"));
+    succeed(&["bench", "fixes", arg(&group), "--reference", REFERENCE, "--output", arg(&fixes)]);
+    let fixes: Value = serde_json::from_str(&fs::read_to_string(&fixes).unwrap()).unwrap();
+    for stage in ["pretraining", "sft", "alignment"] {
+        let is_it = |cell: &&Value| {
+            cell["behaviour"] == "over_refusal" && cell["stage"] == stage && cell["fix"] == "train_again"
+        };
+        let cell = fixes["cells"].as_array().unwrap().iter().find(is_it).unwrap();
+        assert!(cell["recovered"].as_f64().unwrap() > 0.8, "{cell}");
+        assert!(cell["interval"].is_null() && cell["n_types"] == 1, "{cell}");
+    }
 }
