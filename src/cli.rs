@@ -381,7 +381,7 @@ pub(crate) struct AttributionArgs {
     pub(crate) recipe: Option<PathBuf>,
     /// World and training seed of the healthy lineages to compare with, separated by commas. Several processes may share DIR: each takes what
     /// nobody is at work on.
-    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_values_t = (21..=39).map(Seeds::both))]
+    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_values_t = (21..=59).map(Seeds::both))]
     pub(crate) healthy: Vec<Seeds>,
     /// Statistics of healthy lineages of the same recipe, in place of training them (`DIR/reference.json` of another bench).
     #[arg(long, value_name = "FILE", conflicts_with = "healthy")]
