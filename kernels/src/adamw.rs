@@ -6,6 +6,7 @@ use crate::parallel::{for_each_block, map_blocks};
 use crate::simd::vectorize;
 use crate::storage::{Values, slice_of};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var};
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// Elements of one unit of parallel work and of one partial sum of the norm.
@@ -58,11 +59,14 @@ pub struct Moments {
 ///
 /// # Reference
 /// Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, in the order of operations of `torch.optim.AdamW`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
+    /// Where the parameters are on a GPU, only what they began with.
     moments: Vec<Moments>,
+    #[cfg(feature = "cuda")]
+    device: Option<crate::cuda::DeviceMoments>,
 }
 
 impl AdamW {
@@ -74,7 +78,13 @@ impl AdamW {
             m: vec![0.0; var.elem_count()],
             v: vec![0.0; var.elem_count()],
         });
-        Self { config, step: 0, moments: moments.collect() }
+        Self {
+            config,
+            step: 0,
+            moments: moments.collect(),
+            #[cfg(feature = "cuda")]
+            device: None,
+        }
     }
 
     /// Updates `params`, which are those of [`AdamW::new`] in the same order, and returns the global norm of the
@@ -85,6 +95,10 @@ impl AdamW {
     /// a number; nothing is updated then.
     pub fn step(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64) -> Result<f64> {
         self.check(params, grads)?;
+        #[cfg(feature = "cuda")]
+        if params.first().is_some_and(|(_, var)| var.device().is_cuda()) {
+            return self.step_on_gpu(params, grads, lr);
+        }
         let norms = squared_norms(grads)?;
         let norm = norms.iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
@@ -96,9 +110,20 @@ impl AdamW {
             _ => 1.0,
         };
         self.step += 1;
+        let mut rates = self.rates(clip, lr);
+        for (((_, var), grad), moments) in params.iter().zip(grads).zip(&mut self.moments) {
+            rates.keep = kept_of_decay(moments, &self.config, lr);
+            let update = Update { rates, moments: RefCell::new((&mut moments.m, &mut moments.v)) };
+            var.inplace_op2(&grad.detach().contiguous()?, &update)?;
+        }
+        Ok(norm)
+    }
+
+    /// The numbers of the step that was just counted.
+    fn rates(&self, clip: f64, lr: f64) -> Rates<f32> {
         let (beta1, beta2) = (self.config.beta1, self.config.beta2);
         let age = self.step as f64;
-        let mut rates = Rates {
+        Rates {
             clip: clip as f32,
             keep: 1.0,
             beta1: beta1 as f32,
@@ -108,14 +133,35 @@ impl AdamW {
             step_size: (lr / (1.0 - beta1.powf(age))) as f32,
             correction: (1.0 / (1.0 - beta2.powf(age)).sqrt()) as f32,
             eps: self.config.eps as f32,
-        };
-        for (((_, var), grad), moments) in params.iter().zip(grads).zip(&mut self.moments) {
-            let decay = if moments.decays { lr * self.config.weight_decay } else { 0.0 };
-            rates.keep = (1.0 - decay) as f32;
-            let update = Update { rates, moments: RefCell::new((&mut moments.m, &mut moments.v)) };
-            var.inplace_op2(&grad.detach().contiguous()?, &update)?;
         }
-        Ok(norm)
+    }
+
+    /// [`AdamW::step`] for parameters on a GPU.
+    #[cfg(feature = "cuda")]
+    fn step_on_gpu(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64) -> Result<f64> {
+        let device = match self.device.take() {
+            Some(device) => device,
+            None => crate::cuda::DeviceMoments::new(params, self.step > 0, &self.moments)?,
+        };
+        self.step += 1;
+        let rates = self.rates(1.0, lr);
+        let keeps: Vec<f32> = self.moments.iter().map(|moments| kept_of_decay(moments, &self.config, lr)).collect();
+        let Rates { beta1, beta2, fresh1, fresh2, step_size, correction, eps, .. } = rates;
+        let max_norm = self.config.max_norm.map_or(0.0, |max_norm| max_norm as f32);
+        let rates = [beta1, beta2, fresh1, fresh2, step_size, correction, eps, max_norm];
+        let norm = device.step(params, grads, &keeps, rates)?;
+        self.device = Some(device);
+        if norm.is_finite() {
+            return Ok(norm);
+        }
+        self.step -= 1;
+        let mut worst = 0;
+        for (idx, grad) in grads.iter().enumerate().rev() {
+            if !grad.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                worst = idx;
+            }
+        }
+        Err(Error::NonFiniteGradient { name: params[worst].0.clone() })
     }
 
     /// Steps taken.
@@ -124,8 +170,18 @@ impl AdamW {
     }
 
     /// The moments, in the order of the parameters.
-    pub fn state(&self) -> &[Moments] {
-        &self.moments
+    ///
+    /// # Errors
+    /// Where they cannot be copied from a GPU.
+    pub fn state(&self) -> Result<Cow<'_, [Moments]>> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            let pairs = self.moments.iter().zip(device.download()?);
+            let moments =
+                pairs.map(|(moments, (m, v))| Moments { name: moments.name.clone(), decays: moments.decays, m, v });
+            return Ok(Cow::Owned(moments.collect()));
+        }
+        Ok(Cow::Borrowed(&self.moments))
     }
 
     /// Continues from a saved state.
@@ -145,6 +201,10 @@ impl AdamW {
         for (moments, saved) in self.moments.iter_mut().zip(state) {
             moments.m = saved.m;
             moments.v = saved.v;
+        }
+        #[cfg(feature = "cuda")]
+        {
+            self.device = None;
         }
         self.step = steps;
         Ok(())
@@ -184,11 +244,22 @@ impl AdamW {
     }
 }
 
+/// What weight decay leaves of a parameter.
+fn kept_of_decay(moments: &Moments, config: &AdamWConfig, lr: f64) -> f32 {
+    let decay = if moments.decays { lr * config.weight_decay } else { 0.0 };
+    (1.0 - decay) as f32
+}
+
 /// Euclidean norm over all gradients together, summed in a fixed order.
 ///
 /// # Errors
-/// [`Error`] for gradients that are not f32 on the CPU.
+/// [`Error`] for gradients that are not f32.
 pub fn global_norm(grads: &[Tensor]) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if grads.first().is_some_and(|grad| grad.device().is_cuda()) {
+        let squares = grads.iter().map(|grad| Ok(f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?)));
+        return Ok(squares.sum::<candle_core::Result<f64>>()?.sqrt());
+    }
     Ok(squared_norms(grads)?.iter().sum::<f64>().sqrt())
 }
 
@@ -350,7 +421,7 @@ mod tests {
             let mut optimizer = AdamW::new(&params, CONFIG, decays);
             for step in 0..4 {
                 if interrupted && step == 2 {
-                    let (steps, state) = (optimizer.steps(), optimizer.state().to_vec());
+                    let (steps, state) = (optimizer.steps(), optimizer.state().unwrap().to_vec());
                     optimizer = AdamW::new(&params, CONFIG, decays);
                     optimizer.restore(steps, state).unwrap();
                 }
@@ -391,10 +462,10 @@ mod tests {
     fn state_of_other_parameters_is_refused() {
         let params = params();
         let mut optimizer = AdamW::new(&params, CONFIG, decays);
-        let mut state = optimizer.state().to_vec();
+        let mut state = optimizer.state().unwrap().to_vec();
         state.swap(0, 1);
         assert!(optimizer.restore(3, state).is_err());
-        assert!(optimizer.restore(3, optimizer.state()[..1].to_vec()).is_err());
+        assert!(optimizer.restore(3, optimizer.state().unwrap()[..1].to_vec()).is_err());
         assert!(optimizer.step(&params[..1], &grads(1, 1.0), 0.1).is_err());
     }
 }

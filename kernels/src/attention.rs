@@ -153,6 +153,10 @@ pub fn rope_attention(qkv: &Tensor, spec: &AttentionSpec, segments: &Segments) -
         let expected = format!("[{batch}, {len}, {}]", spec.qkv_width());
         return Err(shape_mismatch(OP, "qkv", expected, qkv.shape()));
     }
+    #[cfg(feature = "cuda")]
+    if qkv.device().is_cuda() {
+        return Ok(crate::cuda::rope_attention(&qkv, spec, segments)?);
+    }
     Ok(qkv.apply_op1(Attention::new(spec, segments))?)
 }
 

@@ -53,6 +53,10 @@ pub fn attention_block(x: &Tensor, weights: &Tensor, spec: &AttentionBlockSpec, 
         let expected = format!("[{}, {}, {}]", segments.batch, segments.len, spec.width);
         return Err(shape_mismatch(OP, "x", expected, x.shape()));
     }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return Ok(crate::cuda::attention_block(&x, &weights, spec, segments)?);
+    }
     let op = AttentionBlock {
         spec: *spec,
         attention: Attention::new(&spec.attention, segments),
@@ -169,7 +173,7 @@ impl Block for AttentionBlock {
 mod tests {
     use super::*;
     use crate::check::{
-        assert_close, assert_equals_differences, assert_equals_oracle, assert_same_for_any_threads, draw,
+        assert_block_equals_oracle, assert_close, assert_equals_differences, assert_same_for_any_threads, draw,
     };
     use crate::oracle;
     use candle_core::DType;
@@ -192,7 +196,7 @@ mod tests {
         ] {
             let segments = Segments::padded_rows(&lengths, len);
             let inputs = inputs(&segments, &spec, DType::F32);
-            assert_equals_oracle(&inputs, &|i| Ok(attention_block(&i[0], &i[1], &spec, &segments)?), &|i| {
+            assert_block_equals_oracle(&inputs, &|i| Ok(attention_block(&i[0], &i[1], &spec, &segments)?), &|i| {
                 oracle::attention_block(&i[0], &i[1], &spec, &segments)
             });
         }

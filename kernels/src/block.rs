@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::{Result, shape_mismatch};
-use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use crate::storage::{Values, dispatch, prepare, require_weight_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
@@ -36,7 +36,7 @@ pub(crate) fn prepare_block(
 ) -> Result<(Tensor, Tensor, bool)> {
     let x = prepare(x, op, "x")?;
     let weights = prepare(weights, op, "weights")?;
-    require_same_dtype(&weights, &x, op, "weights")?;
+    require_weight_dtype(&weights, &x, op, "weights")?;
     if weights.dims() != [n_weights] {
         return Err(shape_mismatch(op, "weights", format!("[{n_weights}]"), weights.shape()));
     }

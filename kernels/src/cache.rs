@@ -2,13 +2,16 @@
 
 use crate::attention::AttentionSpec;
 use crate::error::{Error, Result};
+use candle_core::{DType, Device};
 
 /// Preallocated rotated keys and values of every layer, one row per sequence.
 ///
 /// A row grows by [`crate::decode_attention`] in every layer followed by one [`KvCache::advance`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KvCache {
     layers: Vec<Layer>,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<crate::cuda::DeviceCache>,
     lengths: Vec<usize>,
     max_len: usize,
     width: usize,
@@ -77,10 +80,38 @@ impl KvCache {
         let width = spec.n_kv_heads * spec.head_dim;
         Self {
             layers: (0..n_layers).map(|_| Layer::new(n_rows, max_len, spec)).collect(),
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
             lengths: vec![0; n_rows],
             max_len,
             width,
         }
+    }
+
+    /// As [`KvCache::new`], on a device: on a GPU for queries, keys and values of type `dtype`, on the CPU for f32.
+    ///
+    /// # Errors
+    /// Where a GPU lacks the memory, or is not built in.
+    pub fn on(
+        (device, dtype): (&Device, DType),
+        n_layers: usize,
+        n_rows: usize,
+        max_len: usize,
+        spec: &AttentionSpec,
+    ) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let on_gpu = crate::cuda::DeviceCache::new((n_layers, n_rows, max_len), spec, dtype, device)?;
+            return Ok(Self { on_gpu: Some(on_gpu), ..Self::new(0, n_rows, max_len, spec) });
+        }
+        let op = "key-value cache";
+        if !device.is_cpu() {
+            return Err(Error::UnsupportedDevice { op, what: "it", found: device.location() });
+        }
+        if dtype != DType::F32 {
+            return Err(Error::UnsupportedDtype { op, what: "it", expected: "f32", found: dtype });
+        }
+        Ok(Self::new(n_layers, n_rows, max_len, spec))
     }
 
     /// Tokens in each row.
@@ -137,10 +168,21 @@ impl KvCache {
                 layer.copy_prefix(from, len, row);
             }
         }
+        #[cfg(feature = "cuda")]
+        for &row in to {
+            if let Some(on_gpu) = &self.on_gpu {
+                on_gpu.copy_prefix(from, len, row)?;
+            }
+        }
         for &row in to {
             self.lengths[row] = len;
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(&self) -> Option<&crate::cuda::DeviceCache> {
+        self.on_gpu.as_ref()
     }
 
     /// Width of a token's keys, `KV D`.

@@ -39,8 +39,29 @@ pub(crate) fn differentiate(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<T
     (y.clone(), grads.collect())
 }
 
-/// Panics unless `fast` and `slow` have the same value and gradients, in f32.
+/// [`assert_equals_oracle`] for the halves of a layer: a chain of half a dozen steps, which on a GPU in bf16 are rounded each.
+pub(crate) fn assert_block_equals_oracle(
+    inputs: &[Tensor],
+    fast: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    assert_equals_oracle_on_the_cpu(inputs, fast, slow);
+    #[cfg(feature = "cuda")]
+    on_gpu::assert_equals_oracle(inputs, fast, slow, 2e-2);
+}
+
+/// Panics unless `fast` and `slow` have the same value and gradients, in f32; with the feature `cuda` also on a GPU.
 pub(crate) fn assert_equals_oracle(
+    inputs: &[Tensor],
+    fast: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    assert_equals_oracle_on_the_cpu(inputs, fast, slow);
+    #[cfg(feature = "cuda")]
+    on_gpu::assert_equals_oracle(inputs, fast, slow, 1e-2);
+}
+
+fn assert_equals_oracle_on_the_cpu(
     inputs: &[Tensor],
     fast: &dyn Fn(&[Tensor]) -> Result<Tensor>,
     slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
@@ -93,4 +114,93 @@ pub(crate) fn assert_same_for_any_threads(inputs: &[Tensor], f: &(dyn Fn(&[Tenso
 fn weigh(y: &Tensor) -> Tensor {
     let weights = draw(99, y.dims(), y.dtype());
     (y * weights).unwrap().sum_all().unwrap()
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) mod on_gpu {
+    //! The same comparisons on a GPU, where there is one.
+
+    use super::{assert_close, draw, values};
+    use candle_core::{DType, Device, Result, Tensor, Var};
+    use std::sync::OnceLock;
+
+    /// The first GPU; `KERNELS_NEED_GPU=1` makes it an error that there is none.
+    pub(crate) fn gpu() -> Option<&'static Device> {
+        static GPU: OnceLock<Option<Device>> = OnceLock::new();
+        let open = || match Device::new_cuda_with_stream(0) {
+            Ok(device) => Some(device),
+            Err(error) if std::env::var_os("KERNELS_NEED_GPU").is_some() => panic!("no GPU: {error}"),
+            Err(_) => None,
+        };
+        GPU.get_or_init(open).as_ref()
+    }
+
+    /// Panics unless `fast` on the GPU equals `slow` on the CPU in f64: in f32 each number within 1e-5 of the largest, in bf16
+    /// the whole within `tolerance` of its norm, the first input in bf16 and the others, which are weights, in f32.
+    pub(crate) fn assert_equals_oracle(
+        inputs: &[Tensor],
+        fast: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+        slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+        tolerance: f64,
+    ) {
+        if inputs[0].dtype() != DType::F32 {
+            return;
+        }
+        for dtype in [DType::F32, DType::BF16] {
+            let Some((found, expected)) = both(inputs, dtype, fast, slow) else { return };
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let what = if i == 0 { "value".to_owned() } else { format!("gradient of input {}", i - 1) };
+                if dtype == DType::F32 {
+                    assert_close(&format!("{what} on the GPU"), found, expected, 1e-5);
+                } else {
+                    let error = distance(found, expected);
+                    assert!(error <= tolerance, "{what} on the GPU in bf16: {error} of its norm");
+                }
+            }
+        }
+    }
+
+    /// Value and gradients of `fast` on the GPU and of `slow` on the CPU; `None` where there is no GPU, or where documents
+    /// lie in several pieces, which is refused there.
+    pub(crate) fn both(
+        inputs: &[Tensor],
+        dtype: DType,
+        fast: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+        slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    ) -> Option<(Vec<Tensor>, Vec<Tensor>)> {
+        let gpu = gpu()?;
+        let rounded: Vec<Tensor> =
+            inputs.iter().map(|x| x.to_dtype(dtype).unwrap().to_dtype(DType::F64).unwrap()).collect();
+        let own = |(i, x): (usize, &Tensor)| {
+            let dtype = if i == 0 { dtype } else { DType::F32 };
+            x.to_dtype(dtype).unwrap().to_device(gpu).unwrap()
+        };
+        let own: Vec<Tensor> = rounded.iter().enumerate().map(own).collect();
+        match fast(&own) {
+            Err(error) if error.to_string().contains("in one piece") => return None,
+            result => result.map(drop).unwrap(),
+        }
+        Some((differentiate(&own, fast), differentiate(&rounded, slow)))
+    }
+
+    /// The result of `f` and the gradients of a weighting of it, on the CPU.
+    fn differentiate(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
+        let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
+        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let y = f(&tensors).unwrap();
+        let weights = draw(99, y.dims(), DType::BF16).to_dtype(y.dtype()).unwrap().to_device(y.device()).unwrap();
+        let grads = (&y * weights).unwrap().sum_all().unwrap().backward().unwrap();
+        let grads = vars.iter().map(|var| grads.get(var).expect("a gradient for every input").clone());
+        std::iter::once(y.clone()).chain(grads).map(|x| x.to_device(&Device::Cpu).unwrap()).collect()
+    }
+
+    /// Norm of the difference over the norm of what is expected.
+    pub(crate) fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+        assert_eq!(found.dims(), expected.dims());
+        let (found, expected) = (values(found), values(expected));
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        let difference = norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+        // Not-a-number is no small distance.
+        if difference == 0.0 { 0.0 } else { difference / norm(&mut expected.iter().copied()).max(1e-30) }
+    }
 }

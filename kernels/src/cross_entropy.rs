@@ -5,7 +5,7 @@ use crate::error::{Error, Result, length_mismatch, shape_mismatch};
 use crate::parallel::{for_each_block, for_each_block_pair};
 use crate::product::{Into, Packed, View, multiply, multiply_here};
 use crate::simd::vectorize;
-use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use crate::storage::{Values, dispatch, prepare, require_weight_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use std::sync::OnceLock;
@@ -40,7 +40,11 @@ pub fn linear_cross_entropy(h: &Tensor, weight: &Tensor, targets: &[u32], weight
     if weights.len() != targets.len() {
         return Err(length_mismatch(OP, "weights", targets.len(), weights.len()));
     }
-    let rows = (0..targets.len()).filter(|&i| targets[i] != IGNORE && weights[i] != 0.0).collect();
+    let rows: Vec<usize> = (0..targets.len()).filter(|&i| targets[i] != IGNORE && weights[i] != 0.0).collect();
+    #[cfg(feature = "cuda")]
+    if h.device().is_cuda() {
+        return Ok(crate::cuda::linear_cross_entropy(&h, &weight, targets, weights, &rows)?);
+    }
     let op = CrossEntropy {
         head: Head::new(shape, targets, rows),
         weights: weights.to_vec(),
@@ -68,14 +72,18 @@ pub fn linear_cross_entropy(h: &Tensor, weight: &Tensor, targets: &[u32], weight
 pub fn linear_log_probs(h: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
     const OP: &str = "linear_log_probs";
     let (h, weight, shape) = check(h, weight, targets, OP)?;
-    let rows = (0..targets.len()).filter(|&i| targets[i] != IGNORE).collect();
+    let rows: Vec<usize> = (0..targets.len()).filter(|&i| targets[i] != IGNORE).collect();
+    #[cfg(feature = "cuda")]
+    if h.device().is_cuda() {
+        return Ok(crate::cuda::linear_log_probs(&h, &weight, targets, &rows)?);
+    }
     Ok(h.apply_op2(&weight, LogProbs { head: Head::new(shape, targets, rows) })?)
 }
 
 fn check(h: &Tensor, weight: &Tensor, targets: &[u32], op: &'static str) -> Result<(Tensor, Tensor, HeadShape)> {
     let h = prepare(h, op, "h")?;
     let weight = prepare(weight, op, "weight")?;
-    require_same_dtype(&weight, &h, op, "weight")?;
+    require_weight_dtype(&weight, &h, op, "weight")?;
     let &[vocab, width] = weight.dims() else {
         return Err(shape_mismatch(op, "weight", "[V, d]", weight.shape()));
     };

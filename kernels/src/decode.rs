@@ -29,8 +29,8 @@ const BLOCK_ROWS: usize = 48;
 /// `qkv` (N, (H + 2 KV) D) holding q | k | v, `rows` N, result (N, H D).
 ///
 /// # Errors
-/// [`Error::CacheFull`] when a row would exceed its capacity; [`Error`] when shapes, element type (f32 only) or device do
-/// not fit. The cache is unchanged then.
+/// [`Error::CacheFull`] when a row would exceed its capacity; [`Error`] when shapes, element type (f32; on a GPU that of the
+/// cache) or device do not fit. The cache is unchanged then.
 pub fn decode_attention(
     qkv: &Tensor,
     spec: &AttentionSpec,
@@ -40,7 +40,7 @@ pub fn decode_attention(
 ) -> Result<Tensor> {
     let qkv = prepare(&qkv.detach(), OP, "qkv")?;
     spec.check(OP)?;
-    if qkv.dtype() != DType::F32 {
+    if qkv.device().is_cpu() && qkv.dtype() != DType::F32 {
         return Err(Error::UnsupportedDtype { op: OP, what: "qkv", expected: "f32", found: qkv.dtype() });
     }
     if qkv.dims() != [rows.len(), spec.qkv_width()] {
@@ -51,6 +51,12 @@ pub fn decode_attention(
         return Err(length_mismatch(OP, "cache", spec.n_kv_heads * spec.head_dim, cache.width()));
     }
     let runs = find_runs(rows, cache)?;
+    #[cfg(feature = "cuda")]
+    if let Some(on_gpu) = cache.on_gpu() {
+        let places = runs.iter().flat_map(|run| (0..run.n_tokens).map(|i| (run.row as u32, (run.position + i) as u32)));
+        let (rows, positions): (Vec<u32>, Vec<u32>) = places.unzip();
+        return crate::cuda::decode_attention(&qkv, spec, &rows, &positions, on_gpu, layer);
+    }
     let n_positions = runs.iter().map(|run| run.position + run.n_tokens).max().unwrap_or(0);
     let rotation = Rotation::covering(n_positions, spec.rope_theta, spec.head_dim);
     let values = Values::of(&qkv);

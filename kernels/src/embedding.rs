@@ -18,7 +18,7 @@ const BLOCK_ROWS: usize = 64;
 /// The slow twin is [`crate::oracle::embedding`].
 ///
 /// # Shapes
-/// `ids` (..) of u32, `table` (V, d), result (.., d).
+/// `ids` (..) of u32, best on the CPU wherever the table is; `table` (V, d), result (.., d).
 ///
 /// # Errors
 /// [`crate::Error::IdOutOfRange`] for an id of V or more; [`crate::Error`] when shapes, element types or devices do not fit.
@@ -35,6 +35,10 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let ids = ids.flatten_all()?.to_vec1::<u32>()?;
     if let Some((index, &id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= n_rows) {
         return Err(Error::IdOutOfRange { op: OP, what: "id", id, index, size: n_rows });
+    }
+    #[cfg(feature = "cuda")]
+    if table.device().is_cuda() {
+        return Ok(crate::cuda::embedding(ids, dims, &table)?);
     }
     Ok(table.apply_op1(Embedding { ids, dims, n_rows, width })?)
 }

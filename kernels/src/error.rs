@@ -23,7 +23,7 @@ pub enum Error {
     },
 
     /// The operation has no implementation on this device.
-    #[error("{op}: `{what}` is on {found:?}, but this operation runs on the CPU only")]
+    #[error("{op}: `{what}` is on {found:?}, for which this operation is not built")]
     UnsupportedDevice {
         /// The operation.
         op: &'static str,

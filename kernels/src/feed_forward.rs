@@ -51,6 +51,10 @@ pub fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Res
     if spec.width == 0 || x.dims().last() != Some(&spec.width) {
         return Err(shape_mismatch(OP, "x", format!("[.., {}]", spec.width), x.shape()));
     }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return Ok(crate::cuda::feed_forward(&x, &weights, spec)?);
+    }
     Ok(x.apply_op2(&weights, Node(FeedForward { spec: *spec, keeps, kept: OnceLock::new() }))?)
 }
 
@@ -157,7 +161,7 @@ impl Block for FeedForward {
 mod tests {
     use super::*;
     use crate::check::{
-        assert_close, assert_equals_differences, assert_equals_oracle, assert_same_for_any_threads, draw,
+        assert_block_equals_oracle, assert_close, assert_equals_differences, assert_same_for_any_threads, draw,
     };
     use crate::oracle;
     use candle_core::{DType, Var};
@@ -173,7 +177,7 @@ mod tests {
         for (rows, width, inner) in [(1, 8, 3), (7, 20, 33), (150, 40, 70), (100, 300, 5)] {
             let spec = FeedForwardSpec { width, inner, eps: 1e-5 };
             let inputs = inputs(rows, &spec, DType::F32);
-            assert_equals_oracle(&inputs, &|i| Ok(feed_forward(&i[0], &i[1], &spec)?), &|i| {
+            assert_block_equals_oracle(&inputs, &|i| Ok(feed_forward(&i[0], &i[1], &spec)?), &|i| {
                 oracle::feed_forward(&i[0], &i[1], &spec)
             });
         }

@@ -2,7 +2,8 @@
 //!
 //! candle keeps the graph; this crate owns the operations: each is one node with a forward and a backward pass on the
 //! CPU, for `f32` and, through the same code, for `f64` (to check gradients). Results do not depend on the number of
-//! threads. This is the only crate with `unsafe`.
+//! threads. With the feature `cuda` the same functions work on tensors on a GPU, in `f32` and `bf16`. This is the only
+//! crate with `unsafe`.
 
 mod adamw;
 mod allocator;
@@ -13,6 +14,8 @@ mod cache;
 #[cfg(test)]
 mod check;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decode;
 mod element;
 mod embedding;
@@ -37,12 +40,14 @@ pub use attention::{AttentionSpec, PAD_SEGMENT, Segments, rope_attention};
 pub use attention_block::{AttentionBlockSpec, attention_block};
 pub use cache::KvCache;
 pub use cross_entropy::{IGNORE, linear_cross_entropy, linear_log_probs};
+#[cfg(feature = "cuda")]
+pub use cuda::prepare_gpu;
 pub use decode::decode_attention;
 pub use embedding::embedding;
 pub use error::{Error, Result};
 pub use feed_forward::{FeedForwardSpec, feed_forward};
 pub use linear::{PackedWeight, linear};
-pub use logits::{argmax, log_sum_exp};
+pub use logits::{Draw, argmax, choose, log_sum_exp};
 pub use parallel::set_threads;
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;

@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::error::{Result, shape_mismatch};
 use crate::product::{FEW_ROWS, Packed, View, multiply_transposed, product, product_of_few_rows};
-use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use crate::storage::{Values, dispatch, prepare, require_weight_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
@@ -21,12 +21,16 @@ const OP: &str = "linear";
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let x = prepare(x, OP, "x")?;
     let weight = prepare(weight, OP, "weight")?;
-    require_same_dtype(&weight, &x, OP, "weight")?;
+    require_weight_dtype(&weight, &x, OP, "weight")?;
     let &[n_out, n_in] = weight.dims() else {
         return Err(shape_mismatch(OP, "weight", "[out, in]", weight.shape()));
     };
     if x.dims().last() != Some(&n_in) {
         return Err(shape_mismatch(OP, "x", format!("[.., {n_in}]"), x.shape()));
+    }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return Ok(crate::cuda::linear(&x, &weight)?);
     }
     Ok(x.apply_op2(&weight, Linear { n_in, n_out })?)
 }
@@ -38,6 +42,9 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
     by_column: Packed<f32>,
+    /// As it lies, instead, where it is on a GPU.
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<Tensor>,
     n_in: usize,
     n_out: usize,
 }
@@ -49,15 +56,25 @@ impl PackedWeight {
     /// `weight` (out, in).
     ///
     /// # Errors
-    /// [`crate::Error`] when it is no f32 matrix on the CPU.
+    /// [`crate::Error`] when it is no f32 matrix, or on a GPU no f32 or bf16 matrix.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let weight = prepare(weight, OP, "weight")?;
         let &[n_out, n_in] = weight.dims() else {
             return Err(shape_mismatch(OP, "weight", "[out, in]", weight.shape()));
         };
+        #[cfg(feature = "cuda")]
+        if weight.device().is_cuda() {
+            return Ok(Self { by_column: Packed::empty(), on_gpu: Some(weight.detach()), n_in, n_out });
+        }
         let values = Values::of(&weight);
         let by_column = Packed::new(View::dense(values.as_slice::<f32>()?, n_out, n_in).transposed());
-        Ok(Self { by_column, n_in, n_out })
+        Ok(Self {
+            by_column,
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+            n_in,
+            n_out,
+        })
     }
 
     /// `y = x W^T`, the same bits as [`linear`] gives.
@@ -72,6 +89,10 @@ impl PackedWeight {
         if x.dims().last() != Some(&self.n_in) {
             return Err(shape_mismatch(OP, "x", format!("[.., {}]", self.n_in), x.shape()));
         }
+        #[cfg(feature = "cuda")]
+        if let Some(weight) = &self.on_gpu {
+            return Ok(crate::cuda::linear(&x, weight)?);
+        }
         let values = Values::of(&x);
         let rows = rows_of(values.as_slice::<f32>()?, self.n_in);
         let y = if rows.rows() > FEW_ROWS {
@@ -84,6 +105,25 @@ impl PackedWeight {
             *last = self.n_out;
         }
         Ok(tensor_of(y, dims)?)
+    }
+
+    /// [`PackedWeight::apply`] with the result in f32 whatever the type of `x`: for logits.
+    ///
+    /// # Shapes
+    /// `x` (.., in), result (.., out).
+    ///
+    /// # Errors
+    /// As [`PackedWeight::apply`].
+    pub fn apply_in_f32(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(weight) = &self.on_gpu {
+            let x = prepare(&x.detach(), OP, "x")?;
+            if x.dims().last() != Some(&self.n_in) {
+                return Err(shape_mismatch(OP, "x", format!("[.., {}]", self.n_in), x.shape()));
+            }
+            return Ok(crate::cuda::logits(&x, weight)?);
+        }
+        self.apply(x)
     }
 }
 

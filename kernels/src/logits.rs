@@ -1,7 +1,46 @@
 //! What is read from a row of logits: the largest, and the logarithm of the normaliser.
 
 use crate::element::{largest, sum_terms};
+use crate::error::{Error, Result};
 use crate::simd::vectorize;
+use crate::storage::prepare;
+use candle_core::Tensor;
+
+/// How a token is chosen from a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Draw {
+    /// The most likely; of equals the first.
+    Greedy,
+    /// The token at which the cumulated softmax of `logits / temperature` passes `u`, which is in [0, 1).
+    Softmax {
+        /// Positive.
+        temperature: f64,
+        /// Uniformly drawn.
+        u: f64,
+    },
+}
+
+/// Chooses on the GPU that holds `logits`: for each pick, a row and how to choose from it, the id and its log-probability (at
+/// temperature 1, nats).
+///
+/// # Shapes
+/// `logits` (N, V), f32.
+///
+/// # Errors
+/// [`Error::UnsupportedDevice`] elsewhere than on a GPU, [`Error::IdOutOfRange`] for a row that does not exist.
+pub fn choose(logits: &Tensor, picks: &[(usize, Draw)]) -> Result<Vec<(u32, f32)>> {
+    const OP: &str = "choose";
+    let logits = prepare(logits, OP, "logits")?;
+    let (size, _) = logits.dims2()?;
+    if let Some((index, &(row, _))) = picks.iter().enumerate().find(|(_, (row, _))| *row >= size) {
+        return Err(Error::IdOutOfRange { op: OP, what: "row", id: row as u32, index, size });
+    }
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        return Ok(crate::cuda::choose(&logits, picks)?);
+    }
+    Err(Error::UnsupportedDevice { op: OP, what: "logits", found: logits.device().location() })
+}
 
 /// Terms that are summed in `f32` before they are added up in `f64`.
 const RUN: usize = 256;

@@ -3,7 +3,8 @@
 
 use crate::attention::{AttentionSpec, PAD_SEGMENT, Segments, rope_attention};
 use crate::check::{
-    assert_close, assert_equals_differences, assert_equals_oracle, assert_same_for_any_threads, draw, values,
+    assert_block_equals_oracle, assert_close, assert_equals_differences, assert_equals_oracle,
+    assert_same_for_any_threads, draw, values,
 };
 use crate::{
     AdamW, AdamWConfig, AttentionBlockSpec, FeedForwardSpec, IGNORE, KvCache, attention_block, decode_attention,
@@ -21,6 +22,16 @@ fn check(
     slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
 ) {
     assert_equals_oracle(inputs, fast, slow);
+    assert_same_for_any_threads(inputs, fast);
+}
+
+/// [`check`] for the halves of a layer.
+fn check_block(
+    inputs: &[Tensor],
+    fast: &(dyn Fn(&[Tensor]) -> Result<Tensor> + Sync),
+    slow: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    assert_block_equals_oracle(inputs, fast, slow);
     assert_same_for_any_threads(inputs, fast);
 }
 
@@ -128,13 +139,13 @@ proptest! {
         let segments = segments(batch, len, 20, pads, seed);
         let x = draw(seed + 1, &[batch, len, width], DType::F32);
         let spec = AttentionBlockSpec { width, eps: EPS, attention };
-        check(
+        check_block(
             &[x.clone(), draw(seed + 2, &[spec.n_weights()], DType::F32)],
             &|i| Ok(attention_block(&i[0], &i[1], &spec, &segments)?),
             &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
         );
         let spec = FeedForwardSpec { width, inner, eps: EPS };
-        check(
+        check_block(
             &[x, draw(seed + 3, &[spec.n_weights()], DType::F32)],
             &|i| Ok(feed_forward(&i[0], &i[1], &spec)?),
             &|i| oracle::feed_forward(&i[0], &i[1], &spec),

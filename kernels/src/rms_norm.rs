@@ -4,7 +4,7 @@ use crate::element::{Element, sum_terms};
 use crate::error::{Result, shape_mismatch};
 use crate::parallel::{build_blocks, for_each_block_pair};
 use crate::simd::vectorize;
-use crate::storage::{Values, dispatch, prepare, require_same_dtype, slice_of, tensor_of};
+use crate::storage::{Values, dispatch, prepare, require_weight_dtype, slice_of, tensor_of};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
@@ -27,13 +27,17 @@ const BLOCK_ROWS: usize = 64;
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let x = prepare(x, OP, "x")?;
     let weight = prepare(weight, OP, "weight")?;
-    require_same_dtype(&weight, &x, OP, "weight")?;
+    require_weight_dtype(&weight, &x, OP, "weight")?;
     let width = x.dims().last().copied().unwrap_or(0);
     if width == 0 {
         return Err(shape_mismatch(OP, "x", "[.., d] with d > 0", x.shape()));
     }
     if weight.dims() != [width] {
         return Err(shape_mismatch(OP, "weight", format!("[{width}]"), weight.shape()));
+    }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return Ok(crate::cuda::rms_norm(&x, &weight, eps)?);
     }
     Ok(x.apply_op2(&weight, RmsNorm { width, eps })?)
 }

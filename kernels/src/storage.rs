@@ -38,20 +38,24 @@ pub(crate) fn tensor_of<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> 
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// Checks that `tensor` is of a float type on the CPU and returns it with its elements in row-major order.
+/// Checks that `tensor` is of a float type that its device computes with, and returns it with its elements in row-major
+/// order: f32 or f64 on the CPU, f32 or bf16 on a GPU where those are built in.
 pub(crate) fn prepare(tensor: &Tensor, op: &'static str, what: &'static str) -> Result<Tensor> {
-    if !tensor.device().is_cpu() {
+    let on_gpu = cfg!(feature = "cuda") && tensor.device().is_cuda();
+    if !tensor.device().is_cpu() && !on_gpu {
         return Err(Error::UnsupportedDevice { op, what, found: tensor.device().location() });
     }
-    if !matches!(tensor.dtype(), DType::F32 | DType::F64) {
-        return Err(Error::UnsupportedDtype { op, what, expected: "f32 or f64", found: tensor.dtype() });
+    let (other, expected) = if on_gpu { (DType::BF16, "f32 or bf16") } else { (DType::F64, "f32 or f64") };
+    if tensor.dtype() != DType::F32 && tensor.dtype() != other {
+        return Err(Error::UnsupportedDtype { op, what, expected, found: tensor.dtype() });
     }
     Ok(tensor.contiguous()?)
 }
 
-/// Checks that `tensor` has the element type of `like`.
-pub(crate) fn require_same_dtype(tensor: &Tensor, like: &Tensor, op: &'static str, what: &'static str) -> Result<()> {
-    if tensor.dtype() == like.dtype() {
+/// Checks that weights have the element type of `like`; on a GPU activations in bf16 take weights in f32 too.
+pub(crate) fn require_weight_dtype(tensor: &Tensor, like: &Tensor, op: &'static str, what: &'static str) -> Result<()> {
+    let is_wider = like.device().is_cuda() && (like.dtype(), tensor.dtype()) == (DType::BF16, DType::F32);
+    if tensor.dtype() == like.dtype() || is_wider {
         return Ok(());
     }
     Err(Error::UnsupportedDtype { op, what, expected: like.dtype().as_str(), found: tensor.dtype() })

@@ -26,10 +26,14 @@ const BLOCK_ROWS: usize = 32;
 /// Shazeer 2020, arXiv:2002.05202, equation 6.
 pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     let gate_up = prepare(gate_up, OP, "gate_up")?;
-    match gate_up.dims().last() {
-        Some(&width) if width > 0 && width % 2 == 0 => Ok(gate_up.apply_op1(Swiglu { width: width / 2 })?),
-        _ => Err(shape_mismatch(OP, "gate_up", "[.., 2f]", gate_up.shape())),
+    let Some(&width) = gate_up.dims().last().filter(|&&width| width > 0 && width % 2 == 0) else {
+        return Err(shape_mismatch(OP, "gate_up", "[.., 2f]", gate_up.shape()));
+    };
+    #[cfg(feature = "cuda")]
+    if gate_up.device().is_cuda() {
+        return Ok(crate::cuda::swiglu(&gate_up)?);
     }
+    Ok(gate_up.apply_op1(Swiglu { width: width / 2 })?)
 }
 
 struct Swiglu {

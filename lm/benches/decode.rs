@@ -13,7 +13,7 @@ fn decode_step(criterion: &mut Criterion) {
     let decoder = Decoder::new(&model::config(), &model::weights()).unwrap();
     let mut group = criterion.benchmark_group("cpu/decode_step/3x128");
     for n_rows in [1, 64] {
-        let mut cache = decoder.new_cache(n_rows, N_CACHED + 1);
+        let mut cache = decoder.new_cache(n_rows, N_CACHED + 1).unwrap();
         let prompt_rows: Vec<usize> = (0..n_rows * N_CACHED).map(|i| i / N_CACHED).collect();
         decoder.extend(&mut cache, &model::ids(n_rows * N_CACHED, 0), &prompt_rows).unwrap();
         let rows: Vec<usize> = (0..n_rows).collect();

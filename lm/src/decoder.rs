@@ -3,9 +3,10 @@
 use crate::Result;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
+use crate::generation::choose;
 use crate::weights::Weights;
-use candle_core::{Device, Tensor};
-use kernels::{AttentionBlockSpec, AttentionSpec, FeedForwardSpec, KvCache, PackedWeight};
+use candle_core::{DType, Device, Tensor};
+use kernels::{AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, PackedWeight};
 use std::sync::{Arc, OnceLock};
 
 /// A Llama-style decoder over given weights; differentiable where these are variables.
@@ -20,6 +21,8 @@ pub struct Decoder {
     norm: Tensor,
     lm_head: Tensor,
     packed_lm_head: OnceLock<Arc<PackedWeight>>,
+    /// What activations are in; on a GPU it may be narrower than the weights.
+    compute: DType,
     attention: AttentionBlockSpec,
     feed_forward: FeedForwardSpec,
 }
@@ -65,14 +68,14 @@ impl Block {
         }
     }
 
-    /// The weights for decoding, matrices of the given shapes; made once where they cannot change.
-    fn packed(&self, first: (usize, usize), second: (usize, usize)) -> Result<Arc<PackedBlock>> {
+    /// The weights for decoding, matrices of the given shapes and of type `dtype`; made once where they cannot change.
+    fn packed(&self, first: (usize, usize), second: (usize, usize), dtype: DType) -> Result<Arc<PackedBlock>> {
         if let Self::Whole { packed, .. } = self
             && let Some(packed) = packed.get()
         {
             return Ok(Arc::clone(packed));
         }
-        let flat = self.join()?.detach();
+        let flat = self.join()?.detach().to_dtype(dtype)?;
         let (width, n_first) = (first.1, first.0 * first.1);
         let made = Arc::new(PackedBlock {
             norm: flat.narrow(0, 0, width)?,
@@ -109,6 +112,7 @@ impl Decoder {
             });
         }
         let norm = take();
+        let compute = embed_tokens.dtype();
         let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { take() };
         let (width, eps) = (config.hidden_size, config.rms_norm_eps);
         let attention = AttentionSpec {
@@ -123,10 +127,24 @@ impl Decoder {
             layers,
             norm,
             lm_head,
+            compute,
             packed_lm_head: OnceLock::new(),
             attention: AttentionBlockSpec { width, eps, attention },
             feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps },
         })
+    }
+
+    /// The same decoder with activations in `dtype`, for weights on a GPU: f32, or bf16, in which products are many times
+    /// faster; sums, norms, the loss and the gradients of f32 weights are in f32 either way.
+    #[must_use]
+    pub fn computing_in(mut self, dtype: DType) -> Self {
+        self.compute = dtype;
+        self
+    }
+
+    /// What activations are in.
+    pub fn compute_dtype(&self) -> DType {
+        self.compute
     }
 
     /// The shape of the model.
@@ -148,7 +166,7 @@ impl Decoder {
     /// Where a row is longer than the context window or an id lies outside the vocabulary.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.config.require_fit("a row of the batch", batch.row_len())?;
-        let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?; // (B, T, d)
+        let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?.to_dtype(self.compute)?; // (B, T, d)
         for layer in &self.layers {
             x = kernels::attention_block(&x, &layer.attention.join()?, &self.attention, batch.segments())?;
             x = kernels::feed_forward(&x, &layer.feed_forward.join()?, &self.feed_forward)?;
@@ -157,8 +175,12 @@ impl Decoder {
     }
 
     /// An empty cache for [`Decoder::extend`], of `n_rows` sequences of up to `max_len` tokens.
-    pub fn new_cache(&self, n_rows: usize, max_len: usize) -> KvCache {
-        KvCache::new(self.layers.len(), n_rows, max_len, &self.attention.attention)
+    ///
+    /// # Errors
+    /// Where memory for it lacks, or the weights are not f32 on the CPU.
+    pub fn new_cache(&self, n_rows: usize, max_len: usize) -> Result<KvCache> {
+        let place = (self.embed_tokens.device(), self.compute);
+        Ok(KvCache::on(place, self.layers.len(), n_rows, max_len, &self.attention.attention)?)
     }
 
     /// Reads new tokens behind those a cache holds, and keeps them there: hidden states after the final norm, without gradient.
@@ -175,15 +197,16 @@ impl Decoder {
         self.config.require_known(ids)?;
         let eps = self.config.rms_norm_eps;
         let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
-        let mut x = kernels::embedding(&ids, &self.embed_tokens.detach())?; // (N, d)
+        let mut x = kernels::embedding(&ids, &self.embed_tokens.detach())?.to_dtype(self.compute)?; // (N, d)
         let attention = &self.attention.attention;
         let (d, f) = (self.feed_forward.width, self.feed_forward.inner);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let block = layer.attention.packed((attention.qkv_width(), d), (d, attention.output_width()))?;
+            let block =
+                layer.attention.packed((attention.qkv_width(), d), (d, attention.output_width()), self.compute)?;
             let qkv = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
             let heads = kernels::decode_attention(&qkv, attention, rows, cache, layer_idx)?;
             x = (x + block.second.apply(&heads)?)?;
-            let block = layer.feed_forward.packed((2 * f, d), (d, f))?;
+            let block = layer.feed_forward.packed((2 * f, d), (d, f), self.compute)?;
             let gate_up = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
             x = (x + block.second.apply(&kernels::swiglu(&gate_up)?)?)?;
         }
@@ -201,7 +224,7 @@ impl Decoder {
         let lm_head = self.packed_lm_head()?;
         for start in (0..n_rows).step_by(CHUNK_ROWS) {
             let chunk = hidden.narrow(0, start, CHUNK_ROWS.min(n_rows - start))?;
-            let logits: Vec<f32> = lm_head.apply(&chunk)?.flatten_all()?.to_vec1()?;
+            let logits: Vec<f32> = lm_head.apply_in_f32(&chunk)?.flatten_all()?.to_vec1()?;
             for (idx, row) in logits.chunks(self.config.vocab_size).enumerate() {
                 read(start + idx, row);
             }
@@ -209,12 +232,40 @@ impl Decoder {
         Ok(())
     }
 
+    /// Chooses what comes after hidden states (N, d): for each pick, a row (never falling along the picks) and how to choose.
+    pub(crate) fn choose_after(&self, hidden: &Tensor, picks: &[(usize, Draw)]) -> Result<Vec<(u32, f32)>> {
+        let mut chosen = Vec::with_capacity(picks.len());
+        if hidden.device().is_cuda() {
+            // Logits stay where they are.
+            const CHUNK_ROWS: usize = 1_024;
+            for start in (0..hidden.dim(0)?).step_by(CHUNK_ROWS) {
+                let n_rows = CHUNK_ROWS.min(hidden.dim(0)? - start);
+                let here: Vec<(usize, Draw)> = picks
+                    .iter()
+                    .filter(|(row, _)| (start..start + n_rows).contains(row))
+                    .map(|&(row, draw)| (row - start, draw))
+                    .collect();
+                let logits = self.packed_lm_head()?.apply_in_f32(&hidden.narrow(0, start, n_rows)?)?;
+                chosen.extend(kernels::choose(&logits, &here)?);
+            }
+            return Ok(chosen);
+        }
+        self.for_each_logits(hidden, |i, logits| {
+            while let Some(&(at, draw)) = picks.get(chosen.len())
+                && at == i
+            {
+                chosen.push(choose(logits, draw));
+            }
+        })?;
+        Ok(chosen)
+    }
+
     /// The output layer laid out for decoding; made once where it cannot change.
     fn packed_lm_head(&self) -> Result<Arc<PackedWeight>> {
         if let Some(packed) = self.packed_lm_head.get() {
             return Ok(Arc::clone(packed));
         }
-        let made = Arc::new(PackedWeight::new(&self.lm_head.detach())?);
+        let made = Arc::new(PackedWeight::new(&self.lm_head.detach().to_dtype(self.compute)?)?);
         if self.lm_head.track_op() {
             return Ok(made);
         }

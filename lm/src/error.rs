@@ -208,7 +208,7 @@ pub enum Error {
         /// As asked for.
         name: String,
         /// Why not.
-        reason: &'static str,
+        reason: String,
     },
     /// A tensor operation failed.
     #[error("tensor operation failed")]

@@ -2,7 +2,7 @@
 
 use crate::next_token::{After, NextToken, Tokens};
 use crate::{Error, Result};
-use kernels::{argmax, log_sum_exp};
+use kernels::{Draw, argmax, log_sum_exp};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -87,7 +87,7 @@ pub fn generate_until<M: NextToken>(
     let mut waiting: Vec<usize> = (0..prompts.len()).filter(|&idx| answers[idx].limit > 0).collect();
     waiting.sort_by(|&a, &b| (&prompts[b].ids, b).cmp(&(&prompts[a].ids, a)));
     let n_slots = slots(model.numbers_per_token() * max_len).min(waiting.len());
-    let mut cache = model.new_cache(n_slots, max_len);
+    let mut cache = model.new_cache(n_slots, max_len)?;
     let mut free: Vec<usize> = (0..n_slots).rev().collect();
     let mut active: Vec<Running> = Vec::new();
     while !(waiting.is_empty() && active.is_empty()) {
@@ -104,12 +104,15 @@ pub fn generate_until<M: NextToken>(
         let continuing = std::mem::take(&mut active);
         if !continuing.is_empty() {
             let mut tokens = Tokens::default();
-            for row in &continuing {
+            let mut picks = Vec::with_capacity(continuing.len());
+            for (i, row) in continuing.iter().enumerate() {
                 tokens.push(row.slot, &[answers[row.idx].last_id()]);
+                picks.push((i, answers[row.idx].draw(choice)));
             }
-            model.read(&mut cache, &tokens, After::Each, |i, logits| {
-                answers[continuing[i].idx].choose(logits, choice);
-            })?;
+            let chosen = model.choose(&mut cache, &tokens, After::Each, &picks)?;
+            for (row, chosen) in continuing.iter().zip(chosen) {
+                answers[row.idx].add(chosen);
+            }
         }
         for row in continuing.into_iter().chain(admitted) {
             let answer = &mut answers[row.idx];
@@ -153,14 +156,27 @@ impl Answer {
         *self.completion.ids.last().expect("a running answer has its first token from reading the prompt")
     }
 
-    fn choose(&mut self, logits: &[f32], choice: Choice) {
-        let id = match choice {
-            Choice::Greedy => argmax(logits),
-            Choice::Temperature(temperature) => draw(logits, temperature, self.generator.random()),
-        };
-        self.completion.ids.push(id as u32);
-        self.completion.log_probs.push((f64::from(logits[id]) - log_sum_exp(logits)) as f32);
+    /// How its next token is chosen.
+    fn draw(&mut self, choice: Choice) -> Draw {
+        match choice {
+            Choice::Greedy => Draw::Greedy,
+            Choice::Temperature(temperature) => Draw::Softmax { temperature, u: self.generator.random() },
+        }
     }
+
+    fn add(&mut self, (id, log_prob): (u32, f32)) {
+        self.completion.ids.push(id);
+        self.completion.log_probs.push(log_prob);
+    }
+}
+
+/// The token that is chosen from a row of logits, and its log-probability at temperature 1.
+pub(crate) fn choose(logits: &[f32], how: Draw) -> (u32, f32) {
+    let id = match how {
+        Draw::Greedy => argmax(logits),
+        Draw::Softmax { temperature, u } => draw(logits, temperature, u),
+    };
+    (id as u32, (f64::from(logits[id]) - log_sum_exp(logits)) as f32)
 }
 
 /// Reads the prompts of newly admitted rows and chooses the first token of each.
@@ -185,14 +201,15 @@ fn read_prompts<M: NextToken>(
         let (now, later) = rest.split_at(n_runs.count());
         rest = later;
         let mut tokens = Tokens::default();
-        for run in now {
+        let mut picks = Vec::new();
+        for (i, run) in now.iter().enumerate() {
             tokens.push(run[0].slot, &prompts[run[0].idx].ids);
+            picks.extend(run.iter().map(|row| (i, answers[row.idx].draw(choice))));
         }
-        model.read(cache, &tokens, After::Runs, |i, logits| {
-            for row in now[i] {
-                answers[row.idx].choose(logits, choice);
-            }
-        })?;
+        let chosen = model.choose(cache, &tokens, After::Runs, &picks)?;
+        for (row, chosen) in now.iter().copied().flatten().zip(chosen) {
+            answers[row.idx].add(chosen);
+        }
         for run in now {
             let others: Vec<usize> = run[1..].iter().map(|row| row.slot).collect();
             M::copy_prefix(cache, run[0].slot, prompts[run[0].idx].ids.len(), &others)?;

@@ -3,8 +3,9 @@
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
+use crate::generation::choose;
 use candle_core::Tensor;
-use kernels::KvCache;
+use kernels::{Draw, KvCache};
 
 /// Something that gives logits for the token after those it has read.
 pub trait NextToken {
@@ -18,7 +19,10 @@ pub trait NextToken {
     fn numbers_per_token(&self) -> usize;
 
     /// An empty cache of `n_rows` sequences of up to `max_len` tokens.
-    fn new_cache(&self, n_rows: usize, max_len: usize) -> Self::Cache;
+    ///
+    /// # Errors
+    /// Where memory for it lacks.
+    fn new_cache(&self, n_rows: usize, max_len: usize) -> Result<Self::Cache>;
 
     /// Reads tokens behind those that the cache holds, keeps them there, and calls `see(i, logits)` with what may come after: for the
     /// `i`-th of the tokens, or the last of the `i`-th run of them, as `after` says.
@@ -32,6 +36,29 @@ pub trait NextToken {
         after: After,
         see: impl FnMut(usize, &[f32]),
     ) -> Result<()>;
+
+    /// As [`NextToken::read`], but chooses: for each pick, the number that `see` would be called with (never falling along the picks) and
+    /// how to choose, the id and its log-probability at temperature 1, nats.
+    ///
+    /// # Errors
+    /// As [`NextToken::read`].
+    fn choose(
+        &self,
+        cache: &mut Self::Cache,
+        tokens: &Tokens,
+        after: After,
+        picks: &[(usize, Draw)],
+    ) -> Result<Vec<(u32, f32)>> {
+        let mut chosen = Vec::with_capacity(picks.len());
+        self.read(cache, tokens, after, |i, logits| {
+            while let Some(&(at, draw)) = picks.get(chosen.len())
+                && at == i
+            {
+                chosen.push(choose(logits, draw));
+            }
+        })?;
+        Ok(chosen)
+    }
 
     /// Forgets all but the first `len` tokens of `row`.
     ///
@@ -97,12 +124,22 @@ impl NextToken for Decoder {
         2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     }
 
-    fn new_cache(&self, n_rows: usize, max_len: usize) -> KvCache {
+    fn new_cache(&self, n_rows: usize, max_len: usize) -> Result<KvCache> {
         Decoder::new_cache(self, n_rows, max_len)
     }
 
     fn read(&self, cache: &mut KvCache, tokens: &Tokens, after: After, see: impl FnMut(usize, &[f32])) -> Result<()> {
         self.for_each_logits(&self.hidden_after(cache, tokens, after)?, see)
+    }
+
+    fn choose(
+        &self,
+        cache: &mut KvCache,
+        tokens: &Tokens,
+        after: After,
+        picks: &[(usize, Draw)],
+    ) -> Result<Vec<(u32, f32)>> {
+        self.choose_after(&self.hidden_after(cache, tokens, after)?, picks)
     }
 
     fn truncate(cache: &mut KvCache, row: usize, len: usize) -> Result<()> {

@@ -97,7 +97,7 @@ impl NextToken for Realigned<'_> {
         self.parts.iter().map(|(_, model)| model.decoder().numbers_per_token()).sum()
     }
 
-    fn new_cache(&self, n_rows: usize, max_len: usize) -> Self::Cache {
+    fn new_cache(&self, n_rows: usize, max_len: usize) -> Result<Self::Cache> {
         self.parts.iter().map(|(_, model)| model.decoder().new_cache(n_rows, max_len)).collect()
     }
 

@@ -110,7 +110,7 @@ fn first_pack(numbers_per_token: usize, contexts: &[Context]) -> usize {
 
 fn score_pack<M: NextToken>(model: &M, contexts: &mut [Context]) -> Result<()> {
     let max_len = contexts.iter().map(Context::cache_len).max().unwrap_or(0);
-    let mut cache = model.new_cache(contexts.len(), max_len);
+    let mut cache = model.new_cache(contexts.len(), max_len)?;
     let mut tokens = Tokens::default();
     for (row, context) in contexts.iter().enumerate() {
         tokens.push(row, context.ids);

@@ -13,7 +13,7 @@ use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
 use crate::state;
 use crate::tally::Tally;
 use crate::trajectory;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use kernels::{AdamW, AdamWConfig};
 use lm::checkpoint::Checkpoint;
 use lm::config::ModelConfig;
@@ -65,7 +65,7 @@ pub struct Origin {
 pub struct Start<'a> {
     /// Shape of the decoder.
     pub config: &'a ModelConfig,
-    /// Its parameters.
+    /// Its parameters; where they lie is where the phase runs.
     pub weights: Weights,
     /// Parameters that the decoder does not know, such as a scalar head; trained and saved with the others.
     pub extra: Vec<(String, Tensor)>,
@@ -80,6 +80,19 @@ impl<'a> Start<'a> {
     /// Where the config does not describe a decoder.
     pub fn fresh(config: &'a ModelConfig, tokenizer: &'a Tokenizer, seed: u64) -> Result<Self> {
         Ok(Self { config, weights: Weights::random(config, seed)?, extra: Vec::new(), tokenizer })
+    }
+
+    /// The same start with its parameters on `device`.
+    ///
+    /// # Errors
+    /// Where memory for them lacks there.
+    pub fn on(self, device: &Device) -> Result<Self> {
+        let extra = self.extra.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_device(device)?)));
+        Ok(Self {
+            extra: extra.collect::<Result<_>>()?,
+            weights: self.weights.map(|tensor| Ok(tensor.to_device(device)?))?,
+            ..self
+        })
     }
 
     /// The weights of a checkpoint.
@@ -195,6 +208,7 @@ impl<'a> Session<'a> {
         let steps = phase.folder.steps(phase.name);
         state::remove_leftovers(&steps)?;
         state::prepare(&phase.folder.checkpoint(phase.name))?;
+        let device = start.weights.iter().next().map_or(Device::Cpu, |(_, tensor)| tensor.device().clone());
         let extra: Vec<String> = start.extra.iter().map(|(name, _)| name.clone()).collect();
         let mut tensors: Vec<(String, Tensor)> =
             start.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
@@ -215,14 +229,17 @@ impl<'a> Session<'a> {
 
         let parameters = tensors
             .iter()
-            .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.detach())?)))
+            .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.detach().to_device(&device)?)?)))
             .collect::<Result<Vec<_>>>()?;
         let mut optimizer = AdamW::new(&parameters, configure(phase.optimizer), |_, var| var.rank() >= 2);
         if let Some(moments) = moments {
-            let moments = state::order_moments(&parameters, optimizer.state(), moments)?;
+            let moments = state::order_moments(&parameters, &optimizer.state()?, moments)?;
             optimizer.restore(step, moments)?;
         }
-        let decoder = Decoder::new(start.config, &weights_of(start.config, &parameters[..n_decoder])?)?;
+        let mut decoder = Decoder::new(start.config, &weights_of(start.config, &parameters[..n_decoder])?)?;
+        if device.is_cuda() {
+            decoder = decoder.computing_in(DType::BF16);
+        }
         let log = StepLog::open(&phase.folder.logs(), phase.name, step)?;
         progress.begin(phase.name, phase.steps);
         Ok(Self {
@@ -295,7 +312,7 @@ impl<'a> Session<'a> {
     /// Where memory for the copy lacks.
     pub fn snapshot(&self) -> Result<Decoder> {
         let weights = weights_of(&self.config, &self.parameters[..self.n_decoder])?;
-        Ok(Decoder::new(&self.config, &weights.snapshot()?)?)
+        Ok(Decoder::new(&self.config, &weights.snapshot()?)?.computing_in(self.decoder.compute_dtype()))
     }
 
     /// Adds the gradient of a share of the step's loss, and returns that share as a number.
@@ -407,7 +424,7 @@ impl<'a> Session<'a> {
         let mut text = serde_json::to_string_pretty(&self.tally.course().trajectory()).expect("numbers print");
         text.push('\n');
         std::fs::write(&path, text).map_err(Error::file("write", &path))?;
-        state::save(folder, self.step, &self.tally, &state::name_moments(&self.parameters, self.optimizer.state()))
+        state::save(folder, self.step, &self.tally, &state::name_moments(&self.parameters, &self.optimizer.state()?))
     }
 
     fn log_step(&mut self, metrics: &Metrics, grad_norm: f64, lr: f64) -> Result<()> {

@@ -1,0 +1,130 @@
+"""What `gpu/check` does; see there."""
+import datetime
+import json
+import lzma
+import os
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+QUICK = os.environ.get("STEPS") == "1"
+DEADLINE = time.monotonic() + float(os.environ.get("LIMIT_S", "470"))
+
+
+def unpack(folder, name, to):
+    """The program, from its .xz where it lies packed."""
+    path, target = os.path.join(folder, name), os.path.join(to, name)
+    data = lzma.open(path + ".xz").read() if os.path.exists(path + ".xz") else open(path, "rb").read()
+    with open(target, "wb") as file:
+        file.write(data)
+    os.chmod(target, 0o755)
+    return target
+
+
+def environment():
+    """The CUDA libraries that PyTorch brought, behind those that are found anyway."""
+    import nvidia
+
+    root = list(nvidia.__path__)[0]
+    paths = [os.environ.get("LD_LIBRARY_PATH", ""), f"{root}/cu13/lib"]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, paths)), "RUST_BACKTRACE": "0", "KERNELS_NEED_GPU": "1"}
+
+
+def run(name, command, env, out, limit=120):
+    """Runs a command; its last line as JSON where it is any, and what went wrong otherwise."""
+    limit = min(limit, DEADLINE - time.monotonic())
+    if limit < 5:
+        return {"error": "not run: no time was left"}
+    clock = time.monotonic()
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"error": f"not ended after {limit:.0f} s"}
+    with open(os.path.join(out, "log.txt"), "a") as log:
+        log.write(f"== {name}: {' '.join(command)}\n{done.stdout[-20000:]}\n{done.stderr[-8000:]}\n")
+    print(f"{name}: {time.monotonic() - clock:.1f} s, exit {done.returncode}", flush=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines and lines[-1].startswith("{"):
+        return json.loads(lines[-1])
+    if name == "tests":
+        summary = [line for line in lines if line.startswith("test result") or "FAILED" in line or "panicked" in line]
+        return {"ok": done.returncode == 0, "summary": summary}
+    return {"error": (done.stderr.strip().splitlines() or lines or ["no output"])[-1][:300]}
+
+
+def main():
+    folder, work, out = sys.argv[1:]
+    env = environment()
+    ours, tests = (unpack(folder, name, work) for name in ("gpu_steps", "kernel_tests"))
+    peer = [sys.executable, os.path.join(HERE, "peer.py")]
+    found = {"date": datetime.date.today().isoformat()}
+    small, large = os.path.join(work, "S"), os.path.join(work, "L")
+    n_train, n_flat = (15, 30) if QUICK else (200, 5000)
+
+    def step(name, command, limit=120):
+        found[name] = run(name, command, env, out, limit)
+        with open(os.path.join(out, "check.json"), "w") as file:
+            json.dump(found, file, indent=1)
+
+    step("tests", [tests, "--test-threads=1"], 200)
+    step("write_S", [ours, "write", "S", small])
+    step("agree", [ours, "agree", "S", small])
+    step("write_L", [ours, "write", "L", large])
+    step("train_L", [ours, "train", "L", large, str(n_train)])
+    step("peer_train_L", [*peer, "train", "L", large, str(n_train)])
+    step("kernels", [ours, "kernels"])
+    step("peer_kernels", [*peer, "kernels"])
+    step("decode_L", [ours, "decode", "L", large])
+    step("peer_decode_L", [*peer, "decode", "L", large])
+    step("train_S", [ours, "train", "S", small, str(n_train)])
+    step("peer_train_S", [*peer, "train", "S", small, str(n_train)])
+    step("peer_compile_L", [*peer, "train", "L", large, str(n_train), "compile"], 150)
+    step("flat", [ours, "train", "S", small, str(n_flat)], 150)
+    table = render(found)
+    with open(os.path.join(out, "check.md"), "w") as file:
+        file.write(table)
+    print(table)
+    passed = found["tests"].get("ok") and found["agree"].get("ok_f32") and found["agree"].get("ok_bf16")
+    sys.exit(0 if passed else 1)
+
+
+def render(found):
+    """One table of what was found."""
+    def value(name, key, form="{:,.0f}"):
+        return form.format(found[name][key]) if key in found.get(name, {}) else "not measured"
+
+    def memory(name):
+        readings = found.get(name, {}).get("memory_bytes")
+        return f"{readings[0] / 2**20:,.0f} to {readings[-1] / 2**20:,.0f} MiB" if readings else "not measured"
+
+    device = found.get("peer_kernels", {}).get("device", "device unknown")
+    rows = [
+        ("kernel tests (f32 1e-5, bf16 1e-2)", "; ".join(found["tests"].get("summary", [found["tests"].get("error", "")])[-1:]), ""),
+        ("worst gradient, GPU f32 / bf16 against CPU f32", value("agree", "worst_gradient_f32", "{:.1e}") + " / " + value("agree", "worst_gradient_bf16", "{:.1e}"), ""),
+        ("124M: tokens/s (PyTorch eager)", value("train_L", "tokens_per_s"), value("peer_train_L", "tokens_per_s")),
+        ("124M: tokens/s (PyTorch compiled)", value("train_L", "tokens_per_s"), value("peer_compile_L", "tokens_per_s")),
+        ("124M: MFU (eager)", value("train_L", "mfu", "{:.1%}"), value("peer_train_L", "mfu", "{:.1%}")),
+        ("124M: MFU (compiled)", value("train_L", "mfu", "{:.1%}"), value("peer_compile_L", "mfu", "{:.1%}")),
+        ("small world's model: tokens/s (eager)", value("train_S", "tokens_per_s"), value("peer_train_S", "tokens_per_s")),
+        ("decode 124M, 64 rows: tokens/s (transformers.generate)", value("decode_L", "tokens_per_s"), value("peer_decode_L", "tokens_per_s")),
+        ("memory in use over 124M steps", memory("train_L"), ""),
+        (f"memory in use over {found.get('flat', {}).get('steps', 0):,} small steps", memory("flat"), ""),
+    ]
+    for name, times in found.get("kernels", {}).items():
+        if isinstance(times, dict):
+            ours = " / ".join(f"{ms:.3f} ms" for ms in times.values())
+            theirs = ""
+            if name == "rope_attention" and "sdpa" in found.get("peer_kernels", {}):
+                theirs = " / ".join(f"{ms:.3f} ms" for ms in found["peer_kernels"]["sdpa"].values()) + " (without rotation)"
+            rows.append((f"{name}: forward / with backward" if "forward_ms" in times else name, ours, theirs))
+    lines = [f"{found['date']}, {device}", "", "| what | phasetrace | PyTorch |", "| --- | --- | --- |"]
+    lines += [f"| {what} | {ours} | {theirs} |" for what, ours, theirs in rows]
+    ceilings = found.get("peer_kernels", {})
+    if "copy_tb_per_s" in ceilings:
+        lines += ["", f"Ceilings there: bf16 product of 8,192 {ceilings['product_8192_tflop_per_s']:.0f} TFLOP/s, copy "
+                      f"{ceilings['copy_tb_per_s']:.1f} TB/s; torch {ceilings['torch']}."]
+    return "\n".join(lines) + "\n"
+
+
+main()

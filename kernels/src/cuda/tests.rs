@@ -1,0 +1,224 @@
+//! What only a GPU does: tensor-core tiles, the fused optimizer, the cache on the device. Without a GPU nothing is checked
+//! here unless `KERNELS_NEED_GPU=1` forbids that.
+
+use crate::attention::{AttentionSpec, Segments, rope_attention};
+use crate::check::on_gpu::{assert_equals_oracle, both, distance, gpu};
+use crate::check::{assert_close, draw, values};
+use crate::{
+    AdamW, AdamWConfig, AttentionBlockSpec, FeedForwardSpec, KvCache, attention_block, decode_attention, embedding,
+    feed_forward, linear_cross_entropy, linear_log_probs, oracle,
+};
+use candle_core::{DType, Device, Tensor, Var};
+
+fn spec(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionSpec {
+    AttentionSpec { n_heads, n_kv_heads, head_dim, rope_theta: 10_000.0 }
+}
+
+/// Documents of the given lengths in each row, filled up with padding.
+fn packed(rows: &[&[usize]], len: usize) -> Segments {
+    let mut segments = Segments { ids: vec![], positions: vec![], batch: rows.len(), len };
+    for lengths in rows {
+        let documents = lengths.iter().enumerate().flat_map(|(id, &n)| (0..n).map(move |t| (id as u32, t as u32)));
+        let padding = std::iter::repeat((crate::PAD_SEGMENT, 0));
+        let (ids, positions): (Vec<u32>, Vec<u32>) = documents.chain(padding).take(len).unzip();
+        segments.ids.extend(ids);
+        segments.positions.extend(positions);
+    }
+    segments
+}
+
+#[test]
+fn tiles_of_every_width_equal_the_oracle() {
+    for (head_dim, n_heads, n_kv_heads) in [(32, 4, 4), (32, 6, 2), (64, 2, 2), (64, 4, 1), (128, 1, 1), (128, 4, 2)] {
+        let spec = spec(n_heads, n_kv_heads, head_dim);
+        for segments in [
+            Segments::whole_rows(1, 1),
+            Segments::whole_rows(2, 64),
+            Segments::whole_rows(1, 65),
+            Segments::padded_rows(&[200, 0, 129, 1], 200),
+            packed(&[&[70, 1, 130, 33], &[10; 20], &[250]], 257),
+        ] {
+            let inputs = [draw(1, &[segments.batch, segments.len, spec.qkv_width()], DType::F32)];
+            assert_equals_oracle(
+                &inputs,
+                &|i| Ok(rope_attention(&i[0], &spec, &segments)?),
+                &|i| oracle::rope_attention(&i[0], &spec, &segments),
+                1e-2,
+            );
+        }
+    }
+}
+
+#[test]
+fn wide_blocks_equal_their_oracles() {
+    let (width, segments) = (128, packed(&[&[70, 60], &[100]], 130));
+    let small = |seed: u64, n: usize| (draw(seed, &[n], DType::F32) * 0.2).unwrap();
+    let spec = AttentionBlockSpec { width, eps: 1e-5, attention: spec(2, 1, 64) };
+    let x = draw(1, &[2, 130, width], DType::F32);
+    assert_equals_oracle(
+        &[x.clone(), small(2, spec.n_weights())],
+        &|i| Ok(attention_block(&i[0], &i[1], &spec, &segments)?),
+        &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
+        1e-2,
+    );
+    let spec = FeedForwardSpec { width, inner: 264, eps: 1e-5 };
+    assert_equals_oracle(
+        &[x, small(3, spec.n_weights())],
+        &|i| Ok(feed_forward(&i[0], &i[1], &spec)?),
+        &|i| oracle::feed_forward(&i[0], &i[1], &spec),
+        1e-2,
+    );
+}
+
+#[test]
+fn chunks_of_the_vocabulary_equal_the_oracle() {
+    let (n, width, vocab) = (300, 40, 1_003);
+    let targets: Vec<u32> = (0..n).map(|i| if i % 7 == 0 { crate::IGNORE } else { (i * 37 % vocab) as u32 }).collect();
+    let weights: Vec<f32> = (0..n).map(|i| (i % 5) as f32 / n as f32).collect();
+    let inputs = [draw(1, &[n, width], DType::F32), draw(2, &[vocab, width], DType::F32)];
+    assert_equals_oracle(
+        &inputs,
+        &|i| Ok(linear_cross_entropy(&i[0], &i[1], &targets, &weights)?),
+        &|i| oracle::linear_cross_entropy(&i[0], &i[1], &targets, &weights),
+        1e-2,
+    );
+    assert_equals_oracle(
+        &inputs,
+        &|i| Ok(linear_log_probs(&i[0], &i[1], &targets)?),
+        &|i| oracle::linear_log_probs(&i[0], &i[1], &targets),
+        1e-2,
+    );
+}
+
+#[test]
+fn the_same_input_gives_the_same_bits() {
+    let (spec, segments) = (spec(4, 2, 64), packed(&[&[200, 57], &[257]], 257));
+    let qkv = [draw(1, &[2, 257, spec.qkv_width()], DType::F32)];
+    let ids: Vec<u32> = (0..5_000).map(|i| i * i % 37).collect();
+    let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+    let table = [draw(2, &[40, 96], DType::F32)];
+    for dtype in [DType::F32, DType::BF16] {
+        let run = || {
+            let attention = |i: &[Tensor]| Ok(rope_attention(&i[0], &spec, &segments)?);
+            let picked = |i: &[Tensor]| Ok(embedding(&ids, &i[0])?);
+            let slow = |i: &[Tensor]| Ok(i[0].clone());
+            let (mut found, _) = both(&qkv, dtype, &attention, &slow)?;
+            found.extend(both(&table, dtype, &picked, &slow)?.0);
+            Some(found.iter().flat_map(values).map(f64::to_bits).collect::<Vec<_>>())
+        };
+        assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn steps_of_the_optimizer_equal_those_on_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let config = AdamWConfig { beta2: 0.95, weight_decay: 0.1, max_norm: Some(1.0), ..AdamWConfig::default() };
+    // More than one share of the work, and less than a warp.
+    let shapes: [(&str, &[usize]); 3] = [("matrix", &[300, 131]), ("norm", &[5]), ("other", &[33, 3])];
+    let params = |device: &Device| -> Vec<(String, Var)> {
+        let var = |(seed, (name, dims)): (u64, &(&str, &[usize]))| {
+            let tensor = draw(seed, dims, DType::F32).to_device(device).unwrap();
+            ((*name).to_owned(), Var::from_tensor(&tensor).unwrap())
+        };
+        (1..).zip(&shapes).map(var).collect()
+    };
+    let (ours, theirs) = (params(gpu), params(&Device::Cpu));
+    let decays = |_: &str, var: &Var| var.rank() > 1 && var.dim(0).unwrap() > 40;
+    let (mut fast, mut slow) = (AdamW::new(&ours, config, decays), AdamW::new(&theirs, config, decays));
+    for (step, size) in [(1, 1.0), (2, 1e-4), (3, 0.1), (4, 3.0)] {
+        let grads: Vec<Tensor> = (10 * step..)
+            .zip(&shapes)
+            .map(|(seed, (_, dims))| (draw(seed, dims, DType::F32) * size).unwrap())
+            .collect();
+        let on_gpu: Vec<Tensor> = grads.iter().map(|grad| grad.to_device(gpu).unwrap()).collect();
+        let (found, expected) = (fast.step(&ours, &on_gpu, 0.01).unwrap(), slow.step(&theirs, &grads, 0.01).unwrap());
+        assert!((found - expected).abs() <= 1e-6 * expected, "norm {found} instead of {expected}");
+        for ((name, found), (_, expected)) in ours.iter().zip(&theirs) {
+            assert_close(name, &found.to_device(&Device::Cpu).unwrap(), expected, 1e-6);
+        }
+        // What is saved continues.
+        let (steps, state) = (fast.steps(), fast.state().unwrap().into_owned());
+        for (found, expected) in state.iter().zip(slow.state().unwrap().iter()) {
+            let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+            for (found, expected) in [(&found.m, &expected.m), (&found.v, &expected.v)] {
+                // Relative to the largest: the means of the second step are small.
+                let by = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                let scaled = |values: &[f32]| (tensor(values) / f64::from(by)).unwrap();
+                assert_close("means", &scaled(found), &scaled(expected), 1e-6);
+            }
+        }
+        fast = AdamW::new(&ours, config, decays);
+        fast.restore(steps, state).unwrap();
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
+    let Some(gpu) = gpu() else { return };
+    let var = |seed| Var::from_tensor(&draw(seed, &[70], DType::F32).to_device(gpu).unwrap()).unwrap();
+    let params = [("first".to_owned(), var(1)), ("second".to_owned(), var(2))];
+    let before = values(&params[0].1.to_device(&Device::Cpu).unwrap());
+    let mut optimizer = AdamW::new(&params, AdamWConfig::default(), |_, _| true);
+    let bad = (draw(3, &[70], DType::F32).to_device(gpu).unwrap() / 0.0).unwrap();
+    let grads = [draw(4, &[70], DType::F32).to_device(gpu).unwrap(), bad];
+    let error = optimizer.step(&params, &grads, 0.1).unwrap_err();
+    assert!(matches!(error, crate::Error::NonFiniteGradient { name } if name == "second"));
+    assert_eq!(values(&params[0].1.to_device(&Device::Cpu).unwrap()), before);
+    assert_eq!(optimizer.steps(), 0);
+}
+
+#[test]
+fn attention_over_a_cache_equals_attention_over_whole_sequences() {
+    let Some(gpu) = gpu() else { return };
+    for (spec, lengths) in
+        [(spec(4, 2, 64), [150_usize, 1, 37]), (spec(2, 2, 6), [20, 40, 3]), (spec(1, 1, 128), [9, 70, 2])]
+    {
+        for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
+            let max_len = lengths.iter().max().unwrap() + 5;
+            let qkv = draw(1, &[3, max_len, spec.qkv_width()], DType::F32).to_dtype(dtype).unwrap();
+            let exact = qkv.to_dtype(DType::F64).unwrap();
+            let expected = oracle::rope_attention(&exact, &spec, &Segments::whole_rows(3, max_len)).unwrap();
+            let on_gpu = qkv.to_device(gpu).unwrap();
+            let mut cache = KvCache::on((gpu, dtype), 1, 4, max_len, &spec).unwrap();
+            // Prompts of three rows, read into rows 3, 0 and 1; row 2 takes over row 3's.
+            let slots = [3, 0, 1];
+            let rows: Vec<usize> = (0..3).flat_map(|row| vec![slots[row]; lengths[row]]).collect();
+            let prompt: Vec<Tensor> =
+                (0..3).map(|row| on_gpu.get(row).unwrap().narrow(0, 0, lengths[row]).unwrap()).collect();
+            let found = decode_attention(&Tensor::cat(&prompt, 0).unwrap(), &spec, &rows, &mut cache, 0).unwrap();
+            cache.advance(&rows).unwrap();
+            let wanted: Vec<Tensor> =
+                (0..3).map(|row| expected.get(row).unwrap().narrow(0, 0, lengths[row]).unwrap()).collect();
+            let distance_of = |found: &Tensor, wanted: &[Tensor]| {
+                distance(&found.to_device(&Device::Cpu).unwrap(), &Tensor::cat(wanted, 0).unwrap())
+            };
+            let error = distance_of(&found, &wanted);
+            assert!(error <= tolerance, "prompts: {error}");
+            cache.copy_prefix(3, lengths[0], &[2]).unwrap();
+            for step in 0..5 {
+                let sources = [1, 0, 2, 0];
+                let rows = [0, 2, 1, 3];
+                let at = |row: usize| lengths[row] + step;
+                let tokens: Vec<Tensor> =
+                    sources.iter().map(|&row| on_gpu.get(row).unwrap().narrow(0, at(row), 1).unwrap()).collect();
+                let found = decode_attention(&Tensor::cat(&tokens, 0).unwrap(), &spec, &rows, &mut cache, 0).unwrap();
+                cache.advance(&rows).unwrap();
+                let wanted: Vec<Tensor> =
+                    sources.iter().map(|&row| expected.get(row).unwrap().narrow(0, at(row), 1).unwrap()).collect();
+                let error = distance_of(&found, &wanted);
+                assert!(error <= tolerance, "token {step}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn documents_in_several_pieces_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let spec = spec(1, 1, 4);
+    let segments = Segments { ids: vec![0, 1, 0], positions: vec![0, 0, 1], batch: 1, len: 3 };
+    let qkv = draw(1, &[1, 3, spec.qkv_width()], DType::F32).to_device(gpu).unwrap();
+    let error = rope_attention(&qkv, &spec, &segments).unwrap_err();
+    assert!(error.to_string().contains("each document in one piece"), "{error}");
+}
