@@ -59,16 +59,23 @@ __device__ void attend(T* y, float* norms, const T* qkv, const int* first, int b
     if (lane == 0) norms[((size_t)at.row * n_heads + at.head) * len + at.t] = total > 0.0f ? top + logf(total) : INFINITY;
 }
 
-// dots = sum of dy * y over each head.
-template <typename T>
+// dots = sum of dy * y over each head; eight lanes a head, V neighbours a lane.
+template <typename T, int V>
 __device__ void dot_heads(float* dots, const T* dy, const T* y, int batch, int len, int n_heads, int d) {
-    const Place at = place_of_warp(batch, len, n_heads);
-    if (!at.exists) return;
-    const size_t start = (((size_t)at.row * len + at.t) * n_heads + at.head) * d;
+    const long head = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 8;  // of a token of a row
+    const bool exists = head < (long)batch * len * n_heads;
     float sum = 0.0f;
-    for (int i = threadIdx.x % 32; i < d; i += 32) sum += wide(dy[start + i]) * wide(y[start + i]);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) dots[((size_t)at.row * n_heads + at.head) * len + at.t] = sum;
+    if (exists) {
+        for (int i = threadIdx.x % 8 * V; i < d; i += 8 * V) {
+            const Pack<T, V> a = *(const Pack<T, V>*)(dy + head * d + i), b = *(const Pack<T, V>*)(y + head * d + i);
+#pragma unroll
+            for (int k = 0; k < V; k++) sum = fmaf(wide(a.at[k]), wide(b.at[k]), sum);
+        }
+    }
+#pragma unroll
+    for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    const long token = head / n_heads, row = token / len;
+    if (exists && threadIdx.x % 8 == 0) dots[(row * n_heads + head % n_heads) * len + token % len] = sum;
 }
 
 template <typename T>
@@ -236,9 +243,6 @@ extern "C" {
                                     int n_heads, int n_kv_heads, int d, float scale) {                                 \
         attend<T>(y, norms, qkv, first, batch, len, n_heads, n_kv_heads, d, scale);                                    \
     }                                                                                                                  \
-    __global__ void dot_heads_##SUFFIX(float* dots, const T* dy, const T* y, int batch, int len, int n_heads, int d) { \
-        dot_heads<T>(dots, dy, y, batch, len, n_heads, d);                                                             \
-    }                                                                                                                  \
     __global__ void attend_backward_queries_##SUFFIX(T* grad, const T* qkv, const T* dy, const float* norms,           \
                                                      const float* dots, const int* first, int batch, int len,          \
                                                      int n_heads, int n_kv_heads, int d, float scale) {                \
@@ -261,4 +265,13 @@ extern "C" {
     }
 EACH(f32, float)
 EACH(bf16, bf16)
+
+#define DOT_HEADS(SUFFIX, T, V)                                                                                        \
+    __global__ void dot_heads_##SUFFIX(float* dots, const T* dy, const T* y, int batch, int len, int n_heads, int d) { \
+        dot_heads<T, V>(dots, dy, y, batch, len, n_heads, d);                                                          \
+    }
+DOT_HEADS(1_f32, float, 1)
+DOT_HEADS(1_bf16, bf16, 1)
+DOT_HEADS(wide_f32, float, 4)
+DOT_HEADS(wide_bf16, bf16, 8)
 }

@@ -1,41 +1,62 @@
 // What is done row by row or element by element: norm, gated activation, rotation, picking of rows.
 #include "element.cuh"
 
-// y = x / sqrt(mean x^2 + eps) * weight; a warp a row.
-template <typename T, typename W>
+// y = x / sqrt(mean x^2 + eps) * weight; a warp a row, V neighbours a lane.
+template <typename T, typename W, int V>
 __device__ void normalize(T* y, const T* x, const W* weight, int n, int d, float eps) {
     const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= n) return;
     x += (size_t)row * d;
     y += (size_t)row * d;
     float squares = 0.0f;
-    for (int i = lane; i < d; i += 32) {
-        const float value = wide(x[i]);
-        squares += value * value;
+    for (int i = lane * V; i < d; i += 32 * V) {
+        const Pack<T, V> values = *(const Pack<T, V>*)(x + i);
+#pragma unroll
+        for (int k = 0; k < V; k++) squares = fmaf(wide(values.at[k]), wide(values.at[k]), squares);
     }
     const float scale = 1.0f / sqrtf(warp_sum(squares) / d + eps);
-    for (int i = lane; i < d; i += 32) y[i] = narrow<T>(wide(x[i]) * scale * wide(weight[i]));
+    for (int i = lane * V; i < d; i += 32 * V) {
+        const Pack<T, V> values = *(const Pack<T, V>*)(x + i);
+        const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
+        Pack<T, V> out;
+#pragma unroll
+        for (int k = 0; k < V; k++) out.at[k] = narrow<T>(wide(values.at[k]) * scale * wide(weights.at[k]));
+        *(Pack<T, V>*)(y + i) = out;
+    }
 }
 
 // dx = gradient of `normalize` (+ residual); keeps 1 / rms of each row for `sum_weight_gradient`.
-template <typename T, typename W>
+template <typename T, typename W, int V>
 __device__ void normalize_backward(T* dx, float* scales, const T* dy, const T* x, const W* weight, const T* residual,
                                    int n, int d, float eps) {
     const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= n) return;
     const size_t start = (size_t)row * d;
     float squares = 0.0f, along = 0.0f;
-    for (int i = lane; i < d; i += 32) {
-        const float value = wide(x[start + i]);
-        squares += value * value;
-        along += value * wide(dy[start + i]) * wide(weight[i]);
+    for (int i = lane * V; i < d; i += 32 * V) {
+        const Pack<T, V> values = *(const Pack<T, V>*)(x + start + i), above = *(const Pack<T, V>*)(dy + start + i);
+        const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            const float value = wide(values.at[k]);
+            squares = fmaf(value, value, squares);
+            along = fmaf(value, wide(above.at[k]) * wide(weights.at[k]), along);
+        }
     }
     const float scale = 1.0f / sqrtf(warp_sum(squares) / d + eps);
     const float pull = warp_sum(along) * scale * scale * scale / d;
-    for (int i = lane; i < d; i += 32) {
-        float value = wide(dy[start + i]) * wide(weight[i]) * scale - wide(x[start + i]) * pull;
-        if (residual) value += wide(residual[start + i]);
-        dx[start + i] = narrow<T>(value);
+    for (int i = lane * V; i < d; i += 32 * V) {
+        const Pack<T, V> values = *(const Pack<T, V>*)(x + start + i), above = *(const Pack<T, V>*)(dy + start + i);
+        const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
+        Pack<T, V> more, out;
+        if (residual) more = *(const Pack<T, V>*)(residual + start + i);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            float value = wide(above.at[k]) * wide(weights.at[k]) * scale - wide(values.at[k]) * pull;
+            if (residual) value += wide(more.at[k]);
+            out.at[k] = narrow<T>(value);
+        }
+        *(Pack<T, V>*)(dx + start + i) = out;
     }
     if (lane == 0) scales[row] = scale;
 }
@@ -170,17 +191,20 @@ template <int V> __device__ void convert(bf16* y, const float* x, long n) {
 }
 
 extern "C" {
-#define NORM(SUFFIX, T, W)                                                                                             \
+#define NORM(SUFFIX, T, W, V)                                                                                          \
     __global__ void normalize_##SUFFIX(T* y, const T* x, const W* weight, int n, int d, float eps) {                   \
-        normalize<T, W>(y, x, weight, n, d, eps);                                                                      \
+        normalize<T, W, V>(y, x, weight, n, d, eps);                                                                   \
     }                                                                                                                  \
     __global__ void normalize_backward_##SUFFIX(T* dx, float* scales, const T* dy, const T* x, const W* weight,        \
                                                 const T* residual, int n, int d, float eps) {                          \
-        normalize_backward<T, W>(dx, scales, dy, x, weight, residual, n, d, eps);                                      \
+        normalize_backward<T, W, V>(dx, scales, dy, x, weight, residual, n, d, eps);                                   \
     }
-NORM(f32_f32, float, float)
-NORM(bf16_f32, bf16, float)
-NORM(bf16_bf16, bf16, bf16)
+NORM(1_f32_f32, float, float, 1)
+NORM(1_bf16_f32, bf16, float, 1)
+NORM(1_bf16_bf16, bf16, bf16, 1)
+NORM(wide_f32_f32, float, float, 4)
+NORM(wide_bf16_f32, bf16, float, 8)
+NORM(wide_bf16_bf16, bf16, bf16, 8)
 
 __global__ void convert_1(bf16* y, const float* x, long n) { convert<1>(y, x, n); }
 __global__ void convert_wide(bf16* y, const float* x, long n) { convert<8>(y, x, n); }

@@ -4,6 +4,7 @@ use crate::attention::{AttentionSpec, PAD_SEGMENT, Segments};
 use crate::attention_block::AttentionBlockSpec;
 use crate::cross_entropy::IGNORE;
 use crate::feed_forward::FeedForwardSpec;
+use crate::layers::LayersSpec;
 use candle_core::{D, DType, Result, Tensor};
 
 /// Slow twin of [`crate::rms_norm`].
@@ -101,6 +102,20 @@ pub fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Res
     let gate_up = weights.narrow(0, d, 2 * f * d)?.reshape((2 * f, d))?;
     let down = weights.narrow(0, d + 2 * f * d, d * f)?.reshape((d, f))?;
     x + linear(&swiglu(&linear(&rms_norm(x, &norm, spec.eps)?, &gate_up)?)?, &down)?
+}
+
+/// Slow twin of [`crate::layers`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn layers(x: &Tensor, weights: &Tensor, spec: &LayersSpec, segments: &Segments) -> Result<Tensor> {
+    let (n_first, n_second) = (spec.attention.n_weights(), spec.feed_forward.n_weights());
+    let mut x = x.clone();
+    for start in (0..spec.n_weights()).step_by(n_first + n_second) {
+        x = attention_block(&x, &weights.narrow(0, start, n_first)?, &spec.attention, segments)?;
+        x = feed_forward(&x, &weights.narrow(0, start + n_first, n_second)?, &spec.feed_forward)?;
+    }
+    Ok(x)
 }
 
 /// Slow twin of [`crate::linear_cross_entropy`].

@@ -6,7 +6,7 @@ use crate::config::ModelConfig;
 use crate::generation::choose;
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
-use kernels::{AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, PackedWeight};
+use kernels::{AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, PackedWeight};
 use std::sync::{Arc, OnceLock};
 
 /// A Llama-style decoder over given weights; differentiable where these are variables.
@@ -167,11 +167,32 @@ impl Decoder {
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.config.require_fit("a row of the batch", batch.row_len())?;
         let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?.to_dtype(self.compute)?; // (B, T, d)
-        for layer in &self.layers {
-            x = kernels::attention_block(&x, &layer.attention.join()?, &self.attention, batch.segments())?;
-            x = kernels::feed_forward(&x, &layer.feed_forward.join()?, &self.feed_forward)?;
+        if let Some(weights) = self.join_layers()? {
+            let (n_layers, attention, feed_forward) = (self.layers.len(), self.attention, self.feed_forward);
+            let spec = LayersSpec { n_layers, attention, feed_forward };
+            x = kernels::layers(&x, &weights, &spec, batch.segments())?;
+        } else {
+            for layer in &self.layers {
+                x = kernels::attention_block(&x, &layer.attention.join()?, &self.attention, batch.segments())?;
+                x = kernels::feed_forward(&x, &layer.feed_forward.join()?, &self.feed_forward)?;
+            }
         }
         Ok(kernels::rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
+    }
+
+    /// The weights of all layers in one tensor, where they learn on a GPU: there all layers are one node.
+    fn join_layers(&self) -> Result<Option<Tensor>> {
+        let blocks = self.layers.iter().flat_map(|layer| [&layer.attention, &layer.feed_forward]);
+        let parts: Option<Vec<&[Tensor]>> = blocks
+            .map(|block| match block {
+                Block::Parts(parts) => Some(parts.as_slice()),
+                Block::Whole { .. } => None,
+            })
+            .collect();
+        match parts {
+            Some(parts) if self.embed_tokens.device().is_cuda() => Ok(Some(Tensor::cat(&parts.concat(), 0)?)),
+            _ => Ok(None),
+        }
     }
 
     /// An empty cache for [`Decoder::extend`], of `n_rows` sequences of up to `max_len` tokens.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 const OP: &str = "rope_attention";
 /// Widths of heads that have tensor-core kernels, with their tiles, as at the end of `attention_bf16.cu`.
 const TENSOR_CORE_TILES: [Tiles; 3] = [
-    Tiles { head_dim: 32, forward: (128, 64), by_keys: (128, 32), by_queries: (128, 32) },
-    Tiles { head_dim: 64, forward: (128, 64), by_keys: (128, 32), by_queries: (128, 32) },
-    Tiles { head_dim: 128, forward: (128, 32), by_keys: (64, 32), by_queries: (128, 16) },
+    Tiles { head_dim: 32, forward: (128, 64), by_keys: (64, 64), by_queries: (64, 64) },
+    Tiles { head_dim: 64, forward: (128, 64), by_keys: (64, 64), by_queries: (64, 64) },
+    Tiles { head_dim: 128, forward: (128, 32), by_keys: (64, 32), by_queries: (64, 32) },
 ];
 
 /// Rows of a block's own tile and of the tiles that it goes through.
@@ -124,6 +124,7 @@ fn first_visible(segments: &Segments) -> Result<Vec<u32>> {
 }
 
 /// Attention of one shape over given segments.
+#[derive(Clone)]
 pub(super) struct Attention {
     spec: AttentionSpec,
     batch: usize,
@@ -228,7 +229,8 @@ impl Attention {
         let dots = gpu.alloc(n_queries, DType::F32)?;
         let args =
             [dots.span().into(), dy.into(), y.into(), int(self.batch), int(self.len), int(n_heads), int(head_dim)];
-        gpu.launch(format!("dot_heads_{}", qkv.suffix()), Grid::warps(n_queries), &args)?;
+        let way = if head_dim.is_multiple_of(8) && dy.address.is_multiple_of(16) { "wide" } else { "1" };
+        gpu.launch(format!("dot_heads_{way}_{}", qkv.suffix()), Grid::threads(8 * n_queries), &args)?;
         let grad = gpu.alloc(self.n_tokens() * self.spec.qkv_width(), qkv.dtype)?;
         let first = self.segments.first.span();
         let shared = [grad.span(), qkv, dy, norms, dots.span(), first];

@@ -1,4 +1,4 @@
-//! The two halves of a layer.
+//! The two halves of a layer, and all layers as one node.
 
 use super::attention::Attention;
 use super::product::{Into, Matrix, either};
@@ -6,7 +6,8 @@ use super::{Buffer, Gpu, Node, Operation, Span};
 use crate::attention::Segments;
 use crate::attention_block::AttentionBlockSpec;
 use crate::feed_forward::FeedForwardSpec;
-use candle_core::{DType, Error, Result, Shape, Tensor};
+use crate::layers::LayersSpec;
+use candle_core::{Error, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// [`crate::attention_block`] on a GPU; shapes are checked.
@@ -80,10 +81,35 @@ impl Operation<2> for AttentionBlock {
     }
 
     fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        differentiate_node(self, self.spec.n_weights(), gpu, [x, weights], dy)
+    }
+}
+
+/// Half a layer, of which several may make one node.
+trait Half {
+    /// The gradient of `x`; that of the weights goes to `grad`, where it is wanted.
+    fn differentiate(&self, gpu: &Gpu, spans: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer>;
+}
+
+/// [`Operation::backward`] of a half that is a node by itself.
+fn differentiate_node(
+    half: &impl Half,
+    n_weights: usize,
+    gpu: &Gpu,
+    [x, weights]: [&Tensor; 2],
+    dy: &Tensor,
+) -> Result<[Option<Tensor>; 2]> {
+    let spans = [Span::of(x)?, Span::of(weights)?, Span::of(dy)?];
+    let grad = weights.track_op().then(|| gpu.alloc(n_weights, spans[1].dtype)).transpose()?;
+    let dx = half.differentiate(gpu, spans, grad.as_ref().map(Buffer::span))?;
+    Ok([Some(dx.into_tensor(x.shape())), grad.map(|grad| grad.into_tensor(weights.shape()))])
+}
+
+impl Half for AttentionBlock {
+    fn differentiate(&self, gpu: &Gpu, [x, given, dy]: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer> {
         let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
         let kept = self.kept.get().ok_or_else(|| Error::msg("attention_block: nothing was kept"))?;
-        let (given, dy) = (Span::of(weights)?, Span::of(dy)?);
-        let matrices = Span::of(kept.rounded.as_ref().unwrap_or(weights))?;
+        let matrices = kept.rounded.as_ref().map_or(Ok(given), Span::of)?;
         let dtype = matrices.dtype;
         let qkv_weight = Matrix::new(matrices.from(d), qkv_width, d);
         let output = Matrix::new(matrices.from(d * (1 + qkv_width)), d, heads_width);
@@ -98,19 +124,14 @@ impl Operation<2> for AttentionBlock {
         let d_qkv_rows = Matrix::new(d_qkv.span(), n, qkv_width);
         let d_normed = gpu.alloc(n * d, dtype)?;
         gpu.multiply(d_normed.span(), d_qkv_rows, qkv_weight, Into::Overwrite)?;
-
-        let grad = weights.track_op().then(|| gpu.alloc(self.spec.n_weights(), given.dtype)).transpose()?;
-        if let Some(grad) = &grad {
-            let of_qkv = grad.span().from(d);
+        if let Some(grad) = grad {
+            let of_qkv = grad.from(d);
             let normed = Matrix::new(Span::of(&kept.normed)?, n, d);
             gpu.multiply(of_qkv, d_qkv_rows.transposed(), normed, Into::Overwrite)?;
             let heads = Matrix::new(heads, n, heads_width);
             gpu.multiply(of_qkv.from(d * qkv_width), dy_rows.transposed(), heads, Into::Overwrite)?;
         }
-        let spans = [d_normed.span(), Span::of(x)?, given];
-        let dw = grad.as_ref().map(Buffer::span);
-        let dx = gpu.normalize_backward(spans, Some(dy), dw, (n, d, self.spec.eps))?;
-        Ok([Some(dx.into_tensor(x.shape())), grad.map(|grad| grad.into_tensor(weights.shape()))])
+        gpu.normalize_backward([d_normed.span(), x, given], Some(dy), grad, (n, d, self.spec.eps))
     }
 }
 
@@ -168,12 +189,17 @@ impl Operation<2> for FeedForward {
     }
 
     fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        differentiate_node(self, self.spec.n_weights(), gpu, [x, weights], dy)
+    }
+}
+
+impl Half for FeedForward {
+    fn differentiate(&self, gpu: &Gpu, [x, given, dy]: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer> {
         let FeedForwardSpec { width: d, inner: f, eps } = self.spec;
         let n = self.n;
         let kept = self.kept.get().ok_or_else(|| Error::msg("feed_forward: nothing was kept"))?;
-        let (given, dy) = (Span::of(weights)?, Span::of(dy)?);
-        let matrices = Span::of(kept.rounded.as_ref().unwrap_or(weights))?;
-        let dtype: DType = matrices.dtype;
+        let matrices = kept.rounded.as_ref().map_or(Ok(given), Span::of)?;
+        let dtype = matrices.dtype;
         let gate_up_weight = Matrix::new(matrices.from(d), 2 * f, d);
         let down = Matrix::new(matrices.from(d * (1 + 2 * f)), d, f);
         let dy_rows = Matrix::new(dy, n, d);
@@ -185,18 +211,96 @@ impl Operation<2> for FeedForward {
         let d_gate_up_rows = Matrix::new(d_gate_up.span(), n, 2 * f);
         let d_normed = gpu.alloc(n * d, dtype)?;
         gpu.multiply(d_normed.span(), d_gate_up_rows, gate_up_weight, Into::Overwrite)?;
-
-        let grad = weights.track_op().then(|| gpu.alloc(self.spec.n_weights(), given.dtype)).transpose()?;
-        if let Some(grad) = &grad {
-            let of_gate_up = grad.span().from(d);
+        if let Some(grad) = grad {
+            let of_gate_up = grad.from(d);
             let normed = Matrix::new(Span::of(&kept.normed)?, n, d);
             gpu.multiply(of_gate_up, d_gate_up_rows.transposed(), normed, Into::Overwrite)?;
             let gated = Matrix::new(Span::of(&kept.gated)?, n, f);
             gpu.multiply(of_gate_up.from(2 * f * d), dy_rows.transposed(), gated, Into::Overwrite)?;
         }
-        let spans = [d_normed.span(), Span::of(x)?, given];
-        let dw = grad.as_ref().map(Buffer::span);
-        let dx = gpu.normalize_backward(spans, Some(dy), dw, (n, d, eps))?;
-        Ok([Some(dx.into_tensor(x.shape())), grad.map(|grad| grad.into_tensor(weights.shape()))])
+        gpu.normalize_backward([d_normed.span(), x, given], Some(dy), grad, (n, d, eps))
+    }
+}
+
+/// [`crate::layers`] on a GPU; shapes are checked.
+pub(crate) fn layers(x: &Tensor, weights: &Tensor, spec: &LayersSpec, segments: &Segments) -> Result<Tensor> {
+    let attention = Attention::new(&*Gpu::of(x)?, &spec.attention.attention, segments)?;
+    let keeps = x.track_op() || weights.track_op();
+    let (dims, n) = (x.dims().to_vec(), segments.ids.len());
+    let layer = || {
+        let attention = attention.clone();
+        let first =
+            AttentionBlock { spec: spec.attention, attention, dims: dims.clone(), n, keeps, kept: OnceLock::new() };
+        let second = FeedForward { spec: spec.feed_forward, dims: dims.clone(), n, keeps, kept: OnceLock::new() };
+        (first, second)
+    };
+    let layers = std::iter::repeat_with(layer).take(spec.n_layers).collect();
+    x.apply_op2(weights, Node(Layers { spec: *spec, layers, dims: dims.clone(), keeps, between: OnceLock::new() }))
+}
+
+struct Layers {
+    spec: LayersSpec,
+    layers: Vec<(AttentionBlock, FeedForward)>,
+    dims: Vec<usize>,
+    keeps: bool,
+    /// What goes into each half but the first.
+    between: OnceLock<Vec<Tensor>>,
+}
+
+impl Layers {
+    /// Where the weights of each half begin.
+    fn starts(&self, layer: usize) -> (usize, usize) {
+        let start = layer * self.spec.n_layer_weights();
+        (start, start + self.spec.attention.n_weights())
+    }
+}
+
+impl Operation<2> for Layers {
+    const OP: &'static str = "layers";
+
+    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
+        let mut between: Vec<Tensor> = Vec::new();
+        let mut last: Option<Buffer> = None;
+        for (idx, (first, second)) in self.layers.iter().enumerate() {
+            let (of_first, of_second) = self.starts(idx);
+            for is_first in [true, false] {
+                if let Some(made) = last.take() {
+                    if !self.keeps {
+                        between.clear();
+                    }
+                    between.push(made.into_tensor(self.dims.clone()));
+                }
+                let from = between.last().map_or(Ok(x), Span::of)?;
+                let (y, _) = if is_first {
+                    first.forward(gpu, [from, weights.from(of_first)])?
+                } else {
+                    second.forward(gpu, [from, weights.from(of_second)])?
+                };
+                last = Some(y);
+            }
+        }
+        // An op is applied once; were it applied again, the values are the same.
+        let _ = self.between.set(between);
+        let y = last.ok_or_else(|| Error::msg("layers: there are none"))?;
+        Ok((y, self.dims.clone().into()))
+    }
+
+    fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let between = self.between.get().ok_or_else(|| Error::msg("layers: nothing was kept"))?;
+        let (given, from_above) = (Span::of(weights)?, Span::of(dy)?);
+        let grad = weights.track_op().then(|| gpu.alloc(self.spec.n_weights(), given.dtype)).transpose()?;
+        let grad_from = |start: usize| grad.as_ref().map(|grad| grad.span().from(start));
+        let mut above: Option<Buffer> = None;
+        for (idx, (first, second)) in self.layers.iter().enumerate().rev() {
+            let (of_first, of_second) = self.starts(idx);
+            let dy = above.as_ref().map_or(from_above, Buffer::span);
+            let spans = [Span::of(&between[2 * idx])?, given.from(of_second), dy];
+            let middle = second.differentiate(gpu, spans, grad_from(of_second))?;
+            let from = if idx == 0 { x } else { &between[2 * idx - 1] };
+            let spans = [Span::of(from)?, given.from(of_first), middle.span()];
+            above = Some(first.differentiate(gpu, spans, grad_from(of_first))?);
+        }
+        let dx = above.map(|dx| dx.into_tensor(x.shape()));
+        Ok([dx, grad.map(|grad| grad.into_tensor(weights.shape()))])
     }
 }

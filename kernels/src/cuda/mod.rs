@@ -19,7 +19,7 @@ mod tests;
 
 pub(crate) use adamw::DeviceMoments;
 pub(crate) use attention::rope_attention;
-pub(crate) use blocks::{attention_block, feed_forward};
+pub(crate) use blocks::{attention_block, feed_forward, layers};
 pub(crate) use decode::{DeviceCache, decode_attention};
 pub(crate) use head::{choose, linear_cross_entropy, linear_log_probs};
 pub(crate) use product::{linear, logits};

@@ -10,7 +10,8 @@ impl Gpu {
     pub(super) fn normalize(&self, x: Span<'_>, weight: Span<'_>, n: usize, d: usize, eps: f64) -> Result<Buffer> {
         let y = self.alloc(n * d, x.dtype)?;
         let args = [y.span().into(), x.into(), weight.into(), int(n), int(d), (eps as f32).into()];
-        self.launch(format!("normalize_{}_{}", x.suffix(), weight.suffix()), Grid::warps(n), &args)?;
+        let name = format!("normalize_{}_{}_{}", norm_way(&[x, weight], d), x.suffix(), weight.suffix());
+        self.launch(name, Grid::warps(n), &args)?;
         Ok(y)
     }
 
@@ -35,7 +36,9 @@ impl Gpu {
             int(d),
             (eps as f32).into(),
         ];
-        self.launch(format!("normalize_backward_{}_{}", x.suffix(), weight.suffix()), Grid::warps(n), &args)?;
+        let way = norm_way(&[x, dy, weight, residual.unwrap_or(x)], d);
+        let name = format!("normalize_backward_{way}_{}_{}", x.suffix(), weight.suffix());
+        self.launch(name, Grid::warps(n), &args)?;
         if let Some(dw) = dw {
             let n_parts = n.div_ceil(ROWS_PER_PART);
             let parts = self.alloc(n_parts * d, DType::F32)?;
@@ -96,6 +99,12 @@ impl Gpu {
 fn neighbours(x: Span<'_>, width: usize) -> (&'static str, usize) {
     let together = if x.dtype == DType::BF16 { 8 } else { 4 };
     if width.is_multiple_of(together) && x.address.is_multiple_of(16) { ("wide", together) } else { ("1", 1) }
+}
+
+/// What the norm's kernel for rows of `d` numbers in these spans is called: whether lanes take neighbours together.
+fn norm_way(spans: &[Span<'_>], d: usize) -> &'static str {
+    let are_aligned = spans.iter().all(|span| span.address.is_multiple_of(32));
+    if d.is_multiple_of(8) && are_aligned { "wide" } else { "1" }
 }
 
 /// [`crate::rms_norm`] on a GPU; shapes are checked.
