@@ -58,7 +58,9 @@ def main():
     env = environment()
     ours, tests = (unpack(folder, name, work) for name in ("gpu_steps", "kernel_tests"))
     peer = [sys.executable, os.path.join(HERE, "peer.py")]
-    found = {"date": datetime.date.today().isoformat()}
+    commit = os.path.join(folder, "commit")
+    found = {"date": datetime.date.today().isoformat(),
+             "commit": open(commit).read().strip() if os.path.exists(commit) else "unknown"}
     small, large = os.path.join(work, "S"), os.path.join(work, "L")
     n_train, n_flat = (15, 30) if QUICK else (200, 5000)
 
@@ -98,33 +100,46 @@ def render(found):
         readings = found.get(name, {}).get("memory_bytes")
         return f"{readings[0] / 2**20:,.0f} to {readings[-1] / 2**20:,.0f} MiB" if readings else "not measured"
 
-    device = found.get("peer_kernels", {}).get("device", "device unknown")
+    def error(name, key):
+        return value(name, key, "{:.1e}")
+
+    def times(measured):
+        return " / ".join(f"{ms:.3f} ms" for ms in measured.values())
+
+    training = ("train_L", "peer_train_L", "peer_compile_L")
+    tests = found["tests"].get("summary", [found["tests"].get("error", "")])
+    n_steps, n_flat = (found.get(name, {}).get("steps", 0) for name in ("train_L", "flat"))
     rows = [
-        ("kernel tests (f32 1e-5, bf16 1e-2)", "; ".join(found["tests"].get("summary", [found["tests"].get("error", "")])[-1:]), ""),
-        ("worst gradient, GPU f32 / bf16 against CPU f32", value("agree", "worst_gradient_f32", "{:.1e}") + " / " + value("agree", "worst_gradient_bf16", "{:.1e}"), ""),
-        ("124M: tokens/s (PyTorch eager)", value("train_L", "tokens_per_s"), value("peer_train_L", "tokens_per_s")),
-        ("124M: tokens/s (PyTorch compiled)", value("train_L", "tokens_per_s"), value("peer_compile_L", "tokens_per_s")),
-        ("124M: MFU (eager)", value("train_L", "mfu", "{:.1%}"), value("peer_train_L", "mfu", "{:.1%}")),
-        ("124M: MFU (compiled)", value("train_L", "mfu", "{:.1%}"), value("peer_compile_L", "mfu", "{:.1%}")),
-        ("small world's model: tokens/s (eager)", value("train_S", "tokens_per_s"), value("peer_train_S", "tokens_per_s")),
-        ("decode 124M, 64 rows: tokens/s (transformers.generate)", value("decode_L", "tokens_per_s"), value("peer_decode_L", "tokens_per_s")),
-        ("memory in use over 124M steps", memory("train_L"), ""),
-        (f"memory in use over {found.get('flat', {}).get('steps', 0):,} small steps", memory("flat"), ""),
+        ("tests of `kernels` on the GPU (f32 1e-5, bf16 1e-2, chains of steps in bf16 2e-2)", tests[-1], "", ""),
+        ("worst gradient of a whole model against f32 on the CPU, f32 / bf16",
+         f"{error('agree', 'worst_gradient_f32')} / {error('agree', 'worst_gradient_bf16')}", "", ""),
+        ("124M, training: tokens/s", *(value(name, "tokens_per_s") for name in training)),
+        ("124M, training: MFU", *(value(name, "mfu", "{:.1%}") for name in training)),
+        (f"124M: loss at step {max(n_steps - 1, 0) // 20 * 20 + 1}, nats", *(last_loss(found, name) for name in training)),
+        ("small world's model, training: tokens/s", value("train_S", "tokens_per_s"), value("peer_train_S", "tokens_per_s"), ""),
+        ("124M, decoding 64 rows: tokens/s (`transformers.generate`)", value("decode_L", "tokens_per_s"),
+         value("peer_decode_L", "tokens_per_s"), ""),
+        ("memory in use from step 11 to the end: 124M", memory("train_L"), "", ""),
+        (f"the same over {n_flat:,} steps of the small world's model", memory("flat"), "", ""),
     ]
-    for name, times in found.get("kernels", {}).items():
-        if isinstance(times, dict):
-            ours = " / ".join(f"{ms:.3f} ms" for ms in times.values())
-            theirs = ""
-            if name == "rope_attention" and "sdpa" in found.get("peer_kernels", {}):
-                theirs = " / ".join(f"{ms:.3f} ms" for ms in found["peer_kernels"]["sdpa"].values()) + " (without rotation)"
-            rows.append((f"{name}: forward / with backward" if "forward_ms" in times else name, ours, theirs))
-    lines = [f"{found['date']}, {device}", "", "| what | phasetrace | PyTorch |", "| --- | --- | --- |"]
-    lines += [f"| {what} | {ours} | {theirs} |" for what, ours, theirs in rows]
-    ceilings = found.get("peer_kernels", {})
-    if "copy_tb_per_s" in ceilings:
-        lines += ["", f"Ceilings there: bf16 product of 8,192 {ceilings['product_8192_tflop_per_s']:.0f} TFLOP/s, copy "
-                      f"{ceilings['copy_tb_per_s']:.1f} TB/s; torch {ceilings['torch']}."]
+    peer = found.get("peer_kernels", {})
+    for name, measured in found.get("kernels", {}).items():
+        if isinstance(measured, dict):
+            sdpa = f"{times(peer['sdpa'])} (SDPA, not rotated)" if name == "rope_attention" and "sdpa" in peer else ""
+            label = f"`{name}`, forward / and backward" if "forward_ms" in measured else f"`{name}`, a step"
+            rows.append((label, times(measured), sdpa, ""))
+    lines = [f"{found['date']}, {peer.get('device', 'device unknown')}, commit {found['commit']}", "",
+             "| what | phasetrace | PyTorch eager | compiled |", "| --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    if "copy_tb_per_s" in peer:
+        lines += ["", f"Ceilings of that card: bf16 product of 8,192 {peer['product_8192_tflop_per_s']:.0f} TFLOP/s, copy "
+                      f"{peer['copy_tb_per_s']:.1f} TB/s; torch {peer['torch']}."]
     return "\n".join(lines) + "\n"
+
+
+def last_loss(found, name):
+    losses = found.get(name, {}).get("losses")
+    return f"{losses[-1]:.4f}" if losses else "not measured"
 
 
 main()

@@ -280,7 +280,9 @@ fn time_kernels() -> Outcome<Value> {
     let id_tensor = Tensor::from_slice(&ids, n, &Device::Cpu)?;
     let weights = vec![1.0 / n as f32; n];
     type Op<'a> = Box<dyn Fn(&[Tensor]) -> candle_core::Result<Tensor> + 'a>;
-    let ops: Vec<(&str, Vec<(Vec<usize>, DType)>, Op)> = vec![
+    /// Name, shapes and types of the inputs, and the function.
+    type Timed<'a> = (&'a str, Vec<(Vec<usize>, DType)>, Op<'a>);
+    let ops: Vec<Timed> = vec![
         (
             "rms_norm",
             vec![(vec![n, d], DType::BF16), (vec![d], DType::F32)],

@@ -234,13 +234,13 @@ pub(crate) fn layers(x: &Tensor, weights: &Tensor, spec: &LayersSpec, segments: 
         let second = FeedForward { spec: spec.feed_forward, dims: dims.clone(), n, keeps, kept: OnceLock::new() };
         (first, second)
     };
-    let layers = std::iter::repeat_with(layer).take(spec.n_layers).collect();
-    x.apply_op2(weights, Node(Layers { spec: *spec, layers, dims: dims.clone(), keeps, between: OnceLock::new() }))
+    let halves = std::iter::repeat_with(layer).take(spec.n_layers).collect();
+    x.apply_op2(weights, Node(Layers { spec: *spec, halves, dims: dims.clone(), keeps, between: OnceLock::new() }))
 }
 
 struct Layers {
     spec: LayersSpec,
-    layers: Vec<(AttentionBlock, FeedForward)>,
+    halves: Vec<(AttentionBlock, FeedForward)>,
     dims: Vec<usize>,
     keeps: bool,
     /// What goes into each half but the first.
@@ -261,7 +261,7 @@ impl Operation<2> for Layers {
     fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
         let mut between: Vec<Tensor> = Vec::new();
         let mut last: Option<Buffer> = None;
-        for (idx, (first, second)) in self.layers.iter().enumerate() {
+        for (idx, (first, second)) in self.halves.iter().enumerate() {
             let (of_first, of_second) = self.starts(idx);
             for is_first in [true, false] {
                 if let Some(made) = last.take() {
@@ -291,7 +291,7 @@ impl Operation<2> for Layers {
         let grad = weights.track_op().then(|| gpu.alloc(self.spec.n_weights(), given.dtype)).transpose()?;
         let grad_from = |start: usize| grad.as_ref().map(|grad| grad.span().from(start));
         let mut above: Option<Buffer> = None;
-        for (idx, (first, second)) in self.layers.iter().enumerate().rev() {
+        for (idx, (first, second)) in self.halves.iter().enumerate().rev() {
             let (of_first, of_second) = self.starts(idx);
             let dy = above.as_ref().map_or(from_above, Buffer::span);
             let spans = [Span::of(&between[2 * idx])?, given.from(of_second), dy];

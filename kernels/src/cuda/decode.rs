@@ -11,7 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct DeviceCache {
     layers: Vec<(Tensor, Tensor)>,
     /// Rows and positions of the tokens that are being read, the same in every layer.
-    places: Mutex<Option<(Vec<u32>, Vec<u32>, Arc<[Tensor; 2]>)>>,
+    places: Mutex<Option<Places>>,
+}
+
+/// Where new tokens go in a cache.
+#[derive(Debug)]
+struct Places {
+    rows: Vec<u32>,
+    positions: Vec<u32>,
+    /// The same on the device.
+    uploaded: Arc<[Tensor; 2]>,
 }
 
 impl DeviceCache {
@@ -29,15 +38,15 @@ impl DeviceCache {
     /// Rows and positions on the device.
     fn places(&self, device: &Device, rows: &[u32], positions: &[u32]) -> Result<Arc<[Tensor; 2]>> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known_rows, known_positions, found)) = &*places
-            && known_rows == rows
-            && known_positions == positions
+        if let Some(known) = &*places
+            && known.rows == rows
+            && known.positions == positions
         {
-            return Ok(Arc::clone(found));
+            return Ok(Arc::clone(&known.uploaded));
         }
-        let made = Arc::new([Tensor::new(rows, device)?, Tensor::new(positions, device)?]);
-        *places = Some((rows.to_vec(), positions.to_vec(), Arc::clone(&made)));
-        Ok(made)
+        let uploaded = Arc::new([Tensor::new(rows, device)?, Tensor::new(positions, device)?]);
+        *places = Some(Places { rows: rows.to_vec(), positions: positions.to_vec(), uploaded: Arc::clone(&uploaded) });
+        Ok(uploaded)
     }
 
     /// Makes row `to` start with the first `len` tokens of `from`.

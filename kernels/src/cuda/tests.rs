@@ -5,8 +5,8 @@ use crate::attention::{AttentionSpec, Segments, rope_attention};
 use crate::check::on_gpu::{assert_equals_oracle, both, distance, gpu};
 use crate::check::{assert_close, draw, values};
 use crate::{
-    AdamW, AdamWConfig, AttentionBlockSpec, FeedForwardSpec, KvCache, attention_block, decode_attention, embedding,
-    feed_forward, linear_cross_entropy, linear_log_probs, oracle,
+    AdamW, AdamWConfig, AttentionBlockSpec, Draw, FeedForwardSpec, KvCache, attention_block, choose, decode_attention,
+    embedding, feed_forward, linear_cross_entropy, linear_log_probs, oracle,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -221,4 +221,33 @@ fn documents_in_several_pieces_are_refused() {
     let qkv = draw(1, &[1, 3, spec.qkv_width()], DType::F32).to_device(gpu).unwrap();
     let error = rope_attention(&qkv, &spec, &segments).unwrap_err();
     assert!(error.to_string().contains("each document in one piece"), "{error}");
+}
+
+#[test]
+fn tokens_are_chosen_by_the_softmax_of_their_logits() {
+    let Some(gpu) = gpu() else { return };
+    for vocab in [3, 257, 1_003] {
+        let logits = (draw(1, &[4, vocab], DType::F32) * 6.0).unwrap();
+        let us = [0.0, 0.1, 0.37, 0.5, 0.73, 0.999_999];
+        let drawn = |row: usize| us.map(move |u| (row, Draw::Softmax { temperature: 0.7, u }));
+        let picks: Vec<(usize, Draw)> =
+            [0, 1, 3].into_iter().flat_map(|row| std::iter::once((row, Draw::Greedy)).chain(drawn(row))).collect();
+        let chosen = choose(&logits.to_device(gpu).unwrap(), &picks).unwrap();
+        let rows = logits.to_vec2::<f32>().unwrap();
+        for (&(row, how), &(id, log_prob)) in picks.iter().zip(&chosen) {
+            let (row, id) = (&rows[row], id as usize);
+            let expected = f64::from(row[id]) - crate::log_sum_exp(row);
+            assert!((f64::from(log_prob) - expected).abs() < 1e-5, "{log_prob} instead of {expected}");
+            match how {
+                Draw::Greedy => assert_eq!(id, crate::argmax(row)),
+                Draw::Softmax { temperature, u } => {
+                    let weights: Vec<f64> = row.iter().map(|&x| (f64::from(x) / temperature).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    let below: f64 = weights[..id].iter().sum::<f64>() / total;
+                    let above = below + weights[id] / total;
+                    assert!(below - 1e-6 <= u && u <= above + 1e-6, "{u} chose {below}..{above}");
+                }
+            }
+        }
+    }
 }
