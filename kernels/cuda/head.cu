@@ -13,7 +13,6 @@ __device__ void log_softmax(float* log_probs, T* grad, const float* logits, cons
     const size_t start = (size_t)blockIdx.x * vocab;
     const float* row = logits + start;
     float top = -INFINITY, total = 0.0f;
-#pragma unroll 4
     for (int i = threadIdx.x * V; i < vocab; i += blockDim.x * V) {
         const Pack<float, V> x = *(const Pack<float, V>*)(row + i);
         float most = x.at[0];
@@ -32,7 +31,6 @@ __device__ void log_softmax(float* log_probs, T* grad, const float* logits, cons
     if (threadIdx.x == 0) log_probs[blockIdx.x] = row[target] - most - logf(total);
     if (!grad) return;
     const float scale = scales[blockIdx.x], inverse = -scale / total;
-#pragma unroll 4
     for (int i = threadIdx.x * V; i < vocab; i += blockDim.x * V) {
         const Pack<float, V> x = *(const Pack<float, V>*)(row + i);
         Pack<T, V> out;

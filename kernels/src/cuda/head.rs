@@ -8,10 +8,6 @@ use std::sync::OnceLock;
 
 /// Logits that exist at the same time.
 const MAX_LOGITS: usize = if cfg!(test) { 1 << 15 } else { 1 << 27 };
-/// From this vocabulary on a row is long enough for a block of 1,024 threads.
-const WIDE_VOCAB: usize = 8_192;
-/// Shared memory of which no multiprocessor has twice as much, bytes.
-const ALONE_BYTES: usize = 116 << 10;
 /// Fewest rows whose logits exist at the same time.
 const MIN_ROWS: usize = 128;
 
@@ -86,15 +82,13 @@ impl Head {
                 scales.map(|scales| scales.from(first)).into(),
                 int(vocab),
             ];
+            let n_threads = if vocab >= 8_192 { 512 } else { 256 };
             let way = if vocab.is_multiple_of(4) { "wide" } else { "1" };
-            // A row is read twice. One block a multiprocessor, for that is what the memory asked for amounts to, leaves few enough
-            // rows under way that the second time it comes from the cache.
-            let grid = if vocab >= WIDE_VOCAB {
-                Grid { shared_bytes: ALONE_BYTES, ..Grid::blocks([n_chunk, 1, 1], 1_024) }
-            } else {
-                Grid::blocks([n_chunk, 1, 1], 256)
-            };
-            gpu.launch(format!("log_softmax_{way}_{}", values.suffix()), grid, &args)?;
+            gpu.launch(
+                format!("log_softmax_{way}_{}", values.suffix()),
+                Grid::blocks([n_chunk, 1, 1], n_threads),
+                &args,
+            )?;
             if let Some((_, of_logits, of_h, of_weight)) = &grads {
                 let of_logits = Matrix::new(of_logits.span(), n_chunk, vocab);
                 gpu.multiply(of_h.span().from(first * width), of_logits, weight, Into::Overwrite)?;
