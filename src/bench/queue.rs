@@ -116,7 +116,10 @@ mod tests {
         let mut tried = Vec::new();
         let error = work_off(&tasks, |name| {
             tried.push(*name);
-            if *name == "a" { bail!("no room") } else { Ok(fs::write(outcome(name), "")?) }
+            if *name == "a" {
+                bail!("no room");
+            }
+            Ok(fs::write(outcome(name), "")?)
         });
         assert_eq!(tried, ["a", "b"]);
         let message = error.unwrap_err().to_string();

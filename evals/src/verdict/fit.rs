@@ -166,7 +166,7 @@ impl Apart {
     }
 
     fn are(&self, one: &Record, other: &Record) -> bool {
-        !one.shares_fault(other) && !(self.has_worlds && one.world == other.world)
+        !(one.shares_fault(other) || self.has_worlds && one.world == other.world)
     }
 
     fn from<'r>(&self, asked: &Record, records: &[&'r Record]) -> Vec<&'r Record> {
