@@ -10,7 +10,7 @@ fn help_says_what_can_be_done() {
     {
         insta::assert_snapshot!(format!("help_{command}"), succeed(&[command, "--help"]));
     }
-    for command in ["attribution", "fit", "score", "tracing"] {
+    for command in ["attribution", "confirm", "fit", "fixes", "score", "tracing"] {
         insta::assert_snapshot!(format!("help_bench_{command}"), succeed(&["bench", command, "--help"]));
     }
 }
