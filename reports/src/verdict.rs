@@ -268,7 +268,8 @@ fn tried_fix(fix: &MeasuredFix) -> TriedFix {
     );
     let cost = match fix.fix {
         Fix::OtherForm => "nothing: the model stays as it is".to_owned(),
-        _ => fix.loss.map_or_else(
+        // Less than half a point would read as a loss of 0 points.
+        _ => fix.loss.filter(|(_, loss)| *loss >= 0.005).map_or_else(
             || "no other behaviour lost".to_owned(),
             |(behaviour, loss)| format!("at most {} ({})", points(loss), words::behaviour(behaviour)),
         ),
