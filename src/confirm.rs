@@ -14,7 +14,7 @@ use crate::diagnose::{Wanted, diagnose_run};
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::run::{Run, chains};
-use crate::swap::{Swaps, TRAINED, reference_recipe};
+use crate::swap::{Swaps, TRAINED, folder_name, reference_recipe};
 
 /// What a run is confirmed with.
 pub(crate) struct Experiment<'a> {
@@ -62,7 +62,10 @@ impl<'a> Experiment<'a> {
         ));
         let again = planned
             .iter()
-            .map(|stage| Ok((*stage, self.diagnose(&[*stage], swaps.again(*stage)?)?)))
+            .map(|stage| {
+                let folder = format!("again-{}", stage.name());
+                Ok((*stage, self.diagnose(&folder, &[*stage], swaps.again(*stage)?)?))
+            })
             .collect::<Result<BTreeMap<Stage, Diagnosis>>>()?;
         for lineage in &mut diagnosis.lineages {
             let names: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
@@ -93,7 +96,7 @@ impl<'a> Experiment<'a> {
         for swapped in subsets {
             let diagnosis = match &swapped[..] {
                 [] => self.diagnose_as(self.run, self.observed)?,
-                stages => self.diagnose(stages, swaps.swapped(stages)?)?,
+                stages => self.diagnose(&folder_name(stages), stages, swaps.swapped(stages)?)?,
             };
             let observed: BTreeSet<Stage> = TRAINED.into_iter().filter(|stage| !swapped.contains(stage)).collect();
             values.insert(observed, diagnosis);
@@ -101,8 +104,8 @@ impl<'a> Experiment<'a> {
         Ok(factorial::of(&values))
     }
 
-    fn diagnose(&self, stages: &[Stage], recipe: Recipe) -> Result<Diagnosis> {
-        let (run, recipe) = self.swaps().train(stages, recipe, self.bars)?;
+    fn diagnose(&self, folder: &str, stages: &[Stage], recipe: Recipe) -> Result<Diagnosis> {
+        let (run, recipe) = self.swaps().train(folder, stages, recipe, self.bars)?;
         self.diagnose_as(&run, &recipe)
     }
 

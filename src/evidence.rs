@@ -37,7 +37,6 @@ pub(crate) fn ask_views(
 ) -> Result<Vec<PhaseInfo>> {
     let (name, phases) = chain;
     let items: Vec<Item> = bank.iter().filter(|item| is_open(item.behaviour)).cloned().collect();
-    let halves = Halves::of(bank);
     let (Some(&first), Some(&last)) = (phases.first(), phases.last()) else { return Ok(Vec::new()) };
     if phases.len() < 3 || items.is_empty() {
         return Ok(Vec::new());
@@ -48,9 +47,12 @@ pub(crate) fn ask_views(
     };
     let (base, tuned, end) = (load(first)?, load(phases[1])?, load(last)?);
     let models = [LoadedModel::new(&base)?, LoadedModel::new(&tuned)?, LoadedModel::new(&end)?];
+    let halves = Halves::of(bank);
+    let asked: Vec<Item> = halves.asked.iter().copied().filter(|item| is_open(item.behaviour)).cloned().collect();
     let [half, more] = STRENGTHS;
     let mut seen = Vec::new();
-    for view in View::ALL {
+    // Nothing is taught where nothing would be asked.
+    for view in View::ALL.into_iter().filter(|view| *view != View::Relearnt || !asked.is_empty()) {
         let subject: Box<dyn Subject + '_> = match view {
             View::LogitAlignmentAlone => Box::new(Realigned::transplanted(&models[0], &models[1], &models[2])?),
             View::WeightAlignmentAlone => Box::new(transplant(&base, &tuned, &end)?),
@@ -61,8 +63,6 @@ pub(crate) fn ask_views(
             View::Relearnt => Box::new(LoadedModel::new(&relearn(run, name, &end, &halves)?)?),
         };
         if view == View::Relearnt {
-            let asked: Vec<Item> =
-                halves.asked.iter().copied().filter(|item| is_open(item.behaviour)).cloned().collect();
             ask_one(store, view.name(), subject.as_ref(), &asked, &[Form::Chat], bars)?;
         } else {
             ask_closed_book(store, view.name(), subject.as_ref(), &items, bars)?;

@@ -177,8 +177,8 @@ impl Swaps<'_> {
         swap(self.observed, self.reference, stages)
     }
 
-    /// Trains the run with the recipe in which `stages` are others, or takes it up where it was left.
-    pub(crate) fn train(&self, stages: &[Stage], recipe: Recipe, bars: &Bars) -> Result<(Run, Recipe)> {
+    /// Trains the run with the recipe in which `stages` are others, or takes it up where it was left. `folder` is its name: one per recipe.
+    pub(crate) fn train(&self, folder: &str, stages: &[Stage], recipe: Recipe, bars: &Bars) -> Result<(Run, Recipe)> {
         // Runs that keep their phases in common, as those of a bench do, have some of the swapped ones already.
         let common = self.run.root().with_file_name("phases");
         let is_store = common.is_dir() && !common.join("recipe.toml").exists();
@@ -186,7 +186,7 @@ impl Swaps<'_> {
         let extent = |tokenizer_of| Extent { until: Stop::RlCai, store: Some(&store), tokenizer_of };
         // Nothing is trained here: the observed run's phases are put into the store.
         train(self.run, &toml::to_string(self.observed)?, self.observed, extent(None), bars)?;
-        let run = Run::at(&self.folder().join(name(stages)));
+        let run = Run::at(&self.folder().join(folder));
         let keeps_tokenizer = !stages.contains(&Stage::Pretraining);
         train(&run, &toml::to_string(&recipe)?, &recipe, extent(keeps_tokenizer.then_some(self.run)), bars)?;
         Ok((run, recipe))
@@ -205,9 +205,9 @@ impl Swaps<'_> {
 }
 
 /// Name of a swapped run's folder: the swapped stages.
-fn name(stages: &[Stage]) -> String {
+pub(crate) fn folder_name(stages: &[Stage]) -> String {
     let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join("-") }
+    names.join("-")
 }
 
 #[cfg(test)]
