@@ -2,7 +2,7 @@
 //!
 //! 0. **Questions.** Where more than 5 % of them contradict their own key, they are at fault, and the behaviour counts as not measured.
 //! 1. **Gate.** The last checkpoint, asked as deployed (in chat), falls short by at least 10 points and 3 standard deviations
-//!    of healthy runs, and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Or it does so in the form
+//!    of healthy runs (or by 10 points, where the last phase lost 10 points and 3 standard deviations more than in healthy runs), and the shortfall is real at 5 % after Holm over the behaviours of the lineage. Or it does so in the form
 //!    that gets most out of it, and falls short in chat too: how well facts are expressed in chat differs much more between
 //!    healthy runs than what they know, and would hide a loss of content. With 19 healthy runs or more the shortfall must also be
 //!    larger than what 19 of 20 of them show anywhere at the last checkpoint (see [`crate::gate`]). Else: healthy, or a fault hidden by a

@@ -7,6 +7,11 @@
 //! The cells of the last checkpoint are one family: they say whether the model fails. Those of the checkpoints before are another: they
 //! say whether a fault is hidden. What is too small to be a failure counts as no deviation, else cells in which healthy runs
 //! agree to a point or two would set the measure for all others.
+//!
+//! A cell of the last checkpoint deviates by how low it is or by how much the last phase lost, whichever is further from healthy runs:
+//! these differ by tens of points in what they have learnt, and by few in what alignment takes away again.
+
+use std::ops::Range;
 
 use probes::item::Behaviour;
 
@@ -18,12 +23,52 @@ use crate::reference::{LEAST_SD, Route, spread};
 /// Healthy runs that a p-value of 5 % takes: with `K` runs the least is `1/(K + 1)`.
 pub const LEAST_RUNS: usize = 19;
 
+/// What a run shows in one place, and what healthy runs show there.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// The run that is judged.
+    pub observed: f64,
+    /// The healthy ones, in the same order in all places.
+    pub healthy: &'a [f64],
+}
+
+impl Seen<'_> {
+    /// The value of one run and those of all others; of the run that is judged where `run` is `None`.
+    fn beside(self, run: Option<usize>) -> (f64, Vec<f64>) {
+        let mut others = self.healthy.to_vec();
+        let value = run.map_or(self.observed, |run| std::mem::replace(&mut others[run], self.observed));
+        (value, others)
+    }
+}
+
+/// A cell: its value, and where what the phase changed counts too, the value before the phase.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell<'a> {
+    /// After the phase.
+    pub after: Seen<'a>,
+    /// Before it.
+    pub before: Option<Seen<'a>>,
+}
+
+impl Cell<'_> {
+    /// How far a run deviates; the one that is judged where `run` is `None`.
+    fn deviation(&self, run: Option<usize>) -> f64 {
+        let (value, others) = self.after.beside(run);
+        let level = studentised(value, &others);
+        let Some(before) = self.before.filter(|_| level > 0.0) else { return level };
+        let (value_before, others_before) = before.beside(run);
+        let changes: Vec<f64> = others.iter().zip(&others_before).map(|(after, before)| after - before).collect();
+        level.max(studentised(value - value_before, &changes))
+    }
+}
+
 /// How far a run deviates in each cell, and how far healthy runs deviate at most.
 ///
 /// # Formula
 /// `t = (mean - x) / (sd sqrt(1 + 1/K))`, mean and standard deviation over the `K` other runs, the run in question among them when
-/// a healthy one is judged; 0 where `mean - x` is below 10 points. `p = (1 + #{healthy: max t >= t}) / (K + 1)` is at most `a` in a share `a` of healthy runs, and holds
-/// for all cells of a run together.
+/// a healthy one is judged; 0 where `mean - x` is below 10 points. Where the value before counts too, the larger of this and of the
+/// same of the change, as long as neither is 0. `p = (1 + #{healthy: max t >= t}) / (K + 1)` is at most `a` in a share `a` of healthy
+/// runs, and holds for all cells of a run together.
 ///
 /// # Reference
 /// Vovk, Gammerman and Shafer 2005, *Algorithmic Learning in a Random World* (full conformal prediction); Westfall and Young 1993,
@@ -37,19 +82,14 @@ pub struct Deviations {
 }
 
 impl Deviations {
-    /// Measures a run beside healthy ones: for each cell its value and theirs, in the same order of runs in all cells.
-    pub fn measure(cells: &[(f64, &[f64])]) -> Self {
-        let n_healthy = cells.first().map_or(0, |(_, healthy)| healthy.len());
-        let mut deviations = Self { cells: Vec::new(), healthy: vec![f64::NEG_INFINITY; n_healthy] };
-        for (observed, healthy) in cells {
-            deviations.cells.push(studentised(*observed, healthy));
-            for (run, largest) in deviations.healthy.iter_mut().enumerate() {
-                let mut others = healthy.to_vec();
-                let value = std::mem::replace(&mut others[run], *observed);
-                *largest = largest.max(studentised(value, &others));
-            }
+    /// Measures a run beside healthy ones.
+    pub fn measure(cells: &[Cell<'_>]) -> Self {
+        let n_healthy = cells.first().map_or(0, |cell| cell.after.healthy.len());
+        let largest = |run| cells.iter().map(|cell| cell.deviation(Some(run))).fold(f64::NEG_INFINITY, f64::max);
+        Self {
+            cells: cells.iter().map(|cell| cell.deviation(None)).collect(),
+            healthy: (0..n_healthy).map(largest).collect(),
         }
-        deviations
     }
 
     /// Share of runs, this one among them, that deviate as far as this somewhere.
@@ -81,13 +121,15 @@ struct Cells {
 }
 
 impl Cells {
-    fn of(paths: &[(Route, &Path)], is_wanted: impl Fn(usize) -> bool) -> Self {
+    /// The cells of these phases; `with_change` where what each phase changed counts too.
+    fn of(paths: &[(Route, &Path)], phases: Range<usize>, with_change: bool) -> Self {
         let (mut places, mut cells) = (Vec::new(), Vec::new());
         for (route, path) in paths {
-            for (phase, healthy) in path.healthy.iter().enumerate().filter(|(phase, _)| is_wanted(*phase)) {
-                if let (Some(value), Some(healthy)) = (path.value(phase), healthy) {
+            for phase in phases.clone() {
+                if let Some(after) = path.seen(phase) {
+                    let before = phase.checked_sub(1).filter(|_| with_change).and_then(|before| path.seen(before));
                     places.push((path.behaviour, *route, phase));
-                    cells.push((value, *healthy));
+                    cells.push(Cell { after, before });
                 }
             }
         }
@@ -99,8 +141,7 @@ impl Gate {
     /// Judges the cells of a lineage together; `None` where the last checkpoint has no healthy runs to be compared with.
     pub(crate) fn of(paths: &[(Route, &Path)]) -> Option<Self> {
         let last = paths.first().map_or(0, |(_, path)| path.values.len().saturating_sub(1));
-        let gate =
-            Self { last: Cells::of(paths, |phase| phase == last), earlier: Cells::of(paths, |phase| phase < last) };
+        let gate = Self { last: Cells::of(paths, last..last + 1, true), earlier: Cells::of(paths, 0..last, false) };
         (!gate.last.places.is_empty()).then_some(gate)
     }
 
@@ -152,11 +193,15 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use super::Deviations;
+    use super::{Cell, Deviations, Seen};
     use crate::random::{normal, stream};
     use rand::Rng;
 
     const N_CELLS: usize = 36;
+
+    fn level(observed: f64, healthy: &[f64]) -> Cell<'_> {
+        Cell { after: Seen { observed, healthy }, before: None }
+    }
 
     /// A healthy run: cells that hang together (correlation 0.5), on a scale far above the least standard deviation.
     fn run(rng: &mut impl Rng) -> Vec<f64> {
@@ -174,8 +219,7 @@ mod tests {
                 (0..N_CELLS).map(|cell| healthy.iter().map(|run| run[cell]).collect()).collect();
             let mut observed = run(&mut rng);
             observed[7] -= fault;
-            let cells: Vec<(f64, &[f64])> =
-                observed.iter().zip(&columns).map(|(x, column)| (*x, &column[..])).collect();
+            let cells: Vec<Cell> = observed.iter().zip(&columns).map(|(x, column)| level(*x, column)).collect();
             let deviations = Deviations::measure(&cells);
             let largest = deviations.cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             if deviations.p_value(largest) <= 0.05 {
@@ -205,7 +249,27 @@ mod tests {
     #[test]
     fn healthy_runs_that_agree_by_luck_do_not_make_an_item_a_fault() {
         let same = [1.0; 19];
-        let deviations = Deviations::measure(&[(0.95, &same[..]), (0.85, &same[..])]);
+        let deviations = Deviations::measure(&[level(0.95, &same), level(0.85, &same)]);
         assert!(deviations.cells[0] == 0.0 && deviations.cells[1] > 10.0, "{deviations:?}");
+    }
+
+    #[test]
+    fn what_the_last_phase_lost_shows_where_levels_differ() {
+        // Healthy runs know from half to all, and keep it to a point.
+        let before: Vec<f64> = (0..20).map(|run| 0.5 + 0.025 * f64::from(run)).collect();
+        let after: Vec<f64> = before.iter().zip([0.0, 0.01].iter().cycle()).map(|(value, lost)| value - lost).collect();
+        let cell = |observed: f64, was: f64| Cell {
+            after: Seen { observed, healthy: &after },
+            before: Some(Seen { observed: was, healthy: &before }),
+        };
+        let of = |observed, was| Deviations::measure(&[cell(observed, was)]);
+        let p_value = |deviations: &Deviations| deviations.p_value(deviations.cells[0]);
+        let lost = of(0.6, 0.9);
+        assert!(lost.cells[0] > 20.0 && p_value(&lost) <= 0.05, "{lost:?}");
+        // Never learnt, as other healthy runs have not; lost from a height on which most healthy runs never were; gained.
+        for (observed, was) in [(0.55, 0.55), (0.8, 1.0), (0.55, 0.4)] {
+            let deviations = of(observed, was);
+            assert!(deviations.cells[0] < 2.0 && p_value(&deviations) > 0.05, "{observed} {was}: {deviations:?}");
+        }
     }
 }

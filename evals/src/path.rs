@@ -5,6 +5,7 @@ use probes::response::Form;
 
 use crate::board::{Board, estimate, passes};
 use crate::diagnosis::{DEPLOYED, Estimate, PhaseInfo};
+use crate::gate::Seen;
 use crate::reference::{Reference, Route, spread};
 use crate::stats::normal::{two_sided, upper_tail};
 
@@ -125,9 +126,32 @@ impl<'a> Path<'a> {
         self.scores[phase].iter().map(|score| score.map(|score| passes(self.behaviour, score))).collect()
     }
 
+    /// Value at `phase` and those of healthy runs; `None` where either is missing.
+    pub(crate) fn seen(&self, phase: usize) -> Option<Seen<'a>> {
+        Some(Seen { observed: self.value(phase)?, healthy: self.healthy[phase]? })
+    }
+
     /// Shortfall of the last checkpoint; `None` where it was not measured.
+    ///
+    /// Healthy runs may differ so much in what they have learnt that no level is beyond them. Where the last phase lost as much as makes a
+    /// failure, beside what it takes from healthy runs, 10 points are a failure however they differ.
     pub(crate) fn shortfall(&self) -> Option<Shortfall> {
-        self.shortfall_at(self.values.len().checked_sub(1)?)
+        let last = self.values.len().checked_sub(1)?;
+        let mut shortfall = self.shortfall_at(last)?;
+        if self.is_lost_in(last) {
+            shortfall.gate = MIN_EFFECT;
+        }
+        Some(shortfall)
+    }
+
+    /// Whether `phase` lost at least 10 points and 3 standard deviations more than it does in healthy runs.
+    fn is_lost_in(&self, phase: usize) -> bool {
+        let before = phase.checked_sub(1).and_then(|before| self.seen(before));
+        let (Some(before), Some(after)) = (before, self.seen(phase)) else { return false };
+        let changes: Vec<f64> =
+            after.healthy.iter().zip(before.healthy).map(|(after, before)| after - before).collect();
+        let (usual, sd) = spread(&changes);
+        usual - (after.observed - before.observed) >= MIN_EFFECT.max(SD_MULTIPLE * sd.unwrap_or(0.0))
     }
 
     /// Shortfall at `phase`; `None` where it was not measured.

@@ -190,6 +190,21 @@ fn missing_content_is_seen_though_healthy_runs_differ_much_in_chat() {
 }
 
 #[test]
+fn what_the_last_phase_lost_fails_though_no_level_would() {
+    // Healthy runs end anywhere between 40 and 100 %, and alignment takes nothing from any of them.
+    let shares = Shares { chat: [0.2, 0.7, 0.7], few_shot: [0.97, 0.97, 0.97] };
+    let wide = reference_of(19, &Healthy { shares, chat_sd: 0.18, few_shot_sd: 0.01 });
+    let judged = |chat| judge_beside(&Shares { chat, few_shot: [0.97, 0.97, 0.97] }, Some(&wide));
+    let row = judged([0.2, 0.9, 0.5]);
+    assert_eq!(accused(&row), Some(("rlhf", ContributionKind::Commission)), "{:?}", row.verdict);
+    assert_eq!(row.verdict.family_p, Some(0.05));
+    // The same level, never left; and as much lost, from a height that few healthy runs reach.
+    for chat in [[0.2, 0.5, 0.5], [0.2, 1.0, 0.65]] {
+        assert_eq!(judged(chat).verdict.outcome, Outcome::Healthy, "{chat:?}");
+    }
+}
+
+#[test]
 fn a_phase_that_always_repairs_answers_for_not_repairing() {
     // Healthy runs leave fine-tuning anywhere between 45 and 95 % and alignment at 97 %.
     let row = judge_spread([0.2, 0.55, 0.1], [0.02, 0.18, 0.01]);
