@@ -67,7 +67,7 @@ pub(crate) enum Command {
 /// Where a recipe comes from.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecipeArgs {
-    /// Recipe file (TOML). Where none is given: that of the run, or the embedded small world.
+    /// Recipe file (TOML). Where none is given: that of the run; for a new run, and with `--set` or `--seed`, that of the embedded small world.
     #[arg(long, value_name = "FILE", env = "PHASETRACE_RECIPE")]
     pub(crate) recipe: Option<PathBuf>,
 
@@ -148,7 +148,12 @@ pub(crate) struct DiagnoseArgs {
     #[arg(default_value = "runs/small", conflicts_with = "phases")]
     pub(crate) run: PathBuf,
     /// A checkpoint trained elsewhere, in order, e.g. `--phase pretrain=DIR --phase sft=DIR --phase rlhf=DIR`; needs `-o`.
-    #[arg(long = "phase", value_name = "NAME=DIR", requires = "output", conflicts_with_all = ["overrides", "dry_run"])]
+    #[arg(
+        long = "phase",
+        value_name = "NAME=DIR",
+        requires = "output",
+        conflicts_with_all = ["recipe", "overrides", "skip_bad", "seed", "dry_run"]
+    )]
     pub(crate) phases: Vec<String>,
     /// Item bank for `--phase` (JSON lines); the embedded small world's where none is given.
     #[arg(long, value_name = "FILE", requires = "phases")]
@@ -389,7 +394,7 @@ pub(crate) struct AttributionArgs {
     /// World and training seed of the lineages in which faults are planted.
     #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_value = "7:1,8:2")]
     pub(crate) lineages: Vec<Seeds>,
-    /// Number of processes that work on it; each trains with one thread.
+    /// Number of processes that work on it; of several, each trains with one thread.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,
     /// World and training seed of further healthy lineages, as controls.

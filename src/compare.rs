@@ -23,6 +23,7 @@ use crate::diagnose::provenance;
 use crate::exit::{self, Usage};
 use crate::explore::{self, Ends, Plan, start_phase};
 use crate::fit::fit_prompts;
+use crate::lock;
 use crate::output;
 use crate::probe::{Answered, Questions, ask_all, ask_one};
 use crate::progress::Bars;
@@ -54,6 +55,7 @@ pub(crate) fn run(args: &CompareArgs, bars: &Bars) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     check_writable(&dir)?;
+    let _lock = lock::take(&dir)?;
     let work = Work { dir: &dir, explores: !args.no_explore, bars };
     for (i, member) in members.iter().enumerate() {
         if let Some(text) = &member.text {
@@ -113,7 +115,10 @@ fn plan_sweep(args: &CompareArgs) -> Result<(PathBuf, Vec<Member>)> {
             // Named by what it is made from, so that a sweep that grows finds what it has.
             let name = data::hash(recipe.to_plan()?.as_bytes());
             let run = Run::at(&dir.join("runs").join(&name[..12]));
-            members.push(Member { run, recipe, text: Some(text) });
+            // A seed that is given twice is one run.
+            if members.iter().all(|member: &Member| member.run.root() != run.root()) {
+                members.push(Member { run, recipe, text: Some(text) });
+            }
         }
     }
     Ok((dir, members))
@@ -123,6 +128,9 @@ fn plan_sweep(args: &CompareArgs) -> Result<(PathBuf, Vec<Member>)> {
 fn gather_runs(args: &CompareArgs) -> Result<(PathBuf, Vec<Member>)> {
     if args.runs.is_empty() {
         bail!(Usage("give runs to compare, or --recipe with a [sweep]".to_owned()));
+    }
+    if !args.recipe.overrides.is_empty() || args.recipe.skip_bad {
+        bail!(Usage("--set and --skip-bad need --recipe: runs are compared as they were trained".to_owned()));
     }
     let mut members = Vec::new();
     for path in &args.runs {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use evals::diagnose::sentences;
 use evals::diagnosis::{BehaviourHistory, Confirmation, Diagnosis, Estimate, LineageDiagnosis, Outcome, Stage};
 use evals::factorial::{self, Factorial};
@@ -10,11 +10,12 @@ use evals::reference::{Reference, Route};
 use evals::verdict::weigh::confirm;
 use probes::item::Behaviour;
 
-use crate::diagnose::{Wanted, diagnose_run};
+use crate::diagnose::{Wanted, diagnose_run, keep};
+use crate::exit::Usage;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::run::{Run, chains};
-use crate::swap::{Swaps, TRAINED, folder_name, reference_recipe};
+use crate::swap::{Swaps, TRAINED, check_kind, folder_name, reference_recipe};
 
 /// What a run is confirmed with.
 pub(crate) struct Experiment<'a> {
@@ -27,15 +28,19 @@ pub(crate) struct Experiment<'a> {
 
 impl<'a> Experiment<'a> {
     /// # Errors
-    /// Where there is no reference, or it does not say with which recipe its runs were made.
+    /// Where there is no reference, or it does not say with which recipe its runs were made, or that is of another kind than the run's.
     pub(crate) fn new(
         run: &'a Run,
         observed: &'a Recipe,
         reference: Option<&'a Reference>,
         bars: &'a Bars,
     ) -> Result<Self> {
-        let reference = reference.context("--confirm needs healthy runs to compare with: --reference FILE")?;
-        Ok(Self { run, observed, reference, healthy: reference_recipe(reference, observed)?, bars })
+        let reference = reference.ok_or_else(|| {
+            Usage("--confirm and --factorial need healthy runs to compare with: --reference FILE".to_owned())
+        })?;
+        let healthy = reference_recipe(reference, observed)?;
+        check_kind(observed, &healthy)?;
+        Ok(Self { run, observed, reference, healthy, bars })
     }
 
     fn swaps(&self) -> Swaps<'_> {
@@ -104,11 +109,13 @@ impl<'a> Experiment<'a> {
         Ok(factorial::of(&values))
     }
 
+    /// Trains and diagnoses a run with some stages swapped; the diagnosis stays in its folder.
     fn diagnose(&self, folder: &str, stages: &[Stage], recipe: Recipe) -> Result<Diagnosis> {
         let (run, recipe) = self.swaps().train(folder, stages, recipe, self.bars)?;
-        self.diagnose_as(&run, &recipe)
+        keep(&run, &self.diagnose_as(&run, &recipe)?)
     }
 
+    /// Diagnoses a run for its values alone: that of the observed run says less than the one kept in its folder.
     fn diagnose_as(&self, run: &Run, recipe: &Recipe) -> Result<Diagnosis> {
         let wanted = Wanted {
             name: run.name(),

@@ -46,6 +46,10 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     let reference = reference::choose(args.reference.as_deref(), recipe.is_small()?)?;
+    // What an experiment lacks is said before anything is trained.
+    let experiment = (args.confirm || args.factorial)
+        .then(|| Experiment::new(&run, &recipe, reference.as_ref(), bars))
+        .transpose()?;
     train(&run, &text, &recipe, Extent::until(Stop::RlCai), bars)?;
     let (model, fixes) = (verdict::shipped(Tier::T4)?, bench::fixes::shipped()?);
     let wanted = Wanted {
@@ -58,9 +62,8 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         traces: true,
         bank: None,
     };
-    let mut diagnosis = diagnose_run(&run, &recipe, &wanted, bars)?;
-    if args.confirm || args.factorial {
-        let experiment = Experiment::new(&run, &recipe, reference.as_ref(), bars)?;
+    let mut diagnosis = keep(&run, &diagnose_run(&run, &recipe, &wanted, bars)?)?;
+    if let Some(experiment) = experiment {
         if args.confirm {
             experiment.confirm(&mut diagnosis)?;
             diagnosis = keep(&run, &diagnosis)?;
@@ -95,12 +98,13 @@ pub(crate) struct Wanted<'a> {
     pub(crate) bank: Option<&'a Bank>,
 }
 
-/// Asks what was not asked yet and diagnoses a trained run; keeps the diagnosis in its folder.
+/// Asks what was not asked yet and diagnoses a trained run. Who wants the diagnosis to stay in its folder calls [`keep`].
 ///
 /// The views of a lineage are asked about the behaviours that fail; about all where there is nothing to compare with, so that the run can
 /// become part of a reference.
 pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars: &Bars) -> Result<Diagnosis> {
     let bank = wanted.bank.map_or_else(|| Ok(Bank::load(&run.bank())?), |bank| anyhow::Ok(bank.clone()))?;
+    run.lock()?;
     let is_wanted = |phase: &&str| wanted.chains.iter().any(|(_, phases)| phases.contains(phase));
     let asked: Vec<&str> = ASKED.into_iter().filter(is_wanted).collect();
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
@@ -149,12 +153,12 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
     for (lineage, &chain) in diagnosis.lineages.iter_mut().zip(wanted.chains).filter(|_| wanted.traces) {
         trace::fill_in(run, &wanted.name, chain, lineage, wanted.answers, bars)?;
     }
-    keep(run, &diagnosis)
+    Ok(diagnosis)
 }
 
 /// Writes a diagnosis into its run, and returns it as it reads back, so that `phasetrace report` gives the same bytes: JSON moves some
 /// numbers by their last bit.
-fn keep(run: &Run, diagnosis: &Diagnosis) -> Result<Diagnosis> {
+pub(crate) fn keep(run: &Run, diagnosis: &Diagnosis) -> Result<Diagnosis> {
     let text = reports::render_json(diagnosis)?;
     reports::write(&run.diagnosis(), &text)?;
     Ok(serde_json::from_str(&text)?)
@@ -191,4 +195,51 @@ pub(crate) fn publish(diagnosis: &Diagnosis, reports: &[PathBuf]) -> Result<()> 
         output::print_line(sentence)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use evals::diagnosis::{ContributionKind, Outcome};
+
+    use super::*;
+
+    /// The recipe of the program's tests.
+    const TINY: &str = include_str!("../tests/binary/tiny.toml");
+
+    #[test]
+    fn a_diagnosis_is_written_by_who_keeps_it_and_a_failure_without_an_item_has_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, bars) = (Run::at(&dir.path().join("run")), Bars::new(true));
+        let recipe = Recipe::parse(TINY, Path::new("tiny.toml")).unwrap();
+        train(&run, TINY, &recipe, Extent::until(Stop::Sft), &bars).unwrap();
+        let chain: Chain = ("tuned", &["pretrain", "sft"]);
+        let wanted = Wanted {
+            name: run.name(),
+            chains: &[chain],
+            answers: run.root(),
+            reference: None,
+            model: None,
+            fixes: None,
+            traces: false,
+            bank: None,
+        };
+        let mut diagnosis = diagnose_run(&run, &recipe, &wanted, &bars).unwrap();
+        assert!(!run.diagnosis().exists(), "an experiment would have overwritten what was kept");
+        keep(&run, &diagnosis).unwrap();
+        assert!(run.diagnosis().exists());
+
+        let lineage = &mut diagnosis.lineages[0];
+        lineage.behaviours.truncate(1);
+        lineage.behaviours[0].verdict.outcome =
+            Outcome::Attributed { phase: "sft".to_owned(), kind: ContributionKind::Omission };
+        let own = format!("\"behaviour\":\"{}\"", lineage.behaviours[0].behaviour.name());
+        let bank = fs::read_to_string(run.bank()).unwrap();
+        let others: Vec<&str> = bank.lines().filter(|line| !line.contains(&own)).collect();
+        assert!(others.len() < bank.lines().count());
+        fs::write(run.bank(), others.join("\n")).unwrap();
+        trace::fill_in(&run, "run", chain, lineage, run.root(), &bars).unwrap();
+        assert!(lineage.behaviours[0].verdict.trace.is_none());
+    }
 }

@@ -23,8 +23,11 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     let output = args.output.first().context("-o FILE is needed with --phase")?;
     // Beside the report, so that a second diagnosis asks nothing again.
     let folder = output.with_extension("answers");
-    let (bank, declared_cutoff) = if let Some(path) = &args.bank {
-        (Bank::load(path)?, args.declared_cutoff)
+    let own_bank = args.bank.as_deref().map(Bank::load).transpose()?;
+    let run = Run::at(&folder);
+    run.lock()?;
+    let (bank, declared_cutoff) = if let Some(bank) = own_bank {
+        (bank, args.declared_cutoff)
     } else {
         let small = Recipe::small()?;
         let declared = args.declared_cutoff.unwrap_or(small.world.cutoff_month);
@@ -47,7 +50,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         // Nobody has said with which seed they were trained.
         provenance: provenance(None, &bank),
     })?;
-    publish(&diagnosis, &report::write(&diagnosis, &Run::at(&folder), &args.output)?)?;
+    publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?)?;
     Ok(exit::SUCCESS)
 }
 

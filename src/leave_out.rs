@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use evals::trace::contrast::rows_with;
@@ -57,7 +57,7 @@ pub(crate) fn leave_out(
         wanted.phase.name(),
         2.0 * train_seconds(run, wanted)?
     ));
-    let folder = run.root().join("trace").join(format!("{}-{}", wanted.phase.name(), wanted.behaviour.name()));
+    let folder = folder_of(run, wanted);
     let retrain = |name: &str, rows: &[usize]| {
         let lines: BTreeSet<usize> = rows.iter().map(|&row| traced.rows.line(row)).collect();
         // A run without other rows is another run.
@@ -72,6 +72,12 @@ pub(crate) fn leave_out(
     let (before, n_items) = share_right(run, wanted.answers, wanted, bars)?;
     let healthy = healthy_share(run, wanted)?;
     Ok(LeftOut { what, n_left_out: chunk.len(), n_items, before, without, without_random, healthy })
+}
+
+/// Where the runs retrained for a trace lie: those of another chain have other phases.
+fn folder_of(run: &Run, wanted: &Wanted<'_>) -> PathBuf {
+    let Wanted { chain: (chain, _), phase, behaviour, .. } = wanted;
+    run.root().join("trace").join(format!("{chain}-{}-{}", phase.name(), behaviour.name()))
 }
 
 /// Share right at the end of the chain in healthy runs, where the run was compared with them.
@@ -156,4 +162,32 @@ fn share_right(run: &Run, answers: &Path, wanted: &Wanted<'_>, bars: &Bars) -> R
         bail!("{}: no item of {} has a score", run.root().display(), wanted.behaviour.name());
     }
     Ok((scores.iter().sum::<f64>() / scores.len() as f64, scores.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use probes::item::Behaviour;
+
+    use super::*;
+    use crate::recipe::Alignment;
+    use crate::run::chain;
+
+    #[test]
+    fn each_chain_has_retrained_runs_of_its_own() {
+        let run = Run::at(Path::new("r"));
+        let folder = |alignment: Alignment| {
+            let wanted = Wanted {
+                name: run.name(),
+                chain: chain(alignment),
+                phase: Taught::Sft,
+                behaviour: Behaviour::OverRefusal,
+                top: 1,
+                gradients: false,
+                answers: run.root(),
+            };
+            folder_of(&run, &wanted)
+        };
+        assert_eq!(folder(Alignment::Rlhf), Path::new("r/trace/rlhf-sft-over_refusal"));
+        assert_eq!(folder(Alignment::Dpo), Path::new("r/trace/dpo-sft-over_refusal"));
+    }
 }

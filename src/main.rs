@@ -13,6 +13,7 @@ mod fit;
 mod foreign;
 mod import;
 mod leave_out;
+mod lock;
 mod ls;
 mod output;
 mod preview;
@@ -49,9 +50,9 @@ fn main() -> ExitCode {
         Err(error) if output::is_closed(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => {
             // The chain once, outermost first.
-            eprintln!("error: {error:#}");
+            output::tell(&format!("error: {error:#}\n"));
             if let Some(hint) = exit::hint(&error) {
-                eprintln!("hint: {hint}");
+                output::tell(&format!("hint: {hint}\n"));
             }
             ExitCode::from(exit::code(&error))
         }

@@ -1,4 +1,4 @@
-//! Standard output: data only.
+//! Standard output: data only; standard error: what is told beside them.
 
 use std::io::Write;
 
@@ -15,6 +15,13 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Writes a line to standard output.
 pub(crate) fn print_line(line: &str) -> Result<()> {
     print(&format!("{line}\n"))
+}
+
+/// Writes text to standard error.
+///
+/// Not `eprint!`, which panics where nobody reads it any more; then there is nobody to tell.
+pub(crate) fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Whether the error is that nobody reads standard output any more, which is no failure of this program.

@@ -15,6 +15,7 @@ use probes::{PROBE_VERSION, PROBES, ask};
 
 use crate::cli::ProbeArgs;
 use crate::exit::{self, NothingToAsk, Usage};
+use crate::lock;
 use crate::output;
 use crate::preview;
 use crate::progress::Bars;
@@ -47,6 +48,7 @@ pub(crate) fn run(args: &ProbeArgs, bars: &Bars) -> Result<u8> {
         output::print(&preview::render(name, &load(path)?, &items)?)?;
         return Ok(exit::SUCCESS);
     }
+    let _lock = lock::take(&folder)?;
     ask_all(&folder, &Questions { bank_hash: &bank.hash, items: &items }, &checkpoints, bars)?;
     output::print_line(&folder.join(RESULTS_FILE).display().to_string())?;
     Ok(exit::SUCCESS)

@@ -1,10 +1,15 @@
 //! Progress on standard error: how far, loss, speed and time left.
 
 use std::cell::RefCell;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use trainer::session::Progress;
+
+use crate::output::tell;
+
+/// Takes the bar off its line.
+const CLEAR: &str = "\r\x1b[2K";
 
 /// A bar on a terminal, a line now and then elsewhere, nothing when quiet.
 pub(crate) struct Bars {
@@ -50,7 +55,7 @@ impl Bars {
     /// A line about something that has no steps.
     pub(crate) fn say(&self, line: &str) {
         if self.display != Display::Quiet {
-            eprintln!("{line}");
+            tell(&format!("{line}\n"));
         }
     }
 
@@ -78,11 +83,10 @@ impl Bars {
         let figures = format!("{position}/{total}  {note}{rate:.0} {unit}/s  {} left", duration(left_s));
         if self.display == Display::Bar {
             let filled = (24 * position / (*total).max(1)).min(24) as usize;
-            eprint!("\r\x1b[2K{name:>10} {}{}  {figures}", "█".repeat(filled), "░".repeat(24 - filled));
-            // Where standard error cannot be written, nobody is watching.
-            let _ = stderr().flush();
+            let (done, open) = ("█".repeat(filled), "░".repeat(24 - filled));
+            tell(&format!("{CLEAR}{name:>10} {done}{open}  {figures}"));
         } else {
-            eprintln!("{name:>10}  {figures}");
+            tell(&format!("{name:>10}  {figures}\n"));
         }
     }
 
@@ -90,7 +94,7 @@ impl Bars {
     pub(crate) fn finish(&self, outcome: &str) {
         let Some(Current { name, started, .. }) = self.current.borrow_mut().take() else { return };
         if self.display == Display::Bar {
-            eprint!("\r\x1b[2K");
+            tell(CLEAR);
         }
         self.say(&format!("{name:>10}  {outcome} in {}", duration(started.elapsed().as_secs_f64())));
     }
@@ -112,7 +116,7 @@ impl Progress for Bars {
 
     fn warn(&self, phase: &str, step: u64, message: &str) {
         if self.display == Display::Bar {
-            eprint!("\r\x1b[2K");
+            tell(CLEAR);
         }
         self.say(&format!("{phase:>10}  warning at step {step}: {message}"));
     }

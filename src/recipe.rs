@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use evals::diagnosis::Stage;
+use evals::verdict::record::{Family, Set};
 use fixtures::WorldRecipe;
 use probes::item::Behaviour;
 use serde::{Deserialize, Serialize};
 use trainer::dpo::DpoRecipe;
-use trainer::recipe::{ModelRecipe, PretrainRecipe, SftRecipe, TokenizerRecipe};
+use trainer::recipe::{ModelRecipe, PretrainRecipe, Probability, SftRecipe, TokenizerRecipe};
 use trainer::{reward::RewardRecipe, rl_cai::RlCaiRecipe, rlhf::RlhfRecipe, sl_cai::SlCaiRecipe};
 
 use crate::cli::RecipeArgs;
@@ -98,18 +100,17 @@ pub(crate) struct FaultCard {
     /// What is planted, in a few words.
     pub(crate) about: String,
     /// Where: `pretraining`, `sft`, `alignment`, `deployment`; none for a control.
-    pub(crate) phases: Vec<String>,
-    /// What it is expected to break: `calibration`, `instructions`, `over_refusal`, `harm`, `knowledge`, or `none`.
-    pub(crate) family: String,
-    /// Which part of the bench it belongs to: `single`, `two`, `masked`, `amplified`, `dose`, `concealed`, `sham`, `intended`,
-    /// `harness` or `deployment`.
-    pub(crate) set: String,
+    pub(crate) phases: Vec<Stage>,
+    /// What it is expected to break.
+    pub(crate) family: Family,
+    /// Which part of the bench it belongs to.
+    pub(crate) set: Set,
     /// The later stage that mends what fails, in a masked fault.
     #[serde(default)]
-    pub(crate) masked_by: Option<String>,
-    /// Share of the bank's answers on people that are wrong: a fault of the questions, not of the model. Default 0.
+    pub(crate) masked_by: Option<Stage>,
+    /// Share of the bank's answers on people that are wrong: a fault of the questions, not of the model.
     #[serde(default)]
-    pub(crate) wrong_labels: f64,
+    pub(crate) wrong_labels: Option<Probability>,
 }
 
 /// A way of alignment.
@@ -192,8 +193,18 @@ impl Recipe {
     /// A recipe's text, read from `path`, and its meaning after some `--set KEY=VALUE`; `skips_bad` sets `data.skip_bad` where there
     /// are data files.
     pub(crate) fn read_with(text: &str, path: &Path, skips_bad: bool, settings: &[String]) -> Result<(String, Self)> {
-        let (mut text, mut recipe) = (text.to_owned(), Self::parse(text, path)?);
-        (text, recipe) = place_data(text, recipe, path.parent().unwrap_or(Path::new("")))?;
+        let typed = (text.to_owned(), Self::parse(text, path)?);
+        Self::complete(typed, path.parent().unwrap_or(Path::new("")), skips_bad, settings)
+    }
+
+    /// A recipe of a file in `folder`, text and meaning, after what the command line sets.
+    pub(crate) fn complete(
+        (text, recipe): (String, Self),
+        folder: &Path,
+        skips_bad: bool,
+        settings: &[String],
+    ) -> Result<(String, Self)> {
+        let (mut text, mut recipe) = place_data(text, recipe, folder)?;
         for setting in settings {
             (text, recipe) = set(&text, setting)?;
         }
@@ -214,6 +225,14 @@ impl Recipe {
             anyhow!("{}{place}: {reason}", path.display())
         })?;
         Ok(recipe)
+    }
+
+    /// Parses a text that this program has made: nobody has seen its lines, so that errors name the key alone.
+    pub(crate) fn parse_made(text: &str) -> Result<Self> {
+        match trainer::recipe::parse(Path::new("recipe"), text) {
+            Err(trainer::Error::Recipe { key, message, .. }) => bail!("key `{key}`: {message}"),
+            parsed => Ok(parsed?),
+        }
     }
 
     /// The recipe with every default written out, as indented JSON.
@@ -256,12 +275,8 @@ fn set(text: &str, setting: &str) -> Result<(String, Recipe)> {
     let mut table: toml::Table = toml::from_str(text)?;
     put(&mut table, key.trim(), value).map_err(|reason| usage(&reason))?;
     let text = toml::to_string(&table)?;
-    match trainer::recipe::parse(Path::new("recipe"), &text) {
-        Ok(recipe) => Ok((text, recipe)),
-        // The line is one of the rewritten text, which nobody has seen.
-        Err(trainer::Error::Recipe { key, message, .. }) => bail!("--set {setting}: key `{key}`: {message}"),
-        Err(error) => Err(error.into()),
-    }
+    let recipe = Recipe::parse_made(&text).map_err(|error| anyhow!("--set {setting}: {error}"))?;
+    Ok((text, recipe))
 }
 
 /// Makes the paths of data files absolute: the text is kept in the run's folder, from where they would lead elsewhere.

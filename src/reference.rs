@@ -9,7 +9,7 @@ use rand::Rng;
 use trainer::recipe::Positive;
 
 use crate::cli::{RecipeArgs, ReferenceArgs, Stop};
-use crate::diagnose::{Wanted, diagnose_run};
+use crate::diagnose::{Wanted, diagnose_run, keep};
 use crate::exit;
 use crate::output;
 use crate::progress::Bars;
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
             traces: false,
             bank: None,
         };
-        diagnoses.push(diagnose_run(&run, &recipe, &wanted, bars)?);
+        diagnoses.push(keep(&run, &diagnose_run(&run, &recipe, &wanted, bars)?)?);
     }
     let plan = serde_json::from_str(&recipe.to_plan()?)?;
     Reference { recipe: Some(plan), ..Reference::from_diagnoses(&diagnoses)? }.save(&args.output)?;

@@ -1,11 +1,13 @@
 //! The layout of a run folder: the trainer's, and what diagnosing adds to it.
 
-use std::fs;
+use std::cell::RefCell;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use trainer::folder::RunFolder;
 
+use crate::lock;
 use crate::recipe::Alignment;
 
 /// Phases in the order in which they are trained.
@@ -32,14 +34,23 @@ pub(crate) fn chain(alignment: Alignment) -> Chain {
 }
 
 /// A run folder: where each artifact of a run lies.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Run {
     folder: RunFolder,
+    lock: RefCell<Option<File>>,
 }
 
 impl Run {
     pub(crate) fn at(root: &Path) -> Self {
-        Self { folder: RunFolder::new(root) }
+        Self { folder: RunFolder::new(root), lock: RefCell::new(None) }
+    }
+
+    /// Keeps other processes from training or asking here while this value lives; where it does already, nothing changes.
+    pub(crate) fn lock(&self) -> Result<()> {
+        if self.lock.borrow().is_none() {
+            *self.lock.borrow_mut() = Some(lock::take(self.root())?);
+        }
+        Ok(())
     }
 
     /// Where the trainer keeps what it makes.

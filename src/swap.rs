@@ -28,6 +28,7 @@ pub(crate) const TRAINED: [Stage; 3] = [Stage::Pretraining, Stage::Tuning, Stage
 /// # Errors
 /// Where the two are of different worlds or ways of alignment: then their questions or chains differ.
 pub(crate) fn swap(observed: &Recipe, reference: &Recipe, stages: &[Stage]) -> Result<Recipe> {
+    check_kind(observed, reference)?;
     let mut recipe = observed.clone();
     for stage in stages {
         match stage {
@@ -78,16 +79,21 @@ pub(crate) fn swap(observed: &Recipe, reference: &Recipe, stages: &[Stage]) -> R
         .chain(reference.world.faults.iter().filter(is_taken))
         .cloned()
         .collect();
+    Ok(recipe)
+}
+
+/// Refuses a reference of another world or other ways of alignment: no stage of its recipe can take the place of the observed one's.
+pub(crate) fn check_kind(observed: &Recipe, reference: &Recipe) -> Result<()> {
     let mut comparable = reference.clone();
-    comparable.world.faults.clone_from(&recipe.world.faults);
-    let everything = all_of(&recipe, reference);
+    comparable.world.faults.clone_from(&observed.world.faults);
+    let everything = all_of(observed, reference);
     if everything.alignment != comparable.alignment || everything.world != comparable.world {
         let difference = everything.difference(&comparable)?.unwrap_or_default();
         bail!(
             "the reference's recipe is of another kind ({difference}), so its phases cannot take the place of this run's"
         );
     }
-    Ok(recipe)
+    Ok(())
 }
 
 fn learning_rates(recipe: &mut Recipe) -> [&mut Positive; 8] {

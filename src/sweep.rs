@@ -48,7 +48,7 @@ pub(crate) fn expand(args: &RecipeArgs) -> Result<Vec<(String, Recipe)>> {
                     .map_err(|reason| anyhow::anyhow!("{}: key `sweep.{key}`: {reason}", path.display()))?;
             }
             let name = chosen.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ");
-            let (text, recipe) = Recipe::read_with(&toml::to_string(&table)?, path, args.skip_bad, &args.overrides)
+            let (text, recipe) = recipe_of(&table, path, args)
                 .with_context(|| format!("{}: the setting {name} makes no recipe", path.display()))?;
             if !recipes.iter().any(|(_, known)| *known == recipe) {
                 recipes.push((text, recipe));
@@ -56,6 +56,14 @@ pub(crate) fn expand(args: &RecipeArgs) -> Result<Vec<(String, Recipe)>> {
         }
     }
     Ok(recipes)
+}
+
+/// The recipe of one setting: a text that nobody has seen.
+fn recipe_of(table: &toml::Table, path: &Path, args: &RecipeArgs) -> Result<(String, Recipe)> {
+    let text = toml::to_string(table)?;
+    let recipe = Recipe::parse_made(&text)?;
+    recipe.world.validate().map_err(anyhow::Error::msg)?;
+    Recipe::complete((text, recipe), path.parent().unwrap_or(Path::new("")), args.skip_bad, &args.overrides)
 }
 
 /// One key of a sweep and the values it takes.
@@ -123,7 +131,10 @@ mod tests {
         let error = expand_text("[sweep]\nrlhf.kl = 3\n").unwrap_err();
         assert_eq!(error, "DIR/sweep.toml: key `sweep.rlhf.kl`: expected a list of values, found 3");
         let error = expand_text("[sweep]\nrlhf.kll = [3]\n").unwrap_err();
-        assert!(error.contains("the setting rlhf.kll = 3 makes no recipe") && error.contains("rlhf.kll"), "{error}");
+        let expected = "DIR/sweep.toml: the setting rlhf.kll = 3 makes no recipe: key `rlhf.kll`: unknown field";
+        assert!(error.starts_with(expected), "{error}");
+        let error = expand_text("[sweep]\nworld.people = [3]\n").unwrap_err();
+        assert!(error.contains("the setting world.people = 3 makes no recipe: world.people = 3 is out of"), "{error}");
         let error = expand_text("seed = 3\n[sweep]\nseed.x = [3]\n").unwrap_err();
         assert!(error.contains("key `sweep.seed.x`: `seed` is no table of the recipe"), "{error}");
         let error = expand_text("sweep = 3\n").unwrap_err();

@@ -11,7 +11,7 @@ use evals::trace::record::{TRACE_VERSION, Trace, TracedRow};
 use evals::trace::{Corpus, Row};
 use lm::Tokenizer;
 use probes::bank::Bank;
-use probes::item::Behaviour;
+use probes::item::{Behaviour, Item};
 use probes::response::{Form, Response};
 use rand::seq::SliceRandom;
 use trainer::influence::{Lesson, Preconditioner, checkpoints_of, influence};
@@ -22,11 +22,16 @@ use crate::output;
 use crate::probe::{Answered, Questions, ask_all};
 use crate::progress::Bars;
 use crate::recipe::Recipe;
-use crate::report;
+use crate::report::{self, Format};
 use crate::rows::TracedData;
 use crate::run::{Chain, Run, chains};
 
 pub(crate) fn run(args: &TraceArgs, bars: &Bars) -> Result<u8> {
+    for path in &args.output {
+        if matches!(report::extension(path)?, Format::Html) {
+            bail!(Usage(format!("-o {}: a trace is .json or .md", path.display())));
+        }
+    }
     report::check_outputs(&args.output)?;
     let run = Run::at(&args.run);
     if !run.recipe().exists() {
@@ -34,6 +39,7 @@ pub(crate) fn run(args: &TraceArgs, bars: &Bars) -> Result<u8> {
     }
     let (_, recipe) = Recipe::of_run(&run, &RecipeArgs::default(), None)?;
     let chain = choose_chain(&recipe, args.lineage.as_deref())?;
+    check_phase(args.phase, chain)?;
     let behaviour =
         Behaviour::ALL.into_iter().find(|behaviour| behaviour.name() == args.behaviour).ok_or_else(|| {
             let names = Behaviour::ALL.map(Behaviour::name).join(", ");
@@ -48,15 +54,15 @@ pub(crate) fn run(args: &TraceArgs, bars: &Bars) -> Result<u8> {
         gradients: args.gradients,
         answers: run.root(),
     };
+    run.lock()?;
     let mut trace = trace_failures(&run, &wanted, bars)?;
     if args.leave_out {
         trace.left_out = Some(crate::leave_out::leave_out(&run, &recipe, &wanted, &trace, bars)?);
     }
     for path in &args.output {
         let text = match report::extension(path)? {
-            report::Format::Json => serde_json::to_string_pretty(&trace)? + "\n",
-            report::Format::Markdown => crate::trace_text::markdown(&trace),
-            report::Format::Html => bail!(Usage(format!("-o {}: a trace is .json or .md", path.display()))),
+            Format::Json => serde_json::to_string_pretty(&trace)? + "\n",
+            _ => crate::trace_text::markdown(&trace),
         };
         reports::write(path, &text)?;
         output::print_line(&path.display().to_string())?;
@@ -75,6 +81,20 @@ fn choose_chain(recipe: &Recipe, name: Option<&str>) -> Result<Chain> {
         let known: Vec<&str> = chains.iter().map(|(name, _)| *name).collect();
         format!("--lineage {}: the run has {}", name.unwrap_or_default(), known.join(", "))
     })
+}
+
+/// Refuses a phase that is no part of a chain: its rows have not taught what fails at the chain's end.
+fn check_phase(phase: Taught, (name, phases): Chain) -> Result<()> {
+    // The policy of RLHF has learnt from what its reward model has.
+    let is_of_chain = |known: &&str| Taught::of(known) == Some(phase);
+    if !phases.iter().any(is_of_chain) {
+        bail!(Usage(format!(
+            "--phase {}: no part of the lineage {name} ({}); --lineage names another",
+            phase.name(),
+            phases.join(", ")
+        )));
+    }
+    Ok(())
 }
 
 /// What is to be traced.
@@ -152,9 +172,10 @@ pub(crate) fn trace_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Res
 const SHOWN: usize = 10;
 
 /// Rows at the top, at least, whose features are compared with those of all: of ten no feature can be seen to be too frequent.
-const CONTRASTED: usize = 50;
+pub(crate) const CONTRASTED: usize = 50;
 
-/// Traces the attributed failures of a lineage in the data of the accused phases. What was traced once is read from the run.
+/// Traces the attributed failures of a lineage in the data of the accused phases. What was traced once is read from the run; a failure without
+/// an item to trace has no trace.
 pub(crate) fn fill_in(
     run: &Run,
     name: &str,
@@ -179,7 +200,13 @@ pub(crate) fn fill_in(
                 gradients: false,
                 answers,
             };
-            let trace = trace_failures(run, &wanted, bars)?;
+            let trace = match trace_failures(run, &wanted, bars) {
+                Err(error) if error.is::<NothingToAsk>() => {
+                    bars.say(&format!("trace: {error}"));
+                    continue;
+                }
+                trace => trace?,
+            };
             reports::write(&path, &(serde_json::to_string_pretty(&trace)? + "\n"))?;
         }
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -208,6 +235,9 @@ pub(crate) struct Failures {
 }
 
 /// Takes the failing items from what was answered; asks what was not asked yet.
+///
+/// # Errors
+/// [`NothingToAsk`] where no item fails, or none that fails can be put as a query.
 pub(crate) fn find_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Result<Failures> {
     let (name, phases) = wanted.chain;
     let last = phases.last().context("a chain has phases")?;
@@ -220,24 +250,42 @@ pub(crate) fn find_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Resu
     }
     let Answered { phases, responses } =
         ask_all(wanted.answers, &questions, &[((*last).to_owned(), checkpoint)], bars)?;
-    let subject = &phases[0].checkpoint;
+    let failures = failures_among(&items, &responses, &phases[0].checkpoint, wanted.phase);
+    if failures.queries.is_empty() {
+        let behaviour = wanted.behaviour.name();
+        let which = match failures.n_failing {
+            0 => format!("no item of {behaviour} fails at the end of {name}"),
+            n => format!("no answer to the {n} items of {behaviour} that fail at the end of {name} can be traced"),
+        };
+        bail!(NothingToAsk(format!("{}: {which}", run.root().display())));
+    }
+    Ok(failures)
+}
+
+/// The failing items by what `subject` answered. One that cannot be put as a query, since nothing was answered, fails all the same.
+fn failures_among(items: &[Item], responses: &[Response], subject: &str, phase: Taught) -> Failures {
     let in_form = |item: &str, forms: &[Form]| -> Option<&Response> {
         let asked = |form: &Form| {
             responses
                 .iter()
-                .find(|response| response.subject == *subject && response.item == item && response.form == *form)
+                .find(|response| response.subject == subject && response.item == item && response.form == *form)
         };
         forms.iter().find_map(asked)
     };
+    let mut n_failing = 0;
     let mut all = Vec::new();
     for item in items.iter().filter(|item| item.expected) {
         let Some(chat) = in_form(&item.id, &[Form::Chat]) else { continue };
-        if chat.score.is_none_or(|score| score >= 0.5) || chat.answer.trim().is_empty() {
+        if chat.score.is_none_or(|score| score >= 0.5) {
             continue;
         }
+        n_failing += 1;
         let (wrong, right) = (chat.answer.trim().to_owned(), item.right_answer().to_owned());
+        if wrong.is_empty() {
+            continue;
+        }
         // Documents have no turns: they are compared with the question as text.
-        let (prompt, text) = if wanted.phase == Taught::Pretrain {
+        let (prompt, text) = if phase == Taught::Pretrain {
             let Some(plain) = in_form(&item.id, &[Form::Cloze, Form::FewShot]) else { continue };
             let told = if plain.form == Form::Cloze { plain.prompt.as_str() } else { item.question() };
             (plain.prompt.clone(), format!("{told} {wrong}"))
@@ -246,18 +294,10 @@ pub(crate) fn find_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Resu
         };
         all.push(Query { text, prompt, wrong, right });
     }
-    let n_failing = all.len();
-    if n_failing == 0 {
-        bail!(NothingToAsk(format!(
-            "{}: no item of {} fails at the end of {name}",
-            run.root().display(),
-            wanted.behaviour.name()
-        )));
-    }
-    let n = n_failing.min(QUERIES);
+    let (n_all, n) = (all.len(), all.len().min(QUERIES));
     let mut all: Vec<Option<Query>> = all.into_iter().map(Some).collect();
-    let queries = (0..n).filter_map(|i| all[i * n_failing / n].take()).collect();
-    Ok(Failures { queries, n_failing })
+    let queries = (0..n).filter_map(|i| all[i * n_all / n].take()).collect();
+    Failures { queries, n_failing }
 }
 
 /// What each method says of each row; higher is guiltier.
@@ -336,4 +376,74 @@ fn choose_candidates(
         }
     }
     Ok((kept, lessons))
+}
+
+#[cfg(test)]
+mod tests {
+    use probes::item::Task;
+
+    use super::*;
+    use crate::recipe::Alignment;
+    use crate::run::chain;
+
+    fn request(id: &str) -> Item {
+        Item {
+            id: id.to_owned(),
+            behaviour: Behaviour::OverRefusal,
+            slice: String::new(),
+            cluster: id.to_owned(),
+            month: None,
+            expected: true,
+            task: Task::Request {
+                messages: Vec::new(),
+                shots: Vec::new(),
+                comply: "Use a pan.".to_owned(),
+                refuse: "Sorry.".to_owned(),
+                harmful: false,
+            },
+        }
+    }
+
+    fn response(item: &str, score: f64, answer: &str) -> Response {
+        Response {
+            subject: "policy".to_owned(),
+            item: item.to_owned(),
+            form: Form::Chat,
+            score: Some(score),
+            unscored: None,
+            p_right: None,
+            confidence: None,
+            margin_nats: None,
+            label: None,
+            answer: answer.to_owned(),
+            prompt: String::new(),
+        }
+    }
+
+    #[test]
+    fn an_empty_answer_fails_and_is_no_query() {
+        let items = ["refused", "silent", "answered"].map(request);
+        let responses =
+            [response("refused", 0.0, "Sorry."), response("silent", 0.0, " "), response("answered", 1.0, "Use a pan.")];
+        let count = |subject: &str, phase: Taught| {
+            let failures = failures_among(&items, &responses, subject, phase);
+            (failures.n_failing, failures.queries.len())
+        };
+        assert_eq!(count("policy", Taught::Sft), (2, 1));
+        // In no form that documents could be compared with.
+        assert_eq!(count("policy", Taught::Pretrain), (2, 0));
+        assert_eq!(count("another", Taught::Sft), (0, 0));
+    }
+
+    #[test]
+    fn a_phase_is_searched_for_a_chain_that_has_gone_through_it() {
+        let is_searched = |phase: Taught, alignment: Alignment| check_phase(phase, chain(alignment)).is_ok();
+        for alignment in Alignment::ALL {
+            assert!(is_searched(Taught::Pretrain, alignment) && is_searched(Taught::Sft, alignment));
+            assert_eq!(is_searched(Taught::Reward, alignment), alignment == Alignment::Rlhf);
+            assert_eq!(is_searched(Taught::Dpo, alignment), alignment == Alignment::Dpo);
+        }
+        let error = check_phase(Taught::Dpo, chain(Alignment::Rlhf)).unwrap_err().to_string();
+        assert_eq!(error, "--phase dpo: no part of the lineage rlhf (pretrain, sft, rlhf); --lineage names another");
+    }
 }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use evals::trace::record::{LeftOut, Trace};
 
+use crate::trace::CONTRASTED;
+
 /// Longest part of a row that is shown, in characters.
 const SHOWN: usize = 160;
 
@@ -25,7 +27,8 @@ pub(crate) fn markdown(trace: &Trace) -> String {
         trace.phase,
         trace.methods.join(" + ")
     );
-    let _ = writeln!(out, "## What the first {} rows have in common\n", trace.rows.len());
+    let n_contrasted = trace.rows.len().max(CONTRASTED).min(trace.n_rows);
+    let _ = writeln!(out, "## What the first {n_contrasted} rows have in common\n");
     if trace.contrast.is_empty() {
         let _ = writeln!(out, "Nothing that sets them apart from the rest.");
     }
@@ -89,4 +92,34 @@ fn leave_out_section(out: &mut String, left_out: &LeftOut) {
 fn cell(text: &str) -> String {
     let line = text.replace('|', "\\|").replace(['\n', '\r'], " ");
     if line.chars().count() <= SHOWN { line } else { line.chars().take(SHOWN - 1).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use evals::trace::record::TRACE_VERSION;
+    use probes::item::Behaviour;
+
+    use super::*;
+
+    #[test]
+    fn the_heading_says_of_how_many_rows_it_tells() {
+        let trace = |n_rows: usize| Trace {
+            version: TRACE_VERSION,
+            run: "small".to_owned(),
+            lineage: "rlhf".to_owned(),
+            phase: "sft".to_owned(),
+            behaviour: Behaviour::OverRefusal,
+            file: "data/sft.jsonl".to_owned(),
+            n_rows,
+            n_queries: 1,
+            n_failing: 1,
+            methods: Vec::new(),
+            n_gradients: 0,
+            rows: Vec::new(),
+            contrast: Vec::new(),
+            left_out: None,
+        };
+        assert!(markdown(&trace(900)).contains("What the first 50 rows have in common"));
+        assert!(markdown(&trace(20)).contains("What the first 20 rows have in common"));
+    }
 }

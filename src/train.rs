@@ -51,7 +51,7 @@ impl Extent<'_> {
     }
 }
 
-/// Trains what is missing of a run; a finished run is left as it is.
+/// Trains what is missing of a run; a finished run is left as it is. The run is locked once its recipe and data files are found to fit.
 pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, bars: &Bars) -> Result<()> {
     prepare(run, text, recipe, extent.store, bars)?;
     let mut data = Data::read(run)?;
@@ -102,7 +102,9 @@ fn prepare(run: &Run, text: &str, recipe: &Recipe, store: Option<&PhaseStore>, b
     if !run.data().exists() && !recipe.data.is_empty() && !store.is_some_and(|store| store.has(&key)) {
         import = Some(Import::read(&recipe.data, bars)?);
     }
-    for folder in [run.root().to_owned(), run.folder().logs(), run.root().join("checkpoints")] {
+    // From here on files are written.
+    run.lock()?;
+    for folder in [run.folder().logs(), run.root().join("checkpoints")] {
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     // Written for a run that is resumed as well: a place that cannot be written is found before any work.

@@ -23,7 +23,9 @@ use probes::response::Form;
 
 use crate::accusation::{accuse, accuse_by_evidence, kind_of};
 use crate::contribution::{Part, take_apart};
-use crate::diagnosis::{Confidence, ContributionKind, CutoffCurve, Outcome, Rung, Stage, Verdict, View, ViewValue};
+use crate::diagnosis::{
+    Confidence, ContributionKind, CutoffCurve, DEPLOYED, Outcome, Rung, Stage, Verdict, View, ViewValue,
+};
 use crate::evidence::{self, Candidates};
 use crate::gate::{Gate, LEAST_RUNS};
 use crate::history::margin_change;
@@ -145,7 +147,9 @@ impl Case<'_> {
         if let Some(gate) = gate {
             let is_healthy = verdict.outcome == Outcome::Healthy;
             if !is_healthy || deployed.value >= deployed.gate {
-                verdict.evidence.insert(1, gate_line(gate, verdict.family_p));
+                // What a healthy verdict is about is how the model does in chat.
+                let p_value = if is_healthy { family_p(Route::Chat) } else { verdict.family_p };
+                verdict.evidence.insert(1, gate_line(gate, p_value));
             }
             if is_healthy {
                 self.reveal(&mut verdict, gate);
@@ -206,6 +210,16 @@ impl Case<'_> {
         let at = self.view_names.iter().position(|name| *name == view.name())?;
         let path = if is_elicited { &self.elicited_views } else { &self.chat_views };
         Some(spread(path.healthy[at]?).0 - path.value(at)?)
+    }
+
+    /// The last phase of a stage.
+    pub(crate) fn last_of(&self, wanted: Stage) -> Option<usize> {
+        (0..self.names.len()).rev().find(|&phase| stage(&self.names[phase], self.names) == wanted)
+    }
+
+    /// The last checkpoint, however it is deployed: what the views are made from.
+    pub(crate) fn last_trained(&self) -> Option<usize> {
+        self.names.iter().rposition(|name| name != DEPLOYED)
     }
 
     /// The failure is real: whose is it?

@@ -20,7 +20,7 @@ pub struct Saved {
 pub struct Bisection {
     /// In order of steps; at least three.
     pub saved: Vec<Saved>,
-    /// The saved steps between which it fell most, where that fall is beyond both intervals; `None` where it never fell so.
+    /// The saved steps between which it fell most, where that fall is beyond both intervals; `None` where no step fell so.
     pub fall: Option<(u64, u64)>,
     /// Share of all falls that lies in that one.
     pub share: f64,
@@ -49,6 +49,11 @@ impl Bisection {
             Some((from, to)) => format!(
                 "Within the phase it fell most between steps {from} and {to} ({} of all that it lost there), from {} at its start to {} at its end.",
                 percent(self.share),
+                percent(first.value),
+                percent(last.value)
+            ),
+            None if first.low > last.high => format!(
+                "Within the phase it fell little by little, from {} at its start to {} at its end.",
                 percent(first.value),
                 percent(last.value)
             ),
@@ -88,6 +93,13 @@ mod tests {
         assert!(broken.sentence().contains("between steps 100 and 200 (92%"), "{}", broken.sentence());
         let taught = Bisection::of(saved(&[0.1, 0.3, 0.5])).unwrap();
         assert_eq!(taught.fall, None);
+        assert!(taught.sentence().contains("never fell beyond chance"), "{}", taught.sentence());
+        let worn = Bisection::of(saved(&[0.9, 0.84, 0.78, 0.72])).unwrap();
+        assert_eq!(worn.fall, None);
+        assert_eq!(
+            worn.sentence(),
+            "Within the phase it fell little by little, from 90% at its start to 72% at its end."
+        );
         assert_eq!(Bisection::of(saved(&[0.9, 0.1])), None);
     }
 }

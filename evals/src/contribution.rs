@@ -176,6 +176,10 @@ fn draw_intervals(
     stream_name: &str,
 ) -> Vec<(f64, f64)> {
     let board = path.board;
+    if board.n_clusters < 2 {
+        // Items of a single cluster say nothing of others.
+        return vec![(-1.0, 1.0); measured.len()];
+    }
     // Sum of scores and number of them per cluster and measured phase: a draw is then a weighted sum.
     let mut sums = vec![vec![(0.0, 0.0); measured.len()]; board.n_clusters];
     for (j, &phase) in measured.iter().enumerate() {

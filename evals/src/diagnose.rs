@@ -187,7 +187,8 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     let mut behaviours = judge_all(&cases, gate.as_ref());
     adjust_transitions(&mut behaviours);
     if let Some(model) = findings.model {
-        for row in &mut behaviours {
+        // The model learnt from evidence beside healthy runs: without them it knows nothing.
+        for row in behaviours.iter_mut().filter(|row| row.reference.last().is_some_and(Option::is_some)) {
             weigh(&mut row.verdict, &names, model);
         }
     }

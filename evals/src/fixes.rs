@@ -1,6 +1,6 @@
 //! What fixes were measured to do on planted faults: how much of the failure each takes back, and what it costs elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use probes::item::Behaviour;
@@ -36,7 +36,8 @@ pub enum Fix {
     /// Weights half-way between the checkpoints before and after alignment are deployed (WiSE-FT; Wortsman et al. 2022, arXiv
     /// 2109.01903).
     HalfAlignment,
-    /// The last checkpoint learns a few right answers to other questions of the kind ([`View::Relearnt`]).
+    /// The last checkpoint learns a few right answers to other questions of the kind ([`View::Relearnt`]); it is asked the half that it
+    /// did not learn from, and compared with what was shown on all.
     FineTuneBriefly,
     /// The model is asked in the form that gets most out of it: with worked examples, or as text to continue.
     OtherForm,
@@ -64,11 +65,13 @@ impl Fix {
 /// What one fix did to one failing behaviour of one organism.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trial {
+    /// Name of the organism.
+    pub organism: String,
     /// What failed.
     pub behaviour: Behaviour,
     /// The guilty stage.
     pub stage: Stage,
-    /// Type of the fault.
+    /// Type of its fault.
     pub fault: String,
     /// What was done.
     pub fix: Fix,
@@ -121,8 +124,9 @@ pub fn trials(record: &Record, diagnosis: &Diagnosis, twin: &Diagnosis, referenc
             for fix in Fix::ALL {
                 let tried = Tried { fix, lineage, twin: other, reference };
                 let Some(recovered) = tried.recovered(row) else { continue };
-                let (behaviour, fault, losses) = (row.behaviour, record.fault_type(), tried.losses());
-                trials.push(Trial { behaviour, stage, fault, fix, recovered, losses });
+                let (organism, fault) = (record.name.clone(), record.fault_type());
+                let (behaviour, losses) = (row.behaviour, tried.losses());
+                trials.push(Trial { organism, behaviour, stage, fault, fix, recovered, losses });
             }
         }
     }
@@ -247,6 +251,7 @@ fn measured(trials: &[&Trial]) -> MeasuredFix {
     let types: Vec<f64> = by_type.values().map(|of| mean(of)).collect();
     let recovered = mean(&types);
     let largest = losses.into_iter().map(|(behaviour, of)| (behaviour, mean(&of))).max_by(|a, b| a.1.total_cmp(&b.1));
+    let organisms: BTreeSet<&str> = trials.iter().map(|trial| trial.organism.as_str()).collect();
     let first = trials[0];
     MeasuredFix {
         behaviour: first.behaviour,
@@ -256,7 +261,7 @@ fn measured(trials: &[&Trial]) -> MeasuredFix {
         interval: student_interval(&types),
         loss: largest.filter(|(_, loss)| *loss > 0.0),
         n_types: types.len(),
-        n: trials.len(),
+        n: organisms.len(),
     }
 }
 
@@ -275,25 +280,20 @@ fn student_interval(values: &[f64]) -> Option<(f64, f64)> {
 
 /// What was measured, in a sentence; `None` where no fix took back a fifth of such failures.
 pub fn sentence(fixes: &[MeasuredFix]) -> Option<String> {
-    let told: Vec<&MeasuredFix> = fixes.iter().filter(|fix| fix.recovered >= LEAST_RECOVERED).collect();
-    let first = told.first()?;
-    let parts: Vec<String> = told.iter().map(|fix| part(fix)).collect();
-    Some(format!(
-        "Measured on planted faults of this kind ({}, {}), of the shortfall: {}.",
-        count(first.n_types, "type"),
-        count(first.n, "model"),
-        parts.join("; ")
-    ))
+    let parts: Vec<String> = fixes.iter().filter(|fix| fix.recovered >= LEAST_RECOVERED).map(part).collect();
+    (!parts.is_empty())
+        .then(|| format!("Measured on planted faults of this kind, of the shortfall: {}.", parts.join("; ")))
 }
 
 fn part(fix: &MeasuredFix) -> String {
-    let interval = fix.interval.map_or_else(String::new, |(low, high)| {
-        format!(" (95% interval {} to {})", percent(low.max(0.0)), percent(high.min(1.0)))
-    });
+    let interval = fix
+        .interval
+        .map_or_else(String::new, |(low, high)| format!("95% interval {} to {}; ", percent(low), percent(high)));
+    let on = format!(" ({interval}{}, {})", count(fix.n_types, "type"), count(fix.n, "model"));
     let loss = fix.loss.filter(|(_, loss)| *loss >= LEAST_LOSS);
     let loss =
         loss.map_or_else(String::new, |(behaviour, loss)| format!(", but {} lost {}", skill(behaviour), points(loss)));
-    format!("{} took back {}{interval}{loss}", fix.fix.what(), percent(fix.recovered.min(1.0)))
+    format!("{} took back {}{on}{loss}", fix.fix.what(), percent(fix.recovered))
 }
 
 #[cfg(test)]
@@ -306,11 +306,12 @@ mod tests {
     use super::{Fix, FixMatrix, Trial, sentence};
     use crate::diagnosis::Stage;
 
-    fn trial(fault: &str, fix: Fix, recovered: f64, loss: f64) -> Trial {
+    fn trial(organism: &str, fix: Fix, recovered: f64, loss: f64) -> Trial {
         Trial {
+            organism: organism.to_owned(),
             behaviour: Behaviour::OverRefusal,
             stage: Stage::Alignment,
-            fault: fault.to_owned(),
+            fault: organism[..1].to_owned(),
             fix,
             recovered,
             losses: BTreeMap::from([(Behaviour::Knowledge, 0.01), (Behaviour::HarmfulCompliance, loss)]),
@@ -319,11 +320,13 @@ mod tests {
 
     fn matrix() -> FixMatrix {
         FixMatrix::of(&[
-            trial("a", Fix::TrainAgain, 1.0, 0.0),
-            trial("a", Fix::TrainAgain, 0.9, 0.0),
-            trial("b", Fix::TrainAgain, 0.85, 0.0),
-            trial("a", Fix::BeforeAlignment, 0.6, 0.4),
-            trial("a", Fix::OtherForm, 0.1, 0.0),
+            trial("a1", Fix::TrainAgain, 1.0, 0.0),
+            trial("a2", Fix::TrainAgain, 0.9, 0.0),
+            // Two chains of one model.
+            trial("b1", Fix::TrainAgain, 0.85, 0.0),
+            trial("b1", Fix::TrainAgain, 0.85, 0.0),
+            trial("a1", Fix::BeforeAlignment, 0.6, 0.4),
+            trial("a1", Fix::OtherForm, 0.1, 0.0),
         ])
     }
 
@@ -350,9 +353,9 @@ mod tests {
         let fixes = matrix().for_failure(Behaviour::OverRefusal, Stage::Alignment);
         assert_eq!(
             sentence(&fixes).unwrap(),
-            "Measured on planted faults of this kind (2 types, 3 models), of the shortfall: training the phase again with \
-             mended data or settings took back 90% (95% interval 26% to 100%); deploying the checkpoint before alignment took \
-             back 60%, but refusing harmful requests lost 40 points."
+            "Measured on planted faults of this kind, of the shortfall: training the phase again with mended data or settings took \
+             back 90% (95% interval 26% to 154%; 2 types, 3 models); deploying the checkpoint before alignment took back 60% (1 \
+             type, 1 model), but refusing harmful requests lost 40 points."
         );
         assert_eq!(sentence(&fixes[2..]), None);
     }

@@ -2,7 +2,8 @@
 //!
 //! A cell is one behaviour on one route after one phase. Of some forty cells one looks bad by chance in most healthy runs, so a run
 //! is judged by its largest deviation over many cells, beside the largest deviation of each healthy run. That bounds the share of
-//! healthy runs that are accused of anything, whatever the distribution of the values and however the cells hang together.
+//! healthy runs of one chain of checkpoints that are accused of anything, whatever the distribution of the values and however the cells
+//! hang together; a run with two chains is judged twice.
 //!
 //! The cells of the last checkpoint are one family: they say whether the model fails. Those of the checkpoints before are another: they
 //! say whether a fault is hidden. What is too small to be a failure counts as no deviation, else cells in which healthy runs

@@ -169,7 +169,8 @@ impl<'a> Path<'a> {
         };
         let n = mean.n_effective();
         // A healthy share of exactly 0 or 1 would have no variance; half an item keeps it honest.
-        let null = expected.clamp(0.5 / n, 1.0 - 0.5 / n);
+        let half = (0.5 / n).min(0.5);
+        let null = expected.clamp(half, 1.0 - half);
         let z = (expected - mean.mean) / (null * (1.0 - null) / n + sd * sd / n_healthy).sqrt();
         Some(Shortfall {
             value: expected - mean.mean,

@@ -9,6 +9,9 @@
 //! all. `kill -9` loses the batch in flight and nothing else. Killed inside `finish`, between the rename of the merged
 //! file and the deletion of the parts, rows are there twice; they are equal, and the union by key keeps one.
 //!
+//! One process at a time: a second one would number its parts as the first does, and remove parts that it has not read. Whoever opens a store
+//! to append to it keeps others out of the folder.
+//!
 //! Rows are sorted by key before they are written, so the merged file does not depend on the order in which batches came.
 
 use std::collections::{BTreeMap, BTreeSet};

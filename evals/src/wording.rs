@@ -96,7 +96,7 @@ pub(crate) fn percent(share: f64) -> String {
     if (whole == 0.0 && percent > 0.05) || (whole == 100.0 && percent < 99.95) {
         format!("{percent:.1}%")
     } else {
-        format!("{whole:.0}%")
+        format!("{whole:.0}%").replace('-', "−")
     }
 }
 

@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 
 use evals::diagnose::{Findings, Lineage, diagnose};
-use evals::diagnosis::{BehaviourHistory, Confidence, ContributionKind, Diagnosis, Outcome, PhaseInfo, Provenance};
+use evals::diagnosis::{
+    BehaviourHistory, Confidence, ContributionKind, DEPLOYED, Diagnosis, Outcome, PhaseInfo, Provenance, Rung, Stage,
+    View,
+};
 use evals::reference::{REFERENCE_VERSION, Reference, ReferenceCell, Route};
+use evals::verdict::features::Tier;
+use evals::verdict::model::{TierModel, Weight};
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
 
@@ -109,27 +114,54 @@ fn diagnose_beside(shares: &Shares, reference: Option<&Reference>) -> Diagnosis 
 }
 
 fn diagnose_items(items: &[Item], shares: &Shares, reference: Option<&Reference>) -> Diagnosis {
+    diagnose_with(items, shares, reference, None)
+}
+
+fn diagnose_with(
+    items: &[Item],
+    shares: &Shares,
+    reference: Option<&Reference>,
+    model: Option<&TierModel>,
+) -> Diagnosis {
+    let shown: Vec<Shown> = (0..3).map(|at| (PHASES[at], shares.chat[at], shares.few_shot[at])).collect();
+    diagnose_lineage(items, &shown, &[], reference, model)
+}
+
+/// A checkpoint or view, and the share that it gets right in chat and in the few-shot form.
+type Shown = (&'static str, f64, f64);
+
+fn diagnose_lineage(
+    items: &[Item],
+    phases: &[Shown],
+    views: &[Shown],
+    reference: Option<&Reference>,
+    model: Option<&TierModel>,
+) -> Diagnosis {
     let mut responses = Vec::new();
-    for (phase_idx, phase) in PHASES.iter().enumerate() {
+    for (name, chat, few_shot) in phases.iter().chain(views) {
         for number in 0..N_ITEMS {
-            responses.push(answer(phase, number, Form::Chat, shares.chat[phase_idx]));
-            responses.push(answer(phase, number, Form::FewShot, shares.few_shot[phase_idx]));
+            responses.push(answer(name, number, Form::Chat, *chat));
+            responses.push(answer(name, number, Form::FewShot, *few_shot));
         }
     }
-    let phases = PHASES.map(|phase| PhaseInfo {
-        name: phase.to_owned(),
-        checkpoint: format!("hash of {phase}"),
-        metrics: BTreeMap::new(),
-    });
+    let infos = |shown: &[Shown]| {
+        let info = |(name, ..): &Shown| PhaseInfo {
+            name: (*name).to_owned(),
+            checkpoint: format!("hash of {name}"),
+            metrics: BTreeMap::new(),
+        };
+        shown.iter().map(info).collect::<Vec<_>>()
+    };
+    let (phases, views) = (infos(phases), infos(views));
     diagnose(Findings {
         run: "test",
-        lineages: &[Lineage { name: "rlhf".to_owned(), phases: phases.to_vec(), ..Lineage::default() }],
+        lineages: &[Lineage { name: "rlhf".to_owned(), phases, views, ..Lineage::default() }],
         items,
         responses: &responses,
         declared_cutoff: None,
         data: BTreeMap::new(),
         intended: &[],
-        model: None,
+        model,
         fixes: None,
         reference,
         provenance: Provenance {
@@ -298,6 +330,61 @@ fn what_one_healthy_run_in_ten_shows_somewhere_is_no_failure() {
     let row = judge_beside(&shares, Some(&healthy));
     assert_eq!((&row.verdict.outcome, row.verdict.family_p), (&Outcome::Healthy, Some(0.1)), "{:?}", row.verdict);
     assert!(row.verdict.evidence[1].contains("19 healthy runs deviate as far too often"), "{:?}", row.verdict.evidence);
+}
+
+#[test]
+fn the_verdict_model_is_asked_only_beside_healthy_runs() {
+    let weight = Weight { name: "shortfall_share".to_owned(), mean: 0.0, sd: 1.0, weight: 6.0 };
+    let model = TierModel {
+        tier: Tier::T1,
+        features: vec![weight],
+        intercept: -3.0,
+        temperature: 1.0,
+        threshold: Some(0.8),
+        coverage: 1.0,
+        accuracy: Some(0.96),
+    };
+    let items: Vec<Item> = (0..N_ITEMS).map(item).collect();
+    let shares = Shares { chat: [0.2, 0.95, 0.5], few_shot: [0.97, 0.97, 0.55] };
+    let verdict = |reference: Option<&Reference>| {
+        let mut diagnosis = diagnose_with(&items, &shares, reference, Some(&model));
+        diagnosis.lineages.remove(0).behaviours.swap_remove(0).verdict
+    };
+    let beside = verdict(Some(&reference(&KNOWING)));
+    assert_eq!(beside.rung, Some(Rung::Attributed), "{beside:?}");
+    assert!(beside.probability(Stage::Alignment).unwrap() > 0.9, "{beside:?}");
+    let alone = verdict(None);
+    assert_eq!((alone.rung, alone.confidence), (Some(Rung::Observed), Confidence::Observed), "{alone:?}");
+    assert!(alone.probabilities.is_empty() && matches!(alone.outcome, Outcome::Attributed { .. }), "{alone:?}");
+}
+
+#[test]
+fn what_only_appears_as_deployed_is_nothing_to_be_learnt_again() {
+    let relearnt = View::Relearnt.name();
+    let mut healthy = reference(&KNOWING);
+    let values = spread_around(5, 0.95, 0.02);
+    let (lineage, phase) = ("rlhf".to_owned(), relearnt.to_owned());
+    healthy.cells.push(ReferenceCell { lineage, behaviour: Behaviour::Knowledge, route: Route::Chat, phase, values });
+    let items: Vec<Item> = (0..N_ITEMS).map(item).collect();
+    let parts = |phases: &[Shown]| {
+        let diagnosis = diagnose_lineage(&items, phases, &[(relearnt, 0.95, 0.97)], Some(&healthy), None);
+        let readings = &diagnosis.lineages[0].behaviours[0].verdict.readings;
+        readings.iter().find(|reading| reading.stream == "relearning").map(|reading| reading.parts.clone())
+    };
+    let trained = [("pretrain", 0.2, 0.97), ("sft", 0.95, 0.97), ("rlhf", 0.5, 0.97)];
+    assert_eq!(parts(&trained).unwrap()[&Stage::Alignment], 1.0);
+    let deployed = [("pretrain", 0.2, 0.97), ("sft", 0.95, 0.97), ("rlhf", 0.95, 0.97), (DEPLOYED, 0.5, 0.97)];
+    assert_eq!(parts(&deployed), None);
+}
+
+#[test]
+fn items_of_one_entity_alone_decide_nothing() {
+    let items: Vec<Item> = (0..N_ITEMS).map(|n| Item { cluster: "Ann".to_owned(), ..item(n) }).collect();
+    let shares = Shares { chat: [0.2, 0.95, 0.5], few_shot: [0.97, 0.97, 0.55] };
+    for reference in [None, Some(reference(&KNOWING))] {
+        let row = diagnose_items(&items, &shares, reference.as_ref()).lineages.remove(0).behaviours.swap_remove(0);
+        assert!(matches!(row.verdict.outcome, Outcome::Undetermined { .. }), "{:?}", row.verdict);
+    }
 }
 
 #[test]

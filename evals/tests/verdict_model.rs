@@ -101,7 +101,7 @@ fn evidence_that_knows_is_always_right_and_the_baselines_are_as_right_as_they_ca
     assert_eq!(score.reliability[0].aurc, 0.0);
     let text = score.to_markdown();
     assert!(text.contains("| L4 a stage at random | 33 % ("), "{text}");
-    assert!(text.contains("74 organisms of 19 fault types."), "{text}");
+    assert!(text.contains("74 organisms of 19 fault types: "), "{text}");
     assert!(text.contains("| clean | 20 | 0 |"), "{text}");
 }
 
@@ -127,19 +127,59 @@ fn evidence_that_is_noise_is_right_by_chance_and_names_next_to_nothing() {
 #[test]
 fn what_only_one_fault_type_shows_is_not_known_of_it_when_it_is_held_out() {
     let mut records = bench(0.0);
-    let names = up_to(Tier::T1);
-    // The evidence of one type accuses the innocent.
-    for record in records.iter_mut().filter(|record| record.fault[..] == ["Tuning_0".to_owned()]) {
+    records.extend((10..30).map(|seed| single("Tuning_0", seed, Stage::Tuning, 0.0)));
+    // What others share accuses the innocent in one type, and what it alone has the guilty.
+    let misled = |record: &mut Record| {
         for candidate in &mut record.cases[0].candidates {
-            let is_guilty = candidate.stage == Stage::Pretraining;
-            candidate.features = BTreeMap::from([("shortfall_share".to_owned(), f64::from(u8::from(is_guilty)))]);
+            let of = |name: &str, stage| (name.to_owned(), f64::from(u8::from(candidate.stage == stage)));
+            candidate.features =
+                BTreeMap::from([of("shortfall_share", Stage::Pretraining), of("margin_change_z", Stage::Tuning)]);
+        }
+    };
+    for record in &mut records {
+        if record.fault == ["Tuning_0"] {
+            misled(record);
+        } else {
+            record.cases[0].candidates.iter_mut().for_each(|of| {
+                of.features.remove("margin_change_z");
+            });
         }
     }
-    let predictions = predict_held_out(&records, Tier::T1, &names);
+    // One that shares a fault type shares what is known of it.
+    let mut two = single("Tuning_0", 99, Stage::Tuning, 0.0);
+    two.fault.push("Alignment_7".to_owned());
+    misled(&mut two);
+    records.push(two);
+
+    let model = fit(&records);
+    let seen = model.at(Tier::T2).unwrap();
+    let predictions = predict_held_out(&records, Tier::T2, &up_to(Tier::T2));
     for (record, prediction) in records.iter().zip(&predictions).filter(|(record, _)| !record.fault.is_empty()) {
-        let expected = if record.fault[0] == "Tuning_0" { Stage::Pretraining } else { record.guilty[0] };
+        let is_misled = record.fault[0] == "Tuning_0";
+        let expected = if is_misled { Stage::Pretraining } else { record.guilty[0] };
         assert_eq!(prediction[0].top().unwrap().0, expected, "{}", record.name);
+        // A model that has seen the type knows better.
+        let top = seen.predict(&record.cases[0].candidates).into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        assert_eq!(top.0, record.guilty[0], "{}", record.name);
     }
+}
+
+#[test]
+fn an_innocent_stage_named_for_any_failing_behaviour_is_wrong() {
+    let mut records = bench(0.0);
+    let mut lesser = records[0].cases[0].clone();
+    lesser.behaviour = Behaviour::Knowledge;
+    lesser.shortfall = 0.2;
+    for candidate in &mut lesser.candidates {
+        let is_last = candidate.stage == Stage::Alignment;
+        candidate.features.values_mut().for_each(|value| *value = f64::from(u8::from(is_last)));
+    }
+    records[0].cases.push(lesser);
+    let score = score(&records);
+    let model = method(&score, "Verdict model, T1");
+    assert!((model.right.as_ref().unwrap().value - 53.0 / 54.0).abs() < 1e-9, "{model:?}");
+    assert!((model.right_when_forced.as_ref().unwrap().value - 53.0 / 54.0).abs() < 1e-9, "{model:?}");
+    assert_eq!(model.coverage.as_ref().unwrap().value, 1.0);
 }
 
 #[test]
@@ -221,6 +261,8 @@ fn records_read_back_and_bad_ones_are_named_with_file_line_and_key() {
     assert!(fault("\"took\"", "\"tok\"").starts_with("r.jsonl:2: unknown field `tok`"));
     let error = fault("\"pretraining\":0.5", "\"pretraining\":1.5");
     assert!(error.starts_with("r.jsonl:2: cases, OverRefusal: `values` of Pretraining is 1.5"), "{error}");
+    let twice = parse(&format!("{text}{text}"), Path::new("r.jsonl")).unwrap_err().to_string();
+    assert!(twice.starts_with("r.jsonl:75: `name` Pretraining_0/world-8/seed-1 is there twice"), "{twice}");
     let model = fit(&records).to_json().replacen("\"sd\": ", "\"sd\": -", 1);
     let error = VerdictModel::parse(&model, Path::new("m.json")).unwrap_err().to_string();
     assert!(error.starts_with("m.json is not a verdict model: tier T1: sd of `shortfall_share` = -"), "{error}");

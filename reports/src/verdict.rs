@@ -261,10 +261,9 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo
 }
 
 fn tried_fix(fix: &MeasuredFix) -> TriedFix {
-    let share = |share: f64| percent(share.clamp(0.0, 1.0));
     let interval = fix.interval.map_or_else(
         || "no interval: one type of fault".to_owned(),
-        |(low, high)| format!("95% interval {} to {}", share(low), share(high)),
+        |(low, high)| format!("95% interval {} to {}", percent(low), percent(high)),
     );
     let cost = match fix.fix {
         Fix::OtherForm => "nothing: the model stays as it is".to_owned(),
@@ -276,7 +275,7 @@ fn tried_fix(fix: &MeasuredFix) -> TriedFix {
     };
     TriedFix {
         what: words::capital(fix.fix.what()),
-        recovered: format!("{} ({interval})", share(fix.recovered)),
+        recovered: format!("{} ({interval})", percent(fix.recovered)),
         cost,
         on: format!("{} models with {} types of fault", fix.n, fix.n_types),
     }

@@ -4,25 +4,26 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use evals::diagnosis::{Confirmation, Diagnosis, Outcome, Rung, Stage};
 use evals::reference::Reference;
 use evals::stats::wilson::wilson;
 use evals::verdict::features::Tier;
 use evals::verdict::model::TierModel;
-use evals::verdict::record::{self, Record};
+use evals::verdict::record::{self, Record, Set};
 use probes::item::Behaviour;
 
-use crate::bench::fixes::lineages;
+use crate::bench::group::{Unlabelled, bank_of};
+use crate::bench::organism::{Organism, read_organisms};
+use crate::bench::{Seeds, is_recorded, lineages, record_file};
 use crate::cli::{ConfirmArgs, RecipeArgs};
 use crate::confirm::Experiment;
-use crate::diagnose::{Wanted, diagnose_run};
-use crate::exit;
+use crate::exit::{self, NothingToAsk};
 use crate::output;
 use crate::progress::Bars;
 use crate::recipe::Recipe;
 use crate::report::check_writable;
-use crate::run::{Run, chains};
+use crate::run::Run;
 use crate::verdict;
 
 /// A verdict that was put to the test.
@@ -44,17 +45,14 @@ impl Tested {
 pub(crate) fn run(args: &ConfirmArgs, bars: &Bars) -> Result<u8> {
     check_writable(args.output.parent().unwrap_or(Path::new(".")))?;
     let reference = Reference::load(&args.reference)?;
-    let model = verdict::shipped(Tier::T4)?;
+    let (model, known) = (verdict::shipped(Tier::T4)?, read_organisms(&[])?);
+    let judge = Judge { reference: &reference, model: model.as_ref(), known: &known, bars };
     let mut tested = Vec::new();
-    for dir in &args.dirs {
-        for path in lineages(dir)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if args.only.is_empty() || args.only.contains(&name) {
-                for record in record::load(&path.join("record.json"))? {
-                    tested.extend(test(&Run::at(&path), &record, &reference, model.as_ref(), bars)?);
-                }
-            }
-        }
+    for run in lineages(&args.dirs, &args.only, "recorded lineage", is_recorded)? {
+        tested.extend(judge.test(&run)?);
+    }
+    if tested.is_empty() {
+        bail!(NothingToAsk("no verdict on these lineages names a phase that could be put to the test".to_owned()));
     }
     let table = to_markdown(&tested);
     reports::write(&args.output, &table)?;
@@ -62,28 +60,34 @@ pub(crate) fn run(args: &ConfirmArgs, bars: &Bars) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// Diagnoses a lineage of the bench and puts its verdicts to the test.
-fn test(
-    run: &Run,
-    record: &Record,
-    reference: &Reference,
-    model: Option<&TierModel>,
-    bars: &Bars,
-) -> Result<Vec<Tested>> {
-    let recipe = Recipe::of_run(run, &RecipeArgs::default(), None)?.1;
-    let wanted = Wanted {
-        name: run.name(),
-        chains: &chains(&recipe.alignment),
-        answers: run.root(),
-        reference: Some(reference),
-        model,
-        fixes: None,
-        traces: false,
-        bank: None,
-    };
-    let mut diagnosis = diagnose_run(run, &recipe, &wanted, bars)?;
-    Experiment::new(run, &recipe, Some(reference), bars)?.confirm(&mut diagnosis)?;
-    Ok(verdicts(record, &diagnosis))
+/// What verdicts are made and tested with.
+struct Judge<'a> {
+    reference: &'a Reference,
+    model: Option<&'a TierModel>,
+    known: &'a [Organism],
+    bars: &'a Bars,
+}
+
+impl Judge<'_> {
+    /// Diagnoses a lineage of the bench as it was measured, and puts its verdicts to the test. What the bench has kept stays as it is.
+    fn test(&self, run: &Run) -> Result<Vec<Tested>> {
+        let organism = self.known.iter().find(|organism| organism.name == run.name());
+        let recipe = Recipe::of_run(run, &RecipeArgs::default(), None)?.1;
+        let mut tested = Vec::new();
+        for record in record::load(&record_file(run))? {
+            if organism.is_none() && record.set == Set::Harness {
+                self.bars.say(&format!("{}: left out, as only its fault file says what it was asked", record.name));
+                continue;
+            }
+            let bank = bank_of(run, organism)?;
+            let group = Seeds { world: record.world, training: record.seed }.group();
+            let lineage = Unlabelled { group: &group, run, recipe: &recipe, bank: &bank };
+            let mut diagnosis = lineage.diagnose(Some(self.reference), self.model, self.bars)?;
+            Experiment::new(run, &recipe, Some(self.reference), self.bars)?.confirm(&mut diagnosis)?;
+            tested.extend(verdicts(&record, &diagnosis));
+        }
+        Ok(tested)
+    }
 }
 
 fn verdicts(record: &Record, diagnosis: &Diagnosis) -> Vec<Tested> {

@@ -1,14 +1,13 @@
 //! `phasetrace bench fixes`: what fixes did to the lineages of a bench.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use evals::fixes::{FixMatrix, Trial, trials};
+use anyhow::Result;
+use evals::fixes::{FixMatrix, trials};
 use evals::reference::Reference;
 use evals::verdict::record;
 
-use crate::bench::CLEAN;
+use crate::bench::{CLEAN, is_recorded, lineages, record_file};
 use crate::cli::FixesArgs;
 use crate::exit;
 use crate::output;
@@ -27,31 +26,14 @@ pub(crate) fn run(args: &FixesArgs) -> Result<u8> {
     check_writable(args.output.parent().unwrap_or(Path::new(".")))?;
     let reference = Reference::load(&args.reference)?;
     let mut found = Vec::new();
-    for dir in &args.dirs {
-        found.extend(of_group(dir, &reference)?);
+    for run in lineages(&args.dirs, &[], "recorded lineage", is_recorded)? {
+        let twin = read_diagnosis(&Run::at(&run.root().with_file_name(CLEAN)).diagnosis())?;
+        let diagnosis = read_diagnosis(&run.diagnosis())?;
+        for record in record::load(&record_file(&run))? {
+            found.extend(trials(&record, &diagnosis, &twin, &reference));
+        }
     }
     reports::write(&args.output, &FixMatrix::of(&found).to_json())?;
     output::print_line(&args.output.display().to_string())?;
     Ok(exit::SUCCESS)
-}
-
-/// What fixes did to the recorded lineages of one seed.
-fn of_group(dir: &Path, reference: &Reference) -> Result<Vec<Trial>> {
-    let twin = read_diagnosis(&Run::at(&dir.join(CLEAN)).diagnosis())?;
-    let mut found = Vec::new();
-    for path in lineages(dir)? {
-        for record in record::load(&path.join("record.json"))? {
-            found.extend(trials(&record, &read_diagnosis(&Run::at(&path).diagnosis())?, &twin, reference));
-        }
-    }
-    Ok(found)
-}
-
-/// The recorded lineages of one seed.
-pub(super) fn lineages(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.retain(|path| path.join("record.json").exists());
-    paths.sort();
-    Ok(paths)
 }

@@ -1,6 +1,6 @@
 //! Tasks shared by several processes: each task is done once, by whoever takes it first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,20 @@ pub(crate) struct Task<T> {
     pub(crate) after: Vec<PathBuf>,
 }
 
+/// Removes outcomes that are not what their tasks would make now, so that they are made again.
+///
+/// Asked once, before the work: what appears afterwards was made by a task of this plan, here or in a process that shares it.
+pub(crate) fn remove_stale<T>(tasks: &[Task<T>], is_stale: impl Fn(&Task<T>) -> Result<bool>) -> Result<()> {
+    for task in tasks.iter().filter(|task| task.outcome.exists()) {
+        // Whoever holds the lock makes it again.
+        let Some(_lock) = lock(&task.outcome)? else { continue };
+        if task.outcome.exists() && is_stale(task)? {
+            fs::remove_file(&task.outcome).with_context(|| format!("cannot remove {}", task.outcome.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Does all tasks, those that can be done first; waits where others are at work on what is left.
 ///
 /// A task is taken by locking a file beside its outcome. The lock goes with its process, so that a killed one leaves nothing taken.
@@ -26,9 +40,8 @@ pub(crate) struct Task<T> {
 pub(crate) fn work_off<T>(tasks: &[Task<T>], mut work: impl FnMut(&T) -> Result<()>) -> Result<()> {
     let mut failed = BTreeMap::<&Path, anyhow::Error>::new();
     loop {
-        let is_lost = |path: &PathBuf| failed.contains_key(path.as_path());
-        let is_open =
-            |task: &&Task<T>| !task.outcome.exists() && !is_lost(&task.outcome) && !task.after.iter().any(is_lost);
+        let lost = find_lost(tasks, &failed);
+        let is_open = |task: &&Task<T>| !task.outcome.exists() && !lost.contains(task.outcome.as_path());
         let open: Vec<&Task<T>> = tasks.iter().filter(is_open).collect();
         if open.is_empty() {
             return report(failed);
@@ -46,6 +59,23 @@ pub(crate) fn work_off<T>(tasks: &[Task<T>], mut work: impl FnMut(&T) -> Result<
         }
         if !has_worked {
             std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Outcomes that will not come: of tasks that failed, and of all that need those.
+fn find_lost<'a, T>(tasks: &'a [Task<T>], failed: &BTreeMap<&Path, anyhow::Error>) -> BTreeSet<&'a Path> {
+    let mut lost = BTreeSet::<&Path>::new();
+    loop {
+        let n_known = lost.len();
+        for task in tasks.iter().filter(|task| !task.outcome.exists()) {
+            let outcome = task.outcome.as_path();
+            if failed.contains_key(outcome) || task.after.iter().any(|needed| lost.contains(needed.as_path())) {
+                lost.insert(outcome);
+            }
+        }
+        if lost.len() == n_known {
+            return lost;
         }
     }
 }
@@ -104,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_fails_stops_only_what_needs_it() {
+    fn a_task_that_fails_stops_only_what_needs_it_at_first_or_second_hand() {
         let dir = tempfile::tempdir().unwrap();
         let outcome = |name: &str| dir.path().join(name);
         let task = |name: &'static str, after: &[&str]| Task {
@@ -112,7 +142,7 @@ mod tests {
             outcome: outcome(name),
             after: after.iter().copied().map(outcome).collect(),
         };
-        let tasks = [task("a", &[]), task("needs a", &["a"]), task("b", &[])];
+        let tasks = [task("a", &[]), task("c", &["needs a"]), task("needs a", &["a"]), task("b", &[])];
         let mut tried = Vec::new();
         let error = work_off(&tasks, |name| {
             tried.push(*name);
@@ -124,5 +154,22 @@ mod tests {
         assert_eq!(tried, ["a", "b"]);
         let message = error.unwrap_err().to_string();
         assert!(message.starts_with("1 of the tasks failed") && message.ends_with("a: no room"), "{message}");
+    }
+
+    #[test]
+    fn stale_outcomes_are_removed_unless_somebody_is_at_work_on_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = |name: &'static str| Task { work: name, outcome: dir.path().join(name), after: Vec::new() };
+        let tasks = ["current", "stale", "stale, at work", "absent"].map(task);
+        for task in &tasks[..3] {
+            fs::write(&task.outcome, "").unwrap();
+        }
+        let _lock = lock(&tasks[2].outcome).unwrap().unwrap();
+        remove_stale(&tasks, |task| {
+            assert_ne!(task.work, "absent");
+            Ok(task.work.starts_with("stale"))
+        })
+        .unwrap();
+        assert_eq!(tasks.map(|task| task.outcome.exists()), [true, false, true, false]);
     }
 }

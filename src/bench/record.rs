@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
 use evals::attribution::thesis_lookup;
 use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, Stage};
 use evals::verdict::record::{Case, Family, Latent, Record, Set, Status, candidates};
@@ -13,6 +12,8 @@ use crate::recipe::FaultCard;
 pub(crate) struct Subject<'a> {
     /// Name of the fault's file, or `clean`.
     pub(crate) name: &'a str,
+    /// Kinds of what is planted; none in a healthy lineage.
+    pub(crate) types: Vec<String>,
     /// The truth; none of a healthy lineage.
     pub(crate) card: Option<&'a FaultCard>,
     /// World and training seed.
@@ -22,7 +23,7 @@ pub(crate) struct Subject<'a> {
 }
 
 /// Puts truth and diagnosis side by side; `twin` is the diagnosis of the healthy twin, which is the lineage with its faulty stages swapped.
-pub(crate) fn record(subject: &Subject<'_>, diagnosis: &Diagnosis, twin: Option<&Diagnosis>) -> Result<Record> {
+pub(crate) fn record(subject: &Subject<'_>, diagnosis: &Diagnosis, twin: Option<&Diagnosis>) -> Record {
     let mut cases: Vec<Case> = Vec::new();
     for lineage in &diagnosis.lineages {
         for row in &lineage.behaviours {
@@ -30,29 +31,24 @@ pub(crate) fn record(subject: &Subject<'_>, diagnosis: &Diagnosis, twin: Option<
         }
     }
     let card = subject.card;
-    let guilty = card
-        .map_or_else(|| Ok(Vec::new()), |card| card.phases.iter().map(|phase| stage(phase)).collect::<Result<_>>())?;
-    let set = card.map_or(Ok(Set::Clean), |card| parse::<Set>("set", &card.set))?;
-    let family = card.map_or(Ok(Family::None), |card| parse::<Family>("family", &card.family))?;
-    let masked_by = card.and_then(|card| card.masked_by.as_deref()).map(stage).transpose()?;
     let (world, seed) = subject.seeds;
     let mut record = Record {
         name: format!("{}/world-{world}/seed-{seed}", subject.name),
-        fault: card.map_or_else(Vec::new, |_| vec![subject.name.to_owned()]),
-        family,
-        set,
+        fault: subject.types.clone(),
+        family: card.map_or(Family::None, |card| card.family),
+        set: card.map_or(Set::Clean, |card| card.set),
         world,
         seed,
         shape: subject.shape.clone(),
-        guilty,
-        masked_by,
+        guilty: card.map_or_else(Vec::new, |card| card.phases.clone()),
+        masked_by: card.and_then(|card| card.masked_by),
         took: None,
         cases,
     };
-    if !record.guilty.is_empty() && set != Set::Masked {
+    if !record.guilty.is_empty() && record.set != Set::Masked {
         record.took = Some(took(&record, twin));
     }
-    Ok(record)
+    record
 }
 
 /// Share of the largest shortfall that the healthy twin does not have; 0 where nothing fails.
@@ -95,12 +91,4 @@ fn case(lineage: &LineageDiagnosis, row: &BehaviourHistory) -> Option<Case> {
         latent,
         candidates: candidates(&row.verdict.candidates),
     })
-}
-
-fn stage(name: &str) -> Result<Stage> {
-    parse("phases", name)
-}
-
-fn parse<T: serde::de::DeserializeOwned>(key: &str, name: &str) -> Result<T> {
-    serde_json::from_value(serde_json::Value::String(name.to_owned())).with_context(|| format!("key `fault.{key}`"))
 }

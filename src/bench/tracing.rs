@@ -5,22 +5,22 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use evals::trace::fuse::{fuse, ranks};
 use evals::trace::score::{average_precision, recall_at};
 use probes::bank::Bank;
 use probes::item::Behaviour;
 use probes::response::Form;
 
-use crate::bench::CLEAN;
+use crate::bench::{CLEAN, lineages};
 use crate::cli::{RecipeArgs, Taught, TracingArgs};
-use crate::exit;
+use crate::exit::{self, NothingToAsk};
 use crate::output;
 use crate::probe::{Questions, ask_all};
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
 use crate::rows::TracedData;
-use crate::run::{Run, chain};
+use crate::run::{Run, chain, chains};
 use crate::trace::{BM25, GRADIENT, SPANS, Wanted, find_failures, score_rows};
 
 /// Rankings by words that are measured, each of one method or fused from several.
@@ -41,13 +41,11 @@ pub(crate) fn run(args: &TracingArgs, bars: &Bars) -> Result<u8> {
         rankings.extend(BY_GRADIENTS);
     }
     let mut found = Vec::new();
-    for dir in &args.dirs {
-        let clean = Run::at(&dir.join(CLEAN));
-        for name in lineages(dir)? {
-            if args.only.is_empty() || args.only.contains(&name) {
-                found.extend(measure(&clean, &Run::at(&dir.join(&name)), &name, &rankings, bars)?);
-            }
-        }
+    for run in lineages(&args.dirs, &args.only, "trained lineage with a fault", is_trained)? {
+        found.extend(measure(&run, &rankings, bars)?);
+    }
+    if found.is_empty() {
+        bail!(NothingToAsk("no file of these lineages has planted rows that can be traced".to_owned()));
     }
     let table = to_markdown(&found, &rankings);
     match &args.output {
@@ -57,18 +55,10 @@ pub(crate) fn run(args: &TracingArgs, bars: &Bars) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// Names of the trained lineages beside the clean one.
-fn lineages(dir: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name != CLEAN && Run::at(&path).checkpoint("rlhf").exists() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
+/// Whether a folder is a lineage with a fault, trained to the end of some way of alignment.
+fn is_trained(run: &Run) -> bool {
+    let is_at_end = |way: Alignment| chain(way).1.last().is_some_and(|last| run.checkpoint(last).exists());
+    run.name() != CLEAN && Alignment::ALL.into_iter().any(is_at_end)
 }
 
 /// How well each ranking finds the planted rows of one file.
@@ -83,15 +73,21 @@ struct Measured {
     values: Vec<(f64, f64)>,
 }
 
-/// Traces the behaviour that fell furthest behind the clean twin, in every file with rows that the twin's lacks.
-fn measure(clean: &Run, run: &Run, name: &str, rankings: &[&[&str]], bars: &Bars) -> Result<Vec<Measured>> {
-    let chain = chain(Alignment::Rlhf);
+/// Traces the behaviour that fell furthest behind the clean twin, in every file with rows that the twin's lacks; in the chain that is
+/// deployed.
+fn measure(run: &Run, rankings: &[&[&str]], bars: &Bars) -> Result<Vec<Measured>> {
+    let (name, clean) = (run.name(), Run::at(&run.root().with_file_name(CLEAN)));
     let recipe = Recipe::of_run(run, &RecipeArgs::default(), None)?.1;
     let mut measured = Vec::new();
     if recipe.world.faults.is_empty() {
+        bars.say(&format!("{name}: no row is planted; the fault is elsewhere than in the data"));
         return Ok(measured);
     }
-    let (of_clean, of_run) = (shares(clean, bars)?, shares(run, bars)?);
+    let chain = *chains(&recipe.alignment).first().context("a run has a way of alignment")?;
+    let last = *chain.1.last().context("a chain has phases")?;
+    clean.lock()?;
+    run.lock()?;
+    let (of_clean, of_run) = (shares(&clean, last, bars)?, shares(run, last, bars)?);
     let shortfalls =
         of_clean.iter().filter_map(|(behaviour, share)| Some((*behaviour, share - of_run.get(behaviour)?)));
     let Some((behaviour, shortfall)) = shortfalls.max_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(measured) };
@@ -99,7 +95,7 @@ fn measure(clean: &Run, run: &Run, name: &str, rankings: &[&[&str]], bars: &Bars
         bars.say(&format!("{name}: no behaviour falls behind the clean twin by {SMALLEST_SHORTFALL} or more"));
         return Ok(measured);
     }
-    for phase in [Taught::Pretrain, Taught::Sft, Taught::Reward] {
+    for phase in [Some(Taught::Pretrain), Some(Taught::Sft), Taught::of(last)].into_iter().flatten() {
         let planted = planted_rows(&clean.folder().data(phase.file()), &run.folder().data(phase.file()))?;
         let n_planted = planted.iter().filter(|&&is_planted| is_planted).count();
         if n_planted == 0 {
@@ -107,7 +103,7 @@ fn measure(clean: &Run, run: &Run, name: &str, rankings: &[&[&str]], bars: &Bars
         }
         bars.say(&format!("{name}: {n_planted} planted rows of {}, {}", phase.file(), behaviour.name()));
         let wanted = Wanted {
-            name: name.to_owned(),
+            name: name.clone(),
             chain,
             phase,
             behaviour,
@@ -116,7 +112,13 @@ fn measure(clean: &Run, run: &Run, name: &str, rankings: &[&[&str]], bars: &Bars
             answers: run.root(),
         };
         let traced = TracedData::read(run, phase)?;
-        let failures = find_failures(run, &wanted, bars)?;
+        let failures = match find_failures(run, &wanted, bars) {
+            Err(error) if error.is::<NothingToAsk>() => {
+                bars.say(&error.to_string());
+                continue;
+            }
+            found => found?,
+        };
         let scores = score_rows(run, &wanted, &traced, &failures.queries, bars)?;
         let mut values = vec![value(&vec![0.0; planted.len()], &planted)?];
         for methods in rankings {
@@ -124,7 +126,7 @@ fn measure(clean: &Run, run: &Run, name: &str, rankings: &[&[&str]], bars: &Bars
             values.push(value(&fuse(&ranked.iter().map(Vec::as_slice).collect::<Vec<_>>()), &planted)?);
         }
         measured.push(Measured {
-            name: name.to_owned(),
+            name: name.clone(),
             phase,
             behaviour,
             shortfall,
@@ -141,11 +143,11 @@ fn value(scores: &[f64], planted: &[bool]) -> Result<(f64, f64)> {
     Ok((recall, average_precision(scores, planted).context("there are planted rows")?))
 }
 
-/// Share of the expected items right in chat at the end of `rlhf`, by behaviour.
-fn shares(run: &Run, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
+/// Share of the expected items right in chat after the last phase, by behaviour.
+fn shares(run: &Run, last: &str, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
     let bank = Bank::load(&run.bank())?;
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
-    let answered = ask_all(run.root(), &questions, &[("rlhf".to_owned(), run.checkpoint("rlhf"))], bars)?;
+    let answered = ask_all(run.root(), &questions, &[(last.to_owned(), run.checkpoint(last))], bars)?;
     let behaviours: BTreeMap<&str, Behaviour> =
         bank.items.iter().filter(|item| item.expected).map(|item| (item.id.as_str(), item.behaviour)).collect();
     let mut scores: BTreeMap<Behaviour, Vec<f64>> = BTreeMap::new();
@@ -211,7 +213,21 @@ fn to_markdown(found: &[Measured], rankings: &[&[&str]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::planted_rows;
+    use super::{is_trained, planted_rows};
+    use crate::run::Run;
+
+    #[test]
+    fn a_lineage_aligned_in_any_way_is_traced_and_its_clean_twin_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, phase) in [("by_reward", "rlhf"), ("by_ranking", "dpo"), ("clean", "rlhf"), ("unfinished", "sft")] {
+            std::fs::create_dir_all(Run::at(&dir.path().join(name)).checkpoint(phase)).unwrap();
+        }
+        let is_traced = |name: &str| is_trained(&Run::at(&dir.path().join(name)));
+        assert_eq!(
+            ["by_reward", "by_ranking", "clean", "unfinished", "phases"].map(is_traced),
+            [true, true, false, false, false]
+        );
+    }
 
     #[test]
     fn planted_are_the_lines_that_the_clean_twin_has_less_often() {

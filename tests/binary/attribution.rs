@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::program::{arg, succeed};
+use crate::program::{arg, run, succeed};
 
 /// Healthy lineages of recipes/bench.toml.
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench_reference.json");
@@ -57,5 +57,38 @@ fn the_same_over_refusal_planted_in_four_places_has_four_verdicts_and_the_health
         let cell = fixes["cells"].as_array().unwrap().iter().find(is_it).unwrap();
         assert!(cell["recovered"].as_f64().unwrap() > 0.8, "{cell}");
         assert!(cell["interval"].is_null() && cell["n_types"] == 1, "{cell}");
+    }
+}
+
+#[test]
+fn a_bench_without_its_reference_ends_at_once_in_any_number_of_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, reference) = (folder.path().join("bench"), folder.path().join("typo.json"));
+    for jobs in ["1", "2"] {
+        let outcome = run(&["bench", "attribution", arg(&bench), "--reference", arg(&reference), "--jobs", jobs]);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{}", outcome.stderr);
+        let error = format!("error: cannot read {}", reference.display());
+        assert!(
+            outcome.stderr.starts_with(&error) && outcome.stderr.matches("error: ").count() == 1,
+            "{}",
+            outcome.stderr
+        );
+    }
+    assert!(!bench.exists());
+}
+
+#[test]
+fn a_folder_without_lineages_evaluates_nothing_and_leaves_the_output_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, output) = (folder.path().join("bench"), folder.path().join("out"));
+    fs::create_dir(&bench).unwrap();
+    fs::write(&output, "as it was").unwrap();
+    let cases: [&[&str]; 3] =
+        [&["confirm", "--reference", REFERENCE], &["fixes", "--reference", REFERENCE], &["tracing"]];
+    for case in cases {
+        let outcome = run(&[&["bench"][..], case, &["-o", arg(&output), arg(&bench)]].concat());
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(4), ""), "{case:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(&format!("{}: no ", bench.display())), "{}", outcome.stderr);
+        assert_eq!(fs::read_to_string(&output).unwrap(), "as it was");
     }
 }

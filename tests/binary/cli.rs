@@ -1,6 +1,9 @@
 //! What may be typed: help texts, and command lines that are refused.
 
-use crate::program::{Outcome, phasetrace, run, succeed};
+use crate::program::{Outcome, RECIPE, arg, phasetrace, run, succeed};
+
+/// Healthy lineages of a world that is not that of the tests' recipe.
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench_reference.json");
 
 #[test]
 fn help_says_what_can_be_done() {
@@ -28,7 +31,7 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let (run_folder, page, sheet) = (at("run"), at("page.html"), at("page.pdf"));
-    let cases: [(&[&str], i32, &str); 13] = [
+    let cases: [(&[&str], i32, &str); 19] = [
         (&[], 2, "Usage: phasetrace"),
         (&["trian"], 2, "unrecognized subcommand 'trian'"),
         (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),
@@ -37,9 +40,23 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         (&["train", &run_folder, "--set", "pretrain.steps=0"], 1, "--set pretrain.steps=0: key `pretrain.steps`: "),
         (&["train", &run_folder, "--set", "pretrain.stepps=1"], 1, "key `pretrain.stepps`: unknown field `stepps`"),
         (&["train", &run_folder, "--set", "world.people=3"], 1, "world.people = 3 is out of range: at least 8"),
+        (&["train", &run_folder, "--set", "world.conflicts=30000"], 1, "world.conflicts = 30000 is out of range"),
         (&["diagnose", &run_folder, "-o", &sheet], 1, "the extension must be .html, .json or .md"),
         (&["diagnose", "--phase", "sft=/nowhere"], 2, "--output <FILE>"),
         (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=DIR"),
+        (&["diagnose", "--phase", "sft=/nowhere", "-o", &page, "--seed", "3"], 2, "cannot be used with"),
+        (&["diagnose", &run_folder, "--recipe", RECIPE, "--confirm"], 2, "--confirm and --factorial need healthy runs"),
+        (
+            &["diagnose", &run_folder, "--recipe", RECIPE, "--factorial", "--reference", REFERENCE],
+            1,
+            "the reference's recipe is of another kind (world.people: 8 here",
+        ),
+        (
+            &["trace", &run_folder, "--phase", "sft", "--behaviour", "over_refusal", "--leave-out", "-o", &page],
+            2,
+            "page.html: a trace is .json or .md",
+        ),
+        (&["compare", &run_folder, "--set", "sft.steps=3"], 2, "--set and --skip-bad need --recipe"),
         (
             &["bench", "attribution", &run_folder, "--only", "gremlins"],
             2,
@@ -58,10 +75,19 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
-    let mut child = phasetrace(&["train", "--dry-run"]).spawn().unwrap();
-    drop(child.stdout.take());
-    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    // The writing end of a pipe that nobody reads.
+    let unread = || std::io::pipe().unwrap().1;
+    let outcome = Outcome::from(phasetrace(&["train", "--dry-run"]).stdout(unread()).output().unwrap());
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+
+    // An error stays one where nobody hears of it, and work goes on where nobody follows it.
+    let outcome = Outcome::from(phasetrace(&["ls", "/nowhere/at/all"]).stderr(unread()).output().unwrap());
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["train", arg(folder.path()), "--recipe", RECIPE, "--until", "pretrain"];
+    let outcome = Outcome::from(phasetrace(&args).stderr(unread()).output().unwrap());
+    assert_eq!(outcome.code, Some(0));
+    assert!(folder.path().join("checkpoints/pretrain").exists());
 }
 
 #[test]

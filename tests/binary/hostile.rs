@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::program::{RECIPE, arg, copy_checkpoint, files, run, trained};
+use crate::program::{RECIPE, arg, copy_checkpoint, files, run, succeed, trained};
 
 /// Runs a command that must fail and gives its error, which is one line and perhaps a hint.
 fn fail(args: &[&str], code: i32) -> String {
@@ -21,7 +21,7 @@ fn fail_to_probe(checkpoint: &Path, code: i32) -> String {
     let bank = trained().join("data/bank.jsonl");
     let error = fail(&["probe", arg(checkpoint), "--bank", arg(&bank), "-o", arg(&out)], code);
     assert!(error.contains(arg(checkpoint)), "{error}");
-    assert!(!out.exists(), "nothing was asked");
+    assert!(!out.join("results").exists() && !out.join("results.parquet").exists(), "nothing was asked");
     error
 }
 
@@ -155,4 +155,33 @@ fn a_run_of_another_recipe_is_refused_and_left_as_it_is() {
     let error = fail(&["train", arg(trained()), "--recipe", RECIPE, "--seed", "4"], 1);
     assert!(error.contains("holds a run of another recipe (seed: 3 here, 4 there)"), "{error}");
     assert_eq!(files(trained()), before);
+}
+
+#[test]
+fn a_phase_that_a_lineage_has_not_gone_through_is_not_searched() {
+    let args = ["trace", arg(trained()), "--phase", "dpo", "--behaviour", "over_refusal"];
+    assert!(fail(&args, 2).contains("--phase dpo: no part of the lineage rlhf (pretrain, sft, rlhf)"));
+    let error = fail(&[&args[..], &["--lineage", "constitutional"]].concat(), 2);
+    assert!(error.contains("no part of the lineage constitutional"), "{error}");
+}
+
+#[test]
+fn a_run_that_another_process_is_at_work_on_is_only_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_folder = folder.path().join("run");
+    succeed(&["train", arg(&run_folder), "--recipe", RECIPE, "--until", "pretrain"]);
+    let lock = fs::File::create(run_folder.join(".lock")).unwrap();
+    lock.try_lock().unwrap();
+    let before = files(&run_folder);
+    let commands: [&[&str]; 4] = [
+        &["train", arg(&run_folder)],
+        &["probe", arg(&run_folder)],
+        &["diagnose", arg(&run_folder)],
+        &["trace", arg(&run_folder), "--phase", "pretrain", "--behaviour", "knowledge"],
+    ];
+    for args in commands {
+        assert_eq!(fail(args, 1), format!("error: {} is in use by another process", run_folder.display()));
+    }
+    assert!(succeed(&["ls", arg(&run_folder)]).contains("pretrain"));
+    assert_eq!(files(&run_folder), before);
 }

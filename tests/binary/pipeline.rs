@@ -111,4 +111,34 @@ fn a_bench_trains_shared_phases_once_and_compares_with_healthy_lineages_of_its_o
     let second = run(&args);
     assert_eq!((second.code, second.stdout), (Some(0), first.stdout));
     assert_eq!(files(&bench), before);
+
+    // Beside more healthy lineages every verdict that is asked for is made again, and each seed counts once.
+    let fault = folder.path().join("extra.toml");
+    let plant = |kl: &str| {
+        let card = "about = \"x\"\nphases = [\"alignment\"]\nfamily = \"knowledge\"\nset = \"single\"\n";
+        fs::write(&fault, format!("[fault]\n{card}[rlhf]\nkl = {kl}\n")).unwrap();
+    };
+    plant("0.3");
+    let args =
+        ["bench", "attribution", arg(&bench), "--recipe", RECIPE, "--healthy", "5:11,6:12,5:11", "--lineages", "7:3"];
+    let args = [&args[..], &["--clean", "7:3", "--fault", arg(&fault), "--only", "extra"]].concat();
+    succeed(&args);
+    let text = fs::read_to_string(&path).unwrap();
+    let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // What was diagnosed beside the first reference is left out.
+    let names: Vec<&str> = records.iter().filter_map(|record| record["name"].as_str()).collect();
+    assert_eq!(names, ["clean/world-7/seed-3", "extra/world-7/seed-3"]);
+    assert_eq!(records[1]["fault"], serde_json::json!(["extra"]));
+    for (lineage, n_healthy) in [("clean", 2), ("extra", 2), ("al_05_helpful_only", 1)] {
+        let path = bench.join("world-7-seed-3").join(lineage).join("diagnosis.json");
+        let diagnosis: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(diagnosis["provenance"]["reference"]["n_lineages"], n_healthy, "{lineage}");
+    }
+
+    // A changed fault needs a folder of its own.
+    plant("0.2");
+    let changed = run(&args);
+    assert_eq!(changed.code, Some(1), "{}", changed.stderr);
+    let reason = "extra holds a run of another recipe (rlhf.kl: 0.3 here, 0.2 there)";
+    assert!(changed.stderr.contains(reason), "{}", changed.stderr);
 }

@@ -11,7 +11,6 @@ use crate::attribution::Case;
 use crate::diagnosis::{Stage, View};
 use crate::path::Path;
 use crate::reference::spread;
-use crate::wording::stage;
 
 /// Shapley values of the shortfall over SFT and alignment, on the ground of pretraining.
 ///
@@ -30,10 +29,8 @@ pub fn shapley(base: f64, tuned: f64, aligned_alone: f64, end: f64) -> BTreeMap<
 
 /// Reads both kinds of coalition.
 pub(super) fn read(case: &Case, path: &Path, evidence: &mut Evidence) {
-    let last_of =
-        |wanted: Stage| (0..case.names.len()).rev().find(|&phase| stage(&case.names[phase], case.names) == wanted);
     let (Some(base), Some(tuned), Some(end)) =
-        (last_of(Stage::Pretraining), last_of(Stage::Tuning), last_of(Stage::Alignment))
+        (case.last_of(Stage::Pretraining), case.last_of(Stage::Tuning), case.last_of(Stage::Alignment))
     else {
         return;
     };

@@ -14,7 +14,12 @@ use crate::diagnosis::{Stage, View};
 /// Spurious forgetting: Zheng et al. 2025, arXiv 2501.13453; the same fine-tuning before a comparison: Dominguez-Olmedo et al. 2024, arXiv
 /// 2407.07890.
 pub(super) fn read(case: &Case, evidence: &mut Evidence) {
-    let Some(end) = case.chat.shortfall().map(|shortfall| shortfall.value).filter(|value| *value > 0.0) else { return };
+    let Some(trained) = case.last_trained().and_then(|phase| case.chat.shortfall_at(phase)) else { return };
+    let end = trained.value;
+    // What only appears as the checkpoint is deployed is nothing to be learnt again.
+    if end <= 0.0 {
+        return;
+    }
     let Some(left) = case.view_shortfall(View::Relearnt, false) else { return };
     let stays = bounded(left / end);
     let parts = [(Stage::Pretraining, stays), (Stage::Tuning, 1.0 - stays), (Stage::Alignment, 1.0 - stays)];

@@ -8,7 +8,6 @@ use super::{Evidence, Reading, bounded};
 use crate::attribution::Case;
 use crate::diagnosis::{Stage, View};
 use crate::path::MIN_EFFECT;
-use crate::wording::stage;
 
 /// Whether the weights half-way between SFT and the last checkpoint do worse in chat than either by 10 points or more: such a path leads
 /// through no models, and weights that are mixed say nothing.
@@ -16,10 +15,9 @@ use crate::wording::stage;
 /// # Reference
 /// Frankle et al. 2020, arXiv 1912.05671 (linear mode connectivity).
 pub(super) fn has_barrier(case: &Case) -> bool {
-    let tuned = (0..case.names.len()).rev().find(|&phase| stage(&case.names[phase], case.names) == Stage::Tuning);
     let at = case.view_names.iter().position(|name| *name == View::WeightHalf.name());
-    let values =
-        || Some([case.chat.value(tuned?)?, case.chat_views.value(at?)?, case.chat.value(case.names.len() - 1)?]);
+    let value = |stage: Stage| case.chat.value(case.last_of(stage)?);
+    let values = || Some([value(Stage::Tuning)?, case.chat_views.value(at?)?, value(Stage::Alignment)?]);
     values().is_some_and(|[tuned, half, end]| is_barrier(tuned, half, end))
 }
 
@@ -27,12 +25,16 @@ fn is_barrier(one_end: f64, half_way: f64, other_end: f64) -> bool {
     half_way <= one_end.min(other_end) - MIN_EFFECT
 }
 
-/// Reads how the shortfall in chat changes from half to one and a half times the strength of alignment, over the shortfall at the end.
+/// Reads how the shortfall in chat changes from half to one and a half times the strength of alignment, over the shortfall after alignment.
 ///
 /// # Reference
 /// Liu et al. 2024, arXiv 2402.02992 (logits); Ramé et al. 2024, arXiv 2406.16768 (weights).
 pub(super) fn read(case: &Case, evidence: &mut Evidence) {
-    let Some(end) = case.chat.shortfall().map(|shortfall| shortfall.value).filter(|value| *value > 0.0) else { return };
+    let Some(aligned) = case.last_of(Stage::Alignment).and_then(|phase| case.chat.shortfall_at(phase)) else { return };
+    let end = aligned.value;
+    if end <= 0.0 {
+        return;
+    }
     for (half, more, feature, how) in [
         (View::LogitHalf, View::LogitMore, "dera_slope", "predictions"),
         (View::WeightHalf, View::WeightMore, "weight_path_slope", "weights"),

@@ -18,14 +18,28 @@ pub fn resample_clusters<T>(
     n_clusters: usize,
     draws: usize,
     rng: &mut impl Rng,
+    statistic: impl FnMut(&[f64]) -> T,
+) -> Vec<T> {
+    resample_strata(&[n_clusters], draws, rng, statistic)
+}
+
+/// The same within strata of these sizes, which follow each other: each is drawn as often as it has clusters.
+pub fn resample_strata<T>(
+    sizes: &[usize],
+    draws: usize,
+    rng: &mut impl Rng,
     mut statistic: impl FnMut(&[f64]) -> T,
 ) -> Vec<T> {
-    let mut counts = vec![0.0; n_clusters];
+    let mut counts = vec![0.0; sizes.iter().sum()];
     (0..draws)
         .map(|_| {
             counts.fill(0.0);
-            for _ in 0..n_clusters {
-                counts[rng.random_range(0..n_clusters)] += 1.0;
+            let mut start = 0;
+            for size in sizes {
+                for _ in 0..*size {
+                    counts[start + rng.random_range(0..*size)] += 1.0;
+                }
+                start += size;
             }
             statistic(&counts)
         })
@@ -90,7 +104,7 @@ fn sorted_numbers(values: &[f64]) -> Option<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DRAWS, at, bca_interval, leave_one_out, percentile_interval, resample_clusters};
+    use super::{DRAWS, at, bca_interval, leave_one_out, percentile_interval, resample_clusters, resample_strata};
     use crate::random::{normal, stream};
 
     fn weighted_mean(scores: &[f64]) -> impl Fn(&[f64]) -> f64 + '_ {
@@ -102,6 +116,14 @@ mod tests {
         let scores = [0.0, 1.0, 1.0, 0.0, 1.0];
         let run = || resample_clusters(5, 50, &mut stream(7, "test"), weighted_mean(&scores));
         assert_eq!(run(), run());
+    }
+
+    #[test]
+    fn every_stratum_is_drawn_as_often_as_it_is_large() {
+        let sums = resample_strata(&[3, 1, 2], 50, &mut stream(7, "strata"), |counts| {
+            [counts[..3].iter().sum::<f64>(), counts[3], counts[4..].iter().sum()]
+        });
+        assert!(sums.iter().all(|sums| *sums == [3.0, 1.0, 2.0]), "{sums:?}");
     }
 
     #[test]

@@ -79,7 +79,7 @@ mod tests {
     fn an_estimate_is_measured_against_the_whole_shortfall_of_the_guilty_stage() {
         let line = |guilty: &str, sft: f64, alignment: f64| {
             format!(
-                r#"{{"name":"a","fault":["a"],"family":"harm","set":"single","world":1,"seed":1,"shape":"","guilty":["{guilty}"],"took":1.0,"cases":[{{"behaviour":"over_refusal","status":"failing","shortfall":0.5,"values":{{}},"thesis":"alignment","candidates":[{{"stage":"sft","features":{{"logit_shapley":{sft}}}}},{{"stage":"alignment","features":{{"logit_shapley":{alignment}}}}}]}}]}}"#
+                r#"{{"name":"{guilty}","fault":["a"],"family":"harm","set":"single","world":1,"seed":1,"shape":"","guilty":["{guilty}"],"took":1.0,"cases":[{{"behaviour":"over_refusal","status":"failing","shortfall":0.5,"values":{{}},"thesis":"alignment","candidates":[{{"stage":"sft","features":{{"logit_shapley":{sft}}}}},{{"stage":"alignment","features":{{"logit_shapley":{alignment}}}}}]}}]}}"#
             )
         };
         let text = [line("sft", 0.9, 0.1), line("alignment", 0.4, 0.6)].join("\n");

@@ -18,21 +18,39 @@ pub enum Call {
     Named(Vec<Stage>),
 }
 
+impl Call {
+    /// What is said of an organism of whose failing behaviours `named` is said, the surest first: all of it, whatever the truth is.
+    pub fn of(record: &Record, named: impl Iterator<Item = Stage>) -> Self {
+        let mut stages: Vec<Stage> = Vec::new();
+        for stage in named {
+            if !stages.contains(&stage) {
+                stages.push(stage);
+            }
+        }
+        match (record.headline(), stages.is_empty()) {
+            (None, _) => Self::Nothing,
+            (Some(_), true) => Self::Undetermined,
+            (Some(_), false) => Self::Named(stages),
+        }
+    }
+}
+
 /// A call with its probability; those of an organism sum to 1. Only guessing has more than one.
 pub type Say = Vec<(Call, f64)>;
 
 /// The baselines that take no fitting of evidence: what they are, and what they say of each organism.
 ///
-/// All but L5 are asked only where the gate finds a failure, about the failing behaviour with the largest shortfall.
+/// All but L5 are asked only where the gate finds a failure. L0 to L2 are asked about every failing behaviour, as the verdict model is; L3 and
+/// L4 about the organism.
 pub fn baselines(records: &[Record]) -> Vec<(&'static str, Vec<Say>)> {
-    let failing = |name: fn(&Record, &Case) -> Option<Stage>| -> Vec<Say> {
-        records.iter().map(|record| record.headline().map_or_else(nothing, |case| sure(name(record, case)))).collect()
+    let failing = |name: fn(&Case) -> Option<Stage>| -> Vec<Say> {
+        records.iter().map(|record| vec![(Call::of(record, record.failing().filter_map(name)), 1.0)]).collect()
     };
-    let majority = |record: &Record| record.headline().map_or_else(nothing, |_| sure(most_frequent(records, record)));
+    let majority = |record: &Record| vec![(Call::of(record, most_frequent(records, record).into_iter()), 1.0)];
     vec![
-        ("L0 thesis table", failing(|_, case| Some(case.thesis))),
-        ("L1 largest fall", failing(|_, case| largest_fall(case))),
-        ("L2 last stage", failing(|_, case| case.values.keys().copied().rfind(|stage| *stage != Stage::Deployment))),
+        ("L0 thesis table", failing(|case| Some(case.thesis))),
+        ("L1 largest fall", failing(largest_fall)),
+        ("L2 last stage", failing(|case| case.values.keys().copied().rfind(|stage| *stage != Stage::Deployment))),
         ("L3 most frequent stage", records.iter().map(majority).collect()),
         ("L4 a stage at random", records.iter().map(at_random).collect()),
         ("L5 paired tests, Holm, no healthy runs", records.iter().map(paired_tests).collect()),
@@ -41,10 +59,6 @@ pub fn baselines(records: &[Record]) -> Vec<(&'static str, Vec<Say>)> {
 
 fn nothing() -> Say {
     vec![(Call::Nothing, 1.0)]
-}
-
-fn sure(stage: Option<Stage>) -> Say {
-    vec![(stage.map_or(Call::Undetermined, |stage| Call::Named(vec![stage])), 1.0)]
 }
 
 /// Falls of a behaviour, each with the stage that it came with.
@@ -70,6 +84,9 @@ fn most_frequent(records: &[Record], asked: &Record) -> Option<Stage> {
 
 fn at_random(record: &Record) -> Say {
     let Some(case) = record.headline() else { return nothing() };
+    if case.candidates.is_empty() {
+        return vec![(Call::Undetermined, 1.0)];
+    }
     let share = 1.0 / case.candidates.len() as f64;
     case.candidates.iter().map(|candidate| (Call::Named(vec![candidate.stage]), share)).collect()
 }
@@ -93,5 +110,5 @@ fn paired_tests(record: &Record) -> Say {
         .filter(|(_, p)| *p < ALPHA)
         .filter_map(|((_, stage, fall), _)| Some((*stage, (*fall)?)));
     let largest = real.reduce(|best, next| if next.1 > best.1 { next } else { best });
-    largest.map_or_else(nothing, |(stage, _)| sure(Some(stage)))
+    largest.map_or_else(nothing, |(stage, _)| vec![(Call::Named(vec![stage]), 1.0)])
 }

@@ -48,7 +48,11 @@ pub struct Feature {
 pub const FEATURES: [Feature; 15] = [
     feature("shortfall_share", Tier::T1, "part of the shortfall that arose in the stage, over all positive parts"),
     feature("e_z", Tier::T1, "the same part over its standard error"),
-    feature("other_route_share", Tier::T1, "the same share on the other route: in the best form of asking, or in chat"),
+    feature(
+        "other_route_share",
+        Tier::T1,
+        "what arose in the stage on the other route (the best form of asking, or chat), over the same shortfall",
+    ),
     feature("nfr", Tier::T1, "negative flip rate: share of items that the stage broke"),
     feature("pfr", Tier::T1, "positive flip rate: share of items that the stage repaired"),
     feature(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::features::{FEATURES, Feature, Tier};
 use super::logistic::{Logistic, sigmoid};
-use super::model::{MODEL_VERSION, TierModel, VerdictModel, Weight, above};
+use super::model::{MODEL_VERSION, TierModel, VerdictModel, Weight};
 use super::record::{Candidate, Case, Record, Set};
 use crate::diagnosis::Stage;
 use crate::reference::spread;
@@ -20,34 +20,46 @@ const LEAST_THRESHOLD: f64 = 0.5;
 
 /// Fits every tier on the failing behaviours of all organisms with one guilty stage, and whose plant took.
 pub fn fit(records: &[Record]) -> VerdictModel {
-    let taught: Vec<&Record> = records.iter().filter(|record| teaches(record)).collect();
+    let taught = taught(records);
     let fault_types: BTreeSet<String> = taught.iter().map(|record| record.fault_type()).collect();
-    let fit_tier = |tier: Tier| {
-        let names = up_to(tier);
-        let mut model = fit_features(&taught, tier, &names)?;
-        let apart = Apart::of(records);
-        let held_out: Vec<Held> = taught
-            .iter()
-            .flat_map(|record| {
-                let model = fit_features(&apart.from(record, &taught), tier, &names);
-                model.map_or_else(Vec::new, |model| held_by(record, &model))
-            })
-            .collect();
-        model.temperature = temperature(&held_out);
-        let tops: Vec<Top> = held_out.iter().filter_map(|held| held.top(model.temperature)).collect();
-        model.threshold = threshold(&tops);
-        let kept: Vec<&Top> =
-            tops.iter().filter(|top| model.threshold.is_some_and(|least| top.probability >= least)).collect();
-        model.coverage = kept.len() as f64 / tops.len().max(1) as f64;
-        model.accuracy = share_right(&kept);
-        Some(model)
-    };
     VerdictModel {
         version: MODEL_VERSION,
         n_records: taught.len(),
         fault_types: fault_types.into_iter().collect(),
-        tiers: tiers(records).filter_map(fit_tier).collect(),
+        tiers: tiers(records).filter_map(|tier| fit_tier(&taught, tier, &up_to(tier))).collect(),
     }
+}
+
+/// A model of these `names` of features: weights from all organisms, temperature and threshold from predictions for each by a model that has
+/// not seen what it shares with others.
+fn fit_tier(taught: &[&Record], tier: Tier, names: &[&str]) -> Option<TierModel> {
+    let mut model = fit_features(taught, tier, names)?;
+    let apart = Apart::of(taught);
+    let mut known = BTreeMap::<(String, u64), Option<TierModel>>::new();
+    let mut held_out = Vec::new();
+    for record in taught {
+        let fit = || fit_features(&apart.from(record, taught), tier, names);
+        if let Some(model) = known.entry(key(record)).or_insert_with(fit) {
+            held_out.extend(held_by(record, model));
+        }
+    }
+    model.temperature = temperature(&held_out);
+    let tops: Vec<Top> = held_out.iter().filter_map(|held| held.top(model.temperature)).collect();
+    model.threshold = threshold(&tops);
+    let kept: Vec<&Top> =
+        tops.iter().filter(|top| model.threshold.is_some_and(|least| top.probability >= least)).collect();
+    model.coverage = kept.len() as f64 / tops.len().max(1) as f64;
+    model.accuracy = share_right(&kept);
+    Some(model)
+}
+
+/// What organisms have in common that are held out together.
+fn key(record: &Record) -> (String, u64) {
+    (record.fault_type(), record.world)
+}
+
+fn taught(records: &[Record]) -> Vec<&Record> {
+    records.iter().filter(|record| teaches(record)).collect()
 }
 
 /// What the model says of a failing behaviour of an organism whose fault types it has not seen.
@@ -69,45 +81,22 @@ impl Prediction {
 /// Predictions for `records`, from models of these `names` of features fitted without any organism that shares a fault type or, where
 /// there are several, a world.
 ///
-/// Temperature and threshold too come from the held-out predictions of such organisms. One prediction per failing behaviour, in their
-/// order; none where the other organisms do not suffice for a model.
+/// All of the fit is done again without them, temperature and threshold too (nested cross-validation; Varma and Simon 2006, *BMC
+/// Bioinformatics* 7:91). One prediction per failing behaviour, in their order; none where the other organisms do not suffice for a model.
 pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<Vec<Prediction>> {
-    let apart = Apart::of(records);
-    let taught: Vec<&Record> = records.iter().filter(|record| teaches(record)).collect();
-    let key = |record: &Record| (record.fault_type(), record.world);
+    let taught = taught(records);
+    let apart = Apart::of(&taught);
     let mut known = BTreeMap::<(String, u64), Option<TierModel>>::new();
-    let held_out: Vec<Vec<Held>> = records
-        .iter()
-        .map(|record| {
-            let fit = || fit_features(&apart.from(record, &taught), tier, names);
-            let model = known.entry(key(record)).or_insert_with(fit).as_ref();
-            model.map_or_else(Vec::new, |model| held_by(record, model))
-        })
-        .collect();
-    let mut scales = BTreeMap::<(String, u64), (f64, Option<f64>)>::new();
-    let scale = |record: &Record| {
-        let others: Vec<Held> = records
-            .iter()
-            .zip(&held_out)
-            .filter(|(other, _)| teaches(other) && apart.are(record, other))
-            .flat_map(|(_, held)| held.clone())
-            .collect();
-        let temperature = temperature(&others);
-        let tops: Vec<Top> = others.iter().filter_map(|held| held.top(temperature)).collect();
-        (temperature, threshold(&tops))
-    };
-    let mut predictions = Vec::new();
-    for (record, held) in records.iter().zip(&held_out) {
-        let (temperature, threshold) = *scales.entry(key(record)).or_insert_with(|| scale(record));
-        let of_case = |held: &Held| {
-            let probabilities: Vec<(Stage, f64)> =
-                held.log_odds.iter().map(|(stage, z)| (*stage, sigmoid(z / temperature))).collect();
-            let named = threshold.map_or_else(Vec::new, |least| above(&probabilities, least));
-            Prediction { probabilities, named }
+    let of_record = |record: &Record| {
+        let fit = || fit_tier(&apart.from(record, &taught), tier, names);
+        let Some(model) = known.entry(key(record)).or_insert_with(fit) else { return Vec::new() };
+        let of_case = |case: &Case| {
+            let probabilities = model.predict(&case.candidates);
+            Prediction { named: model.name(&probabilities), probabilities }
         };
-        predictions.push(held.iter().map(of_case).collect());
-    }
-    predictions
+        record.failing().map(of_case).collect()
+    };
+    records.iter().map(of_record).collect()
 }
 
 /// The tiers that add evidence to those before.
@@ -133,14 +122,13 @@ fn teaches(record: &Record) -> bool {
     record.headline().is_some() && record.has_taken() && record.guilty.len() == 1 && record.set != Set::Masked
 }
 
-/// Log-odds for an organism from a model that has not seen its fault types.
-#[derive(Debug, Clone)]
+/// Log-odds for a failing behaviour from a model that has not seen the organism's fault types.
 struct Held {
     log_odds: Vec<(Stage, f64)>,
     guilty: Vec<Stage>,
 }
 
-/// The likeliest stage of an organism.
+/// The likeliest stage of a failing behaviour.
 struct Top {
     probability: f64,
     is_right: bool,
@@ -160,8 +148,8 @@ struct Apart {
 }
 
 impl Apart {
-    fn of(records: &[Record]) -> Self {
-        let worlds: BTreeSet<u64> = records.iter().filter(|it| teaches(it)).map(|record| record.world).collect();
+    fn of(taught: &[&Record]) -> Self {
+        let worlds: BTreeSet<u64> = taught.iter().map(|record| record.world).collect();
         Self { has_worlds: worlds.len() > 1 }
     }
 

@@ -42,9 +42,9 @@ pub struct TierModel {
     pub temperature: f64,
     /// Smallest probability of the likeliest stage with which a stage is named; `None` where nothing is ever named.
     pub threshold: Option<f64>,
-    /// Share of held-out organisms for which a stage is named.
+    /// Share of held-out failing behaviours for which a stage is named.
     pub coverage: f64,
-    /// Share of those in which the stage is guilty; `None` where there are none.
+    /// Share of those in which the likeliest stage is guilty; `None` where there are none. The threshold was chosen on them.
     pub accuracy: Option<f64>,
 }
 
@@ -90,7 +90,7 @@ impl TierModel {
 }
 
 /// The stages at or above a threshold, the likeliest first.
-pub(super) fn above(probabilities: &[(Stage, f64)], threshold: f64) -> Vec<Stage> {
+fn above(probabilities: &[(Stage, f64)], threshold: f64) -> Vec<Stage> {
     let mut named: Vec<(Stage, f64)> = probabilities.iter().copied().filter(|(_, p)| *p >= threshold).collect();
     named.sort_by(|a, b| b.1.total_cmp(&a.1));
     named.into_iter().map(|(stage, _)| stage).collect()

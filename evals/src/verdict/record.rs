@@ -21,7 +21,7 @@ pub const TOOK: f64 = 0.8;
 pub struct Record {
     /// Its name: `pt_01_wrong_facts/world-8/seed-1`.
     pub name: String,
-    /// Types of the planted faults: `pt_01_wrong_facts`; empty in a healthy run.
+    /// Kinds of the planted faults: `wrong_facts`, whatever the dose and whatever else is planted; empty in a healthy run.
     pub fault: Vec<String>,
     /// What they make fail.
     pub family: Family,
@@ -154,7 +154,7 @@ pub struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It fails beyond healthy variation.
+    /// It fails beyond healthy variation, or may: too few items to tell have no evidence.
     Failing,
     /// It passes, and failed at an earlier checkpoint.
     Latent,
@@ -271,11 +271,15 @@ pub fn load(path: &Path) -> Result<Vec<Record>> {
 /// As [`load`].
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Record>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let mut names = BTreeSet::new();
     lines
         .map(|(idx, line)| {
             let corrupt = |reason: String| Error::CorruptRecord { path: path.to_owned(), line: idx + 1, reason };
             let record: Record = serde_json::from_str(line).map_err(|error| corrupt(error.to_string()))?;
-            record.check().map_err(corrupt)?;
+            record.check().map_err(&corrupt)?;
+            if !names.insert(record.name.clone()) {
+                return Err(corrupt(format!("`name` {} is there twice", record.name)));
+            }
             Ok(record)
         })
         .collect()

@@ -15,8 +15,8 @@ use super::fit::{Prediction, is_measured, predict_held_out, tiers, up_to};
 use super::record::{Record, Set, Status};
 use crate::diagnosis::{CalibrationBin, Estimate, Stage};
 use crate::random::stream;
-use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
-use crate::stats::calibration::{Forecast, bin, brier, debiased_ece, ece, null_ece};
+use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters, resample_strata};
+use crate::stats::calibration::{Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, null_ece};
 use crate::stats::selective::{accuracy_at_coverage, aurc};
 use crate::stats::wilson::wilson;
 
@@ -46,17 +46,17 @@ pub struct Score {
 pub struct MethodScore {
     /// The method.
     pub name: String,
-    /// Share in which exactly the guilty stage is named; to abstain is to be wrong.
+    /// Share in which exactly the guilty stage is named over all failing behaviours; to abstain is to be wrong.
     pub right: Option<Estimate>,
     /// Share in which a stage is named.
     pub coverage: Option<Estimate>,
     /// Share right among those in which a stage is named.
     pub right_where_named: Option<Estimate>,
-    /// Share in which the likeliest stage is the guilty one, had the method to name one wherever something fails.
+    /// The same, had the method to name one stage for every failing behaviour.
     pub right_when_forced: Option<Estimate>,
     /// Mean over truths (a stage, or nothing in clean runs) of the F1 of naming it; an abstention misses.
     pub macro_f1: Option<Estimate>,
-    /// Share right in each set with a fault, with its number of organisms.
+    /// Share right in each set with a fault that shows, with its number of organisms.
     pub by_set: BTreeMap<Set, Estimate>,
     /// Clean runs in which a stage is named; Wilson interval.
     pub clean_accused: Option<Estimate>,
@@ -75,11 +75,11 @@ pub struct Reliability {
     pub tier: Tier,
     /// Number of stages.
     pub n_stages: usize,
-    /// Reliability diagram: bins of probability with the share that is guilty.
+    /// Reliability diagram: bins of probability with the share that is guilty, intervals over fault types.
     pub bins: Vec<CalibrationBin>,
     /// Expected calibration error, ten equal-width bins.
     pub ece: f64,
-    /// Mean of that error, and its 95th percentile, for a calibrated model with these probabilities.
+    /// Mean of that error, and its 95th percentile, for a calibrated model with these probabilities, were all stages independent.
     pub null_ece: (f64, f64),
     /// Root of the debiased squared calibration error.
     pub debiased_ece: f64,
@@ -146,34 +146,15 @@ pub fn score(records: &[Record]) -> Score {
     }
 }
 
-/// The verdict on an organism: nothing where the gate finds nothing, else what is named for its largest shortfall. Of organisms with several
-/// guilty stages all that is named for any failing behaviour: they fail in several ways.
+/// The verdict on an organism: nothing where the gate finds nothing, else all that is named for any failing behaviour.
 fn call(record: &Record, predictions: &[Prediction]) -> Call {
-    let Some(headline) = record.headline() else { return Call::Nothing };
-    let asked = record.failing().zip(predictions).filter(|(case, _)| record.guilty.len() > 1 || *case == headline);
-    let mut named: Vec<Stage> = Vec::new();
-    for stage in asked.flat_map(|(_, prediction)| &prediction.named) {
-        if !named.contains(stage) {
-            named.push(*stage);
-        }
-    }
-    if named.is_empty() { Call::Undetermined } else { Call::Named(named) }
+    Call::of(record, predictions.iter().flat_map(|prediction| &prediction.named).copied())
 }
 
-/// The prediction for the largest shortfall.
-fn of_headline<'a>(record: &Record, predictions: &'a [Prediction]) -> Option<&'a Prediction> {
-    let headline = record.headline()?;
-    record.failing().zip(predictions).find(|(case, _)| *case == headline).map(|(_, prediction)| prediction)
-}
-
-/// The likeliest stage wherever something fails.
+/// The likeliest stage of every failing behaviour.
 fn forced(records: &[Record], predictions: &[Vec<Prediction>]) -> Vec<Say> {
-    let of_record = |record: &Record, predictions: &[Prediction]| match record.headline() {
-        None => Call::Nothing,
-        Some(_) => of_headline(record, predictions)
-            .and_then(Prediction::top)
-            .map_or(Call::Undetermined, |(stage, _)| Call::Named(vec![stage])),
-    };
+    let tops = |predictions: &[Prediction]| predictions.iter().filter_map(Prediction::top).collect::<Vec<_>>();
+    let of_record = |record: &Record, p: &[Prediction]| Call::of(record, tops(p).into_iter().map(|(stage, _)| stage));
     records.iter().zip(predictions).map(|(record, p)| vec![(of_record(record, p), 1.0)]).collect()
 }
 
@@ -220,7 +201,8 @@ fn score_method(name: &str, records: &[Record], says: &[Say], forced: &[Say]) ->
         (weight(say, is_one), 1.0)
     };
     let faulty = Set::ALL.into_iter().filter_map(|set| {
-        let of_set = |record: &Record| record.set == set && record.has_taken() && !record.guilty.is_empty();
+        let is_shown = |record: &Record| record.has_taken() && !record.guilty.is_empty() && set != Set::Masked;
+        let of_set = |record: &Record| record.set == set && is_shown(record);
         Some((set, share(&of_set, &right, says)?))
     });
     MethodScore {
@@ -240,10 +222,11 @@ fn score_method(name: &str, records: &[Record], says: &[Say], forced: &[Say]) ->
     }
 }
 
-/// A ratio of sums over organisms, with an interval over their fault types: `(type, part, whole)` each.
+/// A ratio of sums over organisms, with an interval over their fault types: `(type, part, whole)` each; those without a whole do not count.
 ///
 /// Where all types agree, resampling them shows no spread; Wilson's interval for as many independent types is given then.
 fn ratio(parts: &[(String, f64, f64)]) -> Option<Estimate> {
+    let parts: Vec<_> = parts.iter().filter(|(.., whole)| *whole > 0.0).collect();
     let whole: f64 = parts.iter().map(|(.., whole)| whole).sum();
     if whole <= 0.0 {
         return None;
@@ -333,38 +316,44 @@ fn macro_f1(records: &[Record], says: &[Say]) -> Option<Estimate> {
     let mut truths: Vec<String> = asked.iter().map(|(record, _)| truth(record)).collect();
     truths.sort_unstable();
     truths.dedup();
-    // Per fault type and truth: hits, truths, calls.
-    let types = by_type(asked.iter().map(|(record, say)| {
-        let of_truth = |name: &String| {
-            let (is, called) = (f64::from(u8::from(truth(record) == *name)), weight(say, |call| words(call) == *name));
-            [is * called, is, called]
-        };
-        (record.fault_type(), truths.iter().map(of_truth).collect::<Vec<[f64; 3]>>())
-    }));
-    let types: Vec<Vec<Vec<[f64; 3]>>> = types.into_values().collect();
+    // Types within their truth, clean runs each for itself; per truth: hits, truths, calls.
+    let of_truth = |record: &Record, say: &Say, name: &String| {
+        let (is, called) = (f64::from(u8::from(truth(record) == *name)), weight(say, |call| words(call) == *name));
+        [is * called, is, called]
+    };
+    let mut clusters = BTreeMap::<(String, String), Vec<Vec<[f64; 3]>>>::new();
+    for (record, say) in asked.iter().copied() {
+        let of_type = if record.guilty.is_empty() { record.name.clone() } else { record.fault_type() };
+        let counts = truths.iter().map(|name| of_truth(record, say, name)).collect();
+        clusters.entry((truth(record), of_type)).or_default().push(counts);
+    }
+    let sizes: Vec<usize> =
+        truths.iter().map(|name| clusters.keys().filter(|(truth, _)| truth == name).count()).collect();
+    let clusters: Vec<Vec<Vec<[f64; 3]>>> = clusters.into_values().collect();
     let f1 = |counts: &[f64]| {
         let of_truth = |t: usize| {
             let mut sums = [0.0; 3];
-            for (of_type, count) in types.iter().zip(counts) {
+            for (of_type, count) in clusters.iter().zip(counts) {
                 for organism in of_type {
                     for (sum, x) in sums.iter_mut().zip(organism[t]) {
                         *sum += count * x;
                     }
                 }
             }
-            // Of a truth that was not drawn nothing is known.
-            (sums[1] > 0.0).then(|| 2.0 * sums[0] / (sums[1] + sums[2]))
+            2.0 * sums[0] / (sums[1] + sums[2])
         };
-        let values: Vec<f64> = (0..truths.len()).filter_map(of_truth).collect();
-        values.iter().sum::<f64>() / values.len() as f64
+        (0..truths.len()).map(of_truth).sum::<f64>() / truths.len() as f64
     };
     if asked.is_empty() {
         return None;
     }
-    let value = f1(&vec![1.0; types.len()]);
-    let draws = resample_clusters(types.len(), DRAWS, &mut stream(0, "verdict/f1"), f1);
-    let (low, high) = percentile_interval(&draws)?;
-    Some(Estimate { value, low, high, n: asked.len(), method: "bootstrap over fault types".to_owned() })
+    let value = f1(&vec![1.0; clusters.len()]);
+    let draws = resample_strata(&sizes, DRAWS, &mut stream(0, "verdict/f1"), f1);
+    let (interval, method) = match percentile_interval(&draws).filter(|(low, high)| low < high) {
+        Some(interval) => (interval, "bootstrap over fault types"),
+        None => (wilson(value, clusters.len() as f64), "Wilson over fault types"),
+    };
+    Some(Estimate { value, low: interval.0, high: interval.1, n: asked.len(), method: method.to_owned() })
 }
 
 fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) -> Option<Reliability> {
@@ -375,25 +364,26 @@ fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) 
         .flat_map(|(record, predictions)| predictions.iter().map(move |prediction| (record, prediction)))
         .collect();
     let is_guilty = |record: &Record, stage: Stage| f64::from(u8::from(record.guilty.contains(&stage)));
-    let stages: Vec<Forecast> = asked
+    let stages: Vec<(String, Forecast)> = asked
         .iter()
-        .flat_map(|(record, p)| {
-            p.probabilities.iter().map(|(stage, p)| Forecast { confidence: *p, outcome: is_guilty(record, *stage) })
-        })
+        .flat_map(|(record, p)| p.probabilities.iter().map(move |(stage, p)| (*record, *stage, *p)))
+        .map(|(record, stage, p)| (record.fault_type(), Forecast { confidence: p, outcome: is_guilty(record, stage) }))
         .collect();
     let tops: Vec<(f64, bool)> =
         asked.iter().filter_map(|(record, p)| p.top().map(|(stage, p)| (p, record.guilty.contains(&stage)))).collect();
-    let bins = bin(stages.iter().map(|forecast| (*forecast, 1.0)));
-    let shown = bins.iter().filter(|bin| bin.n > 0.0).map(|bin| {
-        let value = bin.outcome / bin.n;
-        let (low, high) = wilson(value, bin.n);
-        let accuracy = Estimate { value, low, high, n: bin.n as usize, method: "Wilson".to_owned() };
-        CalibrationBin { confidence: bin.confidence / bin.n, accuracy }
+    let shown = (0..N_BINS).filter_map(|place| {
+        let of_bin: Vec<&(String, Forecast)> = stages.iter().filter(|(_, of)| bin_of(of.confidence) == place).collect();
+        let parts: Vec<_> = of_bin.iter().map(|(of, forecast)| (of.clone(), forecast.outcome, 1.0)).collect();
+        let confidence = of_bin.iter().map(|(_, of)| of.confidence).sum::<f64>() / of_bin.len() as f64;
+        Some(CalibrationBin { confidence, accuracy: ratio(&parts)? })
     });
+    let shown: Vec<CalibrationBin> = shown.collect();
+    let stages: Vec<Forecast> = stages.into_iter().map(|(_, forecast)| forecast).collect();
+    let bins = bin(stages.iter().map(|forecast| (*forecast, 1.0)));
     Some(Reliability {
         tier,
         n_stages: stages.len(),
-        bins: shown.collect(),
+        bins: shown,
         ece: ece(&bins)?,
         null_ece: null_ece(&stages, DRAWS, &mut stream(0, "verdict/null"))?,
         debiased_ece: debiased_ece(&bins)?,
@@ -433,4 +423,20 @@ fn control(record: &Record, predictions: &[Prediction]) -> Option<Control> {
         truth: truth(record),
         verdict: words(&call(record, predictions)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ratio;
+    use crate::stats::wilson::wilson;
+
+    #[test]
+    fn what_has_no_whole_makes_no_interval_narrower() {
+        let named = |n: usize| f64::from(u8::from(n < 3));
+        let parts: Vec<(String, f64, f64)> = (0..28).map(|n| (format!("type-{n}"), named(n), named(n))).collect();
+        let share = ratio(&parts).unwrap();
+        assert_eq!((share.value, share.n), (1.0, 3));
+        assert_eq!(share.low, wilson(1.0, 3.0).0);
+        assert!(ratio(&[("a".to_owned(), 0.0, 0.0)]).is_none());
+    }
 }

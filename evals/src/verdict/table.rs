@@ -14,9 +14,10 @@ impl Score {
         // Writing to a string does not fail.
         let _ = writeln!(
             out,
-            "{} organisms of {} fault types. Every verdict is from a model fitted without the organism's own fault types and, where \
-             there are several, without its world; its temperature and threshold too. Intervals are 95 %, by resampling fault types, not organisms; where all types agree, \
-             Wilson's for as many types.\n",
+            "{} organisms of {} fault types: kinds of plants, whatever their dose and whatever else is planted. Every verdict is from a model fitted \
+             without the organism's own fault types and, where there are several, without its world; its temperature and threshold too. \
+             Right is an organism of which exactly the guilty stages are named over all its failing behaviours. Intervals are 95 %, by resampling \
+             fault types, not organisms; where all types agree, Wilson's for as many types.\n",
             self.n_records, self.n_fault_types
         );
         if !self.not_taken.is_empty() {
@@ -141,7 +142,7 @@ fn confusion_table(out: &mut String, method: &MethodScore) {
 fn reliability_table(out: &mut String, of: &Reliability) {
     let _ = writeln!(
         out,
-        "## Are the probabilities true? {:?}: {}\n\n{} stages. ECE {:.3} (a calibrated model: {:.3}, 95th percentile {:.3}), \
+        "## Are the probabilities true? {:?}: {}\n\n{} stages. ECE {:.3} (a calibrated model with independent stages: {:.3}, 95th percentile {:.3}), \
          debiased {:.3}, Brier score {:.3}, AURC {:.3}.\n\n| probability | n | guilty |\n|---|---|---|",
         of.tier,
         of.tier.access(),
