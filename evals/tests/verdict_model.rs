@@ -180,6 +180,9 @@ fn an_innocent_stage_named_for_any_failing_behaviour_is_wrong() {
     assert!((model.right.as_ref().unwrap().value - 53.0 / 54.0).abs() < 1e-9, "{model:?}");
     assert!((model.right_when_forced.as_ref().unwrap().value - 53.0 / 54.0).abs() < 1e-9, "{model:?}");
     assert_eq!(model.coverage.as_ref().unwrap().value, 1.0);
+    let wrong: Vec<(&str, &str)> = score.wrong.iter().map(|told| (&*told.name, &*told.verdict)).collect();
+    assert_eq!(wrong, [("Pretraining_0/world-8/seed-1", "pretraining + alignment")]);
+    assert!(score.to_markdown().contains("| pretraining | pretraining + alignment |"));
 }
 
 #[test]

@@ -38,7 +38,9 @@ pub struct Score {
     /// Masked faults.
     pub latent: LatentScore,
     /// Controls, each with the verdict of the model at its highest tier.
-    pub controls: Vec<Control>,
+    pub controls: Vec<Told>,
+    /// Organisms with a fault that took of which something else than exactly the guilty stages is named at that tier.
+    pub wrong: Vec<Told>,
 }
 
 /// How often a method is right. Shares are of organisms with one fault (set `single`) unless said otherwise.
@@ -102,9 +104,9 @@ pub struct LatentScore {
     pub clean_accused: Option<Estimate>,
 }
 
-/// A control with its verdict.
+/// An organism with its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Control {
+pub struct Told {
     /// Which set.
     pub set: Set,
     /// The organism.
@@ -142,7 +144,13 @@ pub fn score(records: &[Record]) -> Score {
         reliability: predictions.iter().filter_map(|(tier, of_tier)| reliability(*tier, records, of_tier)).collect(),
         agreement: agreements(records),
         latent: latent(records),
-        controls: records.iter().zip(last).filter_map(|(record, p)| control(record, p)).collect(),
+        controls: told(records, last, |record, _| {
+            matches!(record.set, Set::Clean | Set::Sham | Set::Intended | Set::Harness | Set::Deployment)
+        }),
+        wrong: told(records, last, |record, call| {
+            let is_asked = record.has_taken() && !record.guilty.is_empty() && record.set != Set::Masked;
+            is_asked && !is_right(record, call)
+        }),
     }
 }
 
@@ -416,13 +424,18 @@ fn latent(records: &[Record]) -> LatentScore {
     }
 }
 
-fn control(record: &Record, predictions: &[Prediction]) -> Option<Control> {
-    matches!(record.set, Set::Clean | Set::Sham | Set::Intended | Set::Harness | Set::Deployment).then(|| Control {
-        set: record.set,
-        name: record.name.clone(),
-        truth: truth(record),
-        verdict: words(&call(record, predictions)),
-    })
+/// The organisms of which this holds, each with its verdict.
+fn told(records: &[Record], predictions: &[Vec<Prediction>], is_asked: impl Fn(&Record, &Call) -> bool) -> Vec<Told> {
+    let calls = records.iter().zip(predictions).map(|(record, p)| (record, call(record, p)));
+    let asked = calls.filter(|(record, call)| is_asked(record, call));
+    asked
+        .map(|(record, call)| Told {
+            set: record.set,
+            name: record.name.clone(),
+            truth: truth(record),
+            verdict: words(&call),
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::record::Set;
-use super::score::{MethodScore, Reliability, Score};
+use super::score::{MethodScore, Reliability, Score, Told};
 use crate::diagnosis::Estimate;
 
 impl Score {
@@ -28,6 +28,7 @@ impl Score {
         self.sets_table(&mut out);
         if let Some(method) = self.methods.last() {
             confusion_table(&mut out, method);
+            self.wrong_table(&mut out);
         }
         for tier in &self.reliability {
             reliability_table(&mut out, tier);
@@ -79,6 +80,12 @@ impl Score {
         out.push('\n');
     }
 
+    fn wrong_table(&self, out: &mut String) {
+        out.push_str("## Wrong verdicts of the same\n\n| set | organism | truth | verdict |\n|---|---|---|---|\n");
+        self.wrong.iter().for_each(|wrong| told_row(out, wrong));
+        out.push('\n');
+    }
+
     fn agreement_table(&self, out: &mut String) {
         out.push_str(
             "## Do cheap estimates agree with training a stage again?\n\nBy the factorial the guilty stage's share of the shortfall is 1, the \
@@ -120,8 +127,7 @@ impl Score {
         out.push_str("\n| set | organism | truth | verdict |\n|---|---|---|---|\n");
         let is_listed = |set: Set, verdict: &str| !matches!(set, Set::Clean | Set::Sham) || verdict != "nothing";
         for control in self.controls.iter().filter(|control| is_listed(control.set, &control.verdict)) {
-            let set = control.set.name();
-            let _ = writeln!(out, "| {set} | {} | {} | {} |", control.name, control.truth, control.verdict);
+            told_row(out, control);
         }
     }
 }
@@ -137,6 +143,10 @@ fn confusion_table(out: &mut String, method: &MethodScore) {
         let _ = writeln!(out, "| {truth} | {} |", cells.join(" | "));
     }
     out.push('\n');
+}
+
+fn told_row(out: &mut String, told: &Told) {
+    let _ = writeln!(out, "| {} | {} | {} | {} |", told.set.name(), told.name, told.truth, told.verdict);
 }
 
 fn reliability_table(out: &mut String, of: &Reliability) {
