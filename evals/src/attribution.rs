@@ -26,7 +26,7 @@ use crate::contribution::{Part, take_apart};
 use crate::diagnosis::{
     Confidence, ContributionKind, CutoffCurve, DEPLOYED, Outcome, Rung, Stage, Verdict, View, ViewValue,
 };
-use crate::evidence::{self, Candidates};
+use crate::evidence::{self, Candidates, Evidence};
 use crate::gate::{Gate, LEAST_RUNS};
 use crate::history::margin_change;
 use crate::path::{Path, Shortfall};
@@ -48,6 +48,9 @@ pub const MIN_ITEMS: usize = 10;
 
 /// Where a larger share of the questions contradict their own key, they measure the key and not the model.
 pub const MAX_WRONG_KEYS: f64 = 0.05;
+
+/// The routes of [`Case::shortfalls`], in their order.
+const ROUTES: [Route; 2] = [Route::Chat, Route::Elicited];
 
 /// Share of a shortfall from which a coalition clearly raises or lowers it.
 const CLEAR_PART: f64 = 0.1;
@@ -98,6 +101,17 @@ pub(crate) struct Case<'a> {
     pub(crate) stream: String,
 }
 
+/// A failure that is real, taken apart, and what all streams of evidence say of it.
+pub(crate) struct Examined {
+    /// Whether the content itself is missing, and not only its expression in chat.
+    is_content: bool,
+    /// Shortfall of the last checkpoint in the form that it is traced in.
+    pub(crate) shortfall: Option<f64>,
+    parts: Vec<Part>,
+    /// The evidence.
+    pub(crate) evidence: Evidence,
+}
+
 impl Case<'_> {
     /// Shortfalls of the last checkpoint: as deployed and, where another form gets more out of it, in that form. Their p-values
     /// go through Holm before [`Case::judge`].
@@ -115,8 +129,36 @@ impl Case<'_> {
         self.elicited.shortfall().filter(|_| self.elicited.is_referenced() == self.chat.is_referenced())
     }
 
-    /// The verdict, given the p-values of [`Case::shortfalls`] after Holm and the lineage's gate, if there are healthy runs.
-    pub(crate) fn judge(&self, p_holm: &[f64], gate: Option<&Gate>) -> Verdict {
+    /// Family-wise p-value of the last checkpoint on a route.
+    fn family_p(&self, gate: Option<&Gate>, route: Route) -> Option<f64> {
+        gate.and_then(|gate| gate.p_value(self.behaviour, route, self.names.len() - 1))
+    }
+
+    fn is_beyond(&self, gate: Option<&Gate>, route: Route) -> bool {
+        self.family_p(gate, route).is_none_or(|p| p <= ALPHA)
+    }
+
+    /// Takes the failure apart and collects the evidence, given the p-values of [`Case::shortfalls`] after Holm and the lineage's gate, if there are
+    /// healthy runs; `None` where nothing fails for sure.
+    pub(crate) fn examine(&self, p_holm: &[f64], gate: Option<&Gate>) -> Option<Examined> {
+        let shortfalls = self.shortfalls();
+        let deployed = *shortfalls.first().filter(|_| self.wrong_keys().is_none())?;
+        let mut real = shortfalls.iter().zip(p_holm).zip(ROUTES).map(|((shortfall, &p), route)| {
+            shortfall.value >= shortfall.gate && p < ALPHA && self.is_beyond(gate, route)
+        });
+        let fails_deployed = real.next() == Some(true);
+        let fails_elicited = real.next() == Some(true) && deployed.value > 0.0;
+        (fails_deployed || fails_elicited).then(|| {
+            let is_content = self.lacks_content(deployed);
+            let path = self.traced(is_content);
+            let parts = take_apart(path, self.names, &self.stream);
+            let evidence = evidence::collect(self, path, &parts);
+            Examined { is_content, shortfall: path.shortfall().map(|shortfall| shortfall.value), parts, evidence }
+        })
+    }
+
+    /// The verdict, given what [`Case::examine`] was given and what came of it.
+    pub(crate) fn judge(&self, p_holm: &[f64], gate: Option<&Gate>, examined: Option<Examined>) -> Verdict {
         if let Some(reason) = self.wrong_keys() {
             return self.verdict(Outcome::NotMeasured { reason });
         }
@@ -124,26 +166,16 @@ impl Case<'_> {
         let Some(&deployed) = shortfalls.first() else {
             return self.verdict(Outcome::NotMeasured { reason: self.why_not_measured() });
         };
-        let last = self.names.len() - 1;
-        let family_p = |route: Route| gate.and_then(|gate| gate.p_value(self.behaviour, route, last));
-        let is_beyond = |route: Route| family_p(route).is_none_or(|p| p <= ALPHA);
-        let routes = [Route::Chat, Route::Elicited];
-        let mut real = shortfalls
-            .iter()
-            .zip(p_holm)
-            .zip(routes)
-            .map(|((shortfall, &p), route)| shortfall.value >= shortfall.gate && p < ALPHA && is_beyond(route));
-        let fails_deployed = real.next() == Some(true);
-        let lacks_content = real.next() == Some(true) && deployed.value > 0.0;
-        let mut verdict = if fails_deployed || lacks_content {
-            self.blame(deployed)
-        } else if deployed.value >= deployed.gate && is_beyond(Route::Chat) {
-            self.too_few(deployed, p_holm[0])
-        } else {
-            self.healthy(deployed)
+        let family_p = |route: Route| self.family_p(gate, route);
+        let mut verdict = match examined {
+            Some(examined) => self.blame(examined),
+            None if deployed.value >= deployed.gate && self.is_beyond(gate, Route::Chat) => {
+                self.too_few(deployed, p_holm[0])
+            }
+            None => self.healthy(deployed),
         };
         verdict.evidence.insert(0, self.first_line(deployed));
-        verdict.family_p = shortfalls.iter().zip(routes).filter_map(|(_, route)| family_p(route)).reduce(f64::min);
+        verdict.family_p = shortfalls.iter().zip(ROUTES).filter_map(|(_, route)| family_p(route)).reduce(f64::min);
         if let Some(gate) = gate {
             let is_healthy = verdict.outcome == Outcome::Healthy;
             if !is_healthy || deployed.value >= deployed.gate {
@@ -222,15 +254,17 @@ impl Case<'_> {
         self.names.iter().rposition(|name| name != DEPLOYED)
     }
 
+    /// The values that a failure is traced in.
+    fn traced(&self, is_content: bool) -> &Path<'_> {
+        if is_content { &self.elicited } else { &self.chat }
+    }
+
     /// The failure is real: whose is it?
-    fn blame(&self, deployed: Shortfall) -> Verdict {
-        let elicited = self.elicited_shortfall();
-        let is_content = self.lacks_content(deployed);
-        let path = if is_content { &self.elicited } else { &self.chat };
-        let parts = take_apart(path, self.names, &self.stream);
-        let weighed = evidence::collect(self, path, &parts);
+    fn blame(&self, examined: Examined) -> Verdict {
+        let Examined { is_content, shortfall, parts, evidence } = examined;
+        let path = self.traced(is_content);
         let accused = match self.model.filter(|_| path.is_referenced()) {
-            Some(model) => accuse_by_evidence(model, &weighed.candidates, &parts, self.names),
+            Some(model) => accuse_by_evidence(model, &evidence.candidates, &parts, self.names),
             None => accuse(path, &parts, self.names),
         };
         let mut verdict = match &accused {
@@ -239,10 +273,9 @@ impl Case<'_> {
             }
             Err(reason) => self.verdict(Outcome::Undetermined { reason: reason.clone() }),
         };
-        verdict.shortfall = path.shortfall().map(|shortfall| shortfall.value);
-        verdict.is_content = is_content;
-        (verdict.candidates, verdict.readings) = (weighed.candidates, weighed.readings);
-        verdict.evidence.extend(self.elicitation_line(is_content, elicited));
+        (verdict.shortfall, verdict.is_content) = (shortfall, is_content);
+        (verdict.candidates, verdict.readings) = (evidence.candidates, evidence.readings);
+        verdict.evidence.extend(self.elicitation_line(is_content, self.elicited_shortfall()));
         if let Ok(part) = accused {
             self.support(&mut verdict, path, &parts, part);
         } else {

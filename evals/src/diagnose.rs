@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
 
-use crate::attribution::Case;
+use crate::attribution::{Case, Examined};
 use crate::board::{Answers, Board, counts};
 use crate::diagnosis::{
     BehaviourHistory, Confidence, ContributionKind, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo,
@@ -14,6 +14,7 @@ use crate::diagnosis::{
 };
 use crate::error::{Error, Result};
 use crate::evidence::data::Profile;
+use crate::evidence::together;
 use crate::fixes::{Fix, FixMatrix};
 use crate::gate::Gate;
 use crate::history::{Moves, margin_change};
@@ -242,8 +243,13 @@ fn judge_all(cases: &[Case], gate: Option<&Gate>) -> Vec<BehaviourHistory> {
     let p_values: Vec<Vec<f64>> =
         cases.iter().map(|case| case.shortfalls().iter().map(|shortfall| shortfall.p_value).collect()).collect();
     let mut p_holm = holm(&p_values.concat()).into_iter();
-    let mut of_case = |values: &Vec<f64>| p_holm.by_ref().take(values.len()).collect::<Vec<f64>>();
-    cases.iter().zip(&p_values).map(|(case, values)| history(case, case.judge(&of_case(values), gate))).collect()
+    let p_holm: Vec<Vec<f64>> = p_values.iter().map(|values| p_holm.by_ref().take(values.len()).collect()).collect();
+    let mut examined: Vec<Option<Examined>> =
+        cases.iter().zip(&p_holm).map(|(case, p_holm)| case.examine(p_holm, gate)).collect();
+    let failures = examined.iter_mut().flatten();
+    together::read(&mut failures.map(|of| (of.shortfall.unwrap_or(0.0), &mut of.evidence)).collect::<Vec<_>>());
+    let judged = cases.iter().zip(&p_holm).zip(examined);
+    judged.map(|((case, p_holm), examined)| history(case, case.judge(p_holm, gate, examined))).collect()
 }
 
 fn history(case: &Case, verdict: Verdict) -> BehaviourHistory {

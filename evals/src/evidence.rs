@@ -10,6 +10,7 @@ mod relearn;
 pub mod reward;
 mod shortfall;
 mod strength;
+pub(crate) mod together;
 
 use std::collections::BTreeMap;
 

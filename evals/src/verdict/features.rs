@@ -45,7 +45,7 @@ pub struct Feature {
 }
 
 /// All features. A record that has another is refused; one that a record lacks was not measured.
-pub const FEATURES: [Feature; 15] = [
+pub const FEATURES: [Feature; 16] = [
     feature("shortfall_share", Tier::T1, "part of the shortfall that arose in the stage, over all positive parts"),
     feature("e_z", Tier::T1, "the same part over its standard error"),
     feature(
@@ -59,6 +59,11 @@ pub const FEATURES: [Feature; 15] = [
         "is_first_shortfall",
         Tier::T1,
         "1 for the first stage after which the value is beyond healthy variation, else 0",
+    ),
+    feature(
+        "all_failures_share",
+        Tier::T1,
+        "part of the shortfalls of all failing behaviours of the lineage that arose in the stage",
     ),
     feature(
         "margin_change_z",

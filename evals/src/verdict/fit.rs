@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use probes::item::Behaviour;
+
 use super::features::{FEATURES, Feature, Tier};
 use super::logistic::{Logistic, sigmoid};
 use super::model::{MODEL_VERSION, TierModel, VerdictModel, Weight};
@@ -18,7 +20,7 @@ pub const ACCURACY: f64 = 0.95;
 /// No stage is named that is more likely innocent.
 const LEAST_THRESHOLD: f64 = 0.5;
 
-/// Fits every tier on the failing behaviours of all organisms with one guilty stage, and whose plant took.
+/// Fits every tier on the failing behaviours of all organisms whose plant took and of which it is known which stages made each failure.
 pub fn fit(records: &[Record]) -> VerdictModel {
     let taught = taught(records);
     let fault_types: BTreeSet<String> = taught.iter().map(|record| record.fault_type()).collect();
@@ -116,10 +118,12 @@ pub fn up_to(tier: Tier) -> Vec<&'static str> {
     FEATURES.iter().filter(|feature| feature.tier <= tier).map(|feature| feature.name).collect()
 }
 
-/// Whether an organism is one to learn from: it fails, not for another reason than its plant, and it is known which stage made each of its
-/// failures.
+/// Whether an organism is one to learn from: it fails, not for another reason than its plant, and it is known which stages made each of its
+/// failures. Of two guilty stages that is known where a single behaviour fails.
 fn teaches(record: &Record) -> bool {
-    record.headline().is_some() && record.has_taken() && record.guilty.len() == 1 && record.set != Set::Masked
+    let failing: BTreeSet<Behaviour> = record.failing().map(|case| case.behaviour).collect();
+    let is_known = record.guilty.len() == 1 || record.guilty.len() > 1 && failing.len() == 1;
+    !failing.is_empty() && record.has_taken() && is_known && record.set != Set::Masked
 }
 
 /// Log-odds for a failing behaviour from a model that has not seen the organism's fault types.
