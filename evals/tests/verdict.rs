@@ -373,7 +373,8 @@ fn what_only_appears_as_deployed_is_nothing_to_be_learnt_again() {
     };
     let trained = [("pretrain", 0.2, 0.97), ("sft", 0.95, 0.97), ("rlhf", 0.5, 0.97)];
     assert_eq!(parts(&trained).unwrap()[&Stage::Alignment], 1.0);
-    let deployed = [("pretrain", 0.2, 0.97), ("sft", 0.95, 0.97), ("rlhf", 0.95, 0.97), (DEPLOYED, 0.5, 0.97)];
+    // Two points below healthy runs before it is deployed: shares of them are noise.
+    let deployed = [("pretrain", 0.2, 0.97), ("sft", 0.95, 0.97), ("rlhf", 0.93, 0.97), (DEPLOYED, 0.5, 0.97)];
     assert_eq!(parts(&deployed), None);
 }
 

@@ -9,7 +9,7 @@ use super::strength::has_barrier;
 use super::{Evidence, Reading, bounded};
 use crate::attribution::Case;
 use crate::diagnosis::{Stage, View};
-use crate::path::Path;
+use crate::path::{MIN_EFFECT, Path};
 use crate::reference::spread;
 
 /// Shapley values of the shortfall over SFT and alignment, on the ground of pretraining.
@@ -38,7 +38,8 @@ pub(super) fn read(case: &Case, path: &Path, evidence: &mut Evidence) {
     let (Some(at_base), Some(at_tuned), Some(at_end)) = (shortfall(base), shortfall(tuned), shortfall(end)) else {
         return;
     };
-    if at_end <= 0.0 {
+    // A share of next to nothing is noise: so it is where the failure only appears as the checkpoint is deployed.
+    if at_end < MIN_EFFECT {
         return;
     }
     let is_elicited = std::ptr::eq(path, &raw const case.elicited);

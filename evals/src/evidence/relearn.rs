@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::{Evidence, Reading, bounded};
 use crate::attribution::Case;
 use crate::diagnosis::{Stage, View};
+use crate::path::MIN_EFFECT;
 
 /// Reads which share of the shortfall stays, which speaks against pretraining, and which goes, which speaks against what followed.
 ///
@@ -16,8 +17,8 @@ use crate::diagnosis::{Stage, View};
 pub(super) fn read(case: &Case, evidence: &mut Evidence) {
     let Some(trained) = case.last_trained().and_then(|phase| case.chat.shortfall_at(phase)) else { return };
     let end = trained.value;
-    // What only appears as the checkpoint is deployed is nothing to be learnt again.
-    if end <= 0.0 {
+    // What only appears as the checkpoint is deployed is nothing to be learnt again, and a share of next to nothing is noise.
+    if end < MIN_EFFECT {
         return;
     }
     let Some(left) = case.view_shortfall(View::Relearnt, false) else { return };

@@ -32,7 +32,8 @@ fn is_barrier(one_end: f64, half_way: f64, other_end: f64) -> bool {
 pub(super) fn read(case: &Case, evidence: &mut Evidence) {
     let Some(aligned) = case.last_of(Stage::Alignment).and_then(|phase| case.chat.shortfall_at(phase)) else { return };
     let end = aligned.value;
-    if end <= 0.0 {
+    // A share of next to nothing is noise: so it is where the failure only appears as the checkpoint is deployed.
+    if end < MIN_EFFECT {
         return;
     }
     for (half, more, feature, how) in [
