@@ -103,6 +103,13 @@ pub struct MeasuredFix {
     pub n: usize,
 }
 
+impl MeasuredFix {
+    /// The interval, where it says something: two or three types that differ leave room for more than the whole shortfall.
+    pub fn telling_interval(&self) -> Option<(f64, f64)> {
+        self.interval.filter(|(low, high)| high - low <= 1.0)
+    }
+}
+
 /// Fixes by failure and stage, as the project ships them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -286,9 +293,10 @@ pub fn sentence(fixes: &[MeasuredFix]) -> Option<String> {
 }
 
 fn part(fix: &MeasuredFix) -> String {
-    let interval = fix
-        .interval
-        .map_or_else(String::new, |(low, high)| format!("95% interval {} to {}; ", percent(low), percent(high)));
+    let interval = fix.telling_interval().map_or_else(
+        || "too few types for an interval: ".to_owned(),
+        |(low, high)| format!("95% interval {} to {}; ", percent(low), percent(high)),
+    );
     let on = format!(" ({interval}{}, {})", count(fix.n_types, "type"), count(fix.n, "model"));
     let loss = fix.loss.filter(|(_, loss)| *loss >= LEAST_LOSS);
     let loss =
@@ -354,8 +362,8 @@ mod tests {
         assert_eq!(
             sentence(&fixes).unwrap(),
             "Measured on planted faults of this kind, of the shortfall: training the phase again with mended data or settings took \
-             back 90% (95% interval 26% to 154%; 2 types, 3 models); deploying the checkpoint before alignment took back 60% (1 \
-             type, 1 model), but refusing harmful requests lost 40 points."
+             back 90% (too few types for an interval: 2 types, 3 models); deploying the checkpoint before alignment took back 60% (too \
+             few types for an interval: 1 type, 1 model), but refusing harmful requests lost 40 points."
         );
         assert_eq!(sentence(&fixes[2..]), None);
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::chart::plane::{self, Mark, Plane, Point, View};
 use crate::lineage::{ALPHA, Panel};
-use crate::number::{count, measure, points};
+use crate::number::{count, measure, plural, points};
 use crate::page::{Fact, provenance};
 use crate::text::clean_name;
 use crate::words;
@@ -320,8 +320,4 @@ fn is_explored_by(setting: &Setting, way: Exploration) -> bool {
 
 fn n_explored(comparison: &Comparison) -> usize {
     comparison.settings.iter().filter(|s| is_explored(s)).count()
-}
-
-fn plural(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{} {noun}s", count(n)) }
 }

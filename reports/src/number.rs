@@ -156,6 +156,11 @@ pub(crate) fn p_value(p: f64) -> String {
     }
 }
 
+/// A count of things: `1 model`, `12 models`.
+pub(crate) fn plural(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{} {noun}s", count(n)) }
+}
+
 /// A count with its thousands apart: `12,345`.
 pub(crate) fn count(n: usize) -> String {
     let digits = n.to_string();

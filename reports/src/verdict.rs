@@ -10,7 +10,7 @@ use evals::trace::record::Trace;
 use serde::Serialize;
 
 use crate::chart::{Chart, waterfall};
-use crate::number::{percent, points};
+use crate::number::{percent, plural, points};
 use crate::words;
 
 /// A failing behaviour with its verdict.
@@ -261,8 +261,8 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo
 }
 
 fn tried_fix(fix: &MeasuredFix) -> TriedFix {
-    let interval = fix.interval.map_or_else(
-        || "no interval: one type of fault".to_owned(),
+    let interval = fix.telling_interval().map_or_else(
+        || "no interval: too few types of fault".to_owned(),
         |(low, high)| format!("95% interval {} to {}", percent(low), percent(high)),
     );
     let cost = match fix.fix {
@@ -277,6 +277,6 @@ fn tried_fix(fix: &MeasuredFix) -> TriedFix {
         what: words::capital(fix.fix.what()),
         recovered: format!("{} ({interval})", percent(fix.recovered)),
         cost,
-        on: format!("{} models with {} types of fault", fix.n, fix.n_types),
+        on: format!("{} with {} of fault", plural(fix.n, "model"), plural(fix.n_types, "type")),
     }
 }

@@ -7,7 +7,7 @@ use evals::comparison::{Axis, Comparison};
 use super::setting::standing;
 use super::{Roster, is_explored};
 use crate::markdown::escape;
-use crate::number::{count, decimal, measure, measure_interval};
+use crate::number::{count, decimal, measure, measure_interval, plural};
 use crate::words;
 
 /// Writes the summary.
@@ -83,11 +83,8 @@ fn settings(out: &mut String, comparison: &Comparison, roster: &Roster) {
     }
     let explored = super::n_explored(comparison);
     if explored > 0 {
-        let _ = writeln!(
-            out,
-            "\n{} explored without training; the report lists them.",
-            super::plural(explored, "more setting")
-        );
+        let _ =
+            writeln!(out, "\n{} explored without training; the report lists them.", plural(explored, "more setting"));
     }
 }
 
