@@ -21,7 +21,9 @@ pub(crate) fn read(failures: &mut [(f64, &mut Evidence)]) {
     if total <= 0.0 {
         return;
     }
-    parts.values_mut().for_each(|part| *part /= total);
+    for part in parts.values_mut() {
+        *part /= total;
+    }
     for (_, evidence) in failures {
         evidence.add(
             "all_failures_share",
