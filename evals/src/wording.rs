@@ -89,11 +89,13 @@ pub(crate) fn form_name(form: Form) -> &'static str {
     }
 }
 
-/// `41%`; one decimal where whole percents would hide the difference from none or all.
+/// `41%`; one decimal where whole percents would hide the difference from none or all, and `>99.9%` where that would hide it too.
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let whole = percent.round();
-    if (whole == 0.0 && percent > 0.05) || (whole == 100.0 && percent < 99.95) {
+    if share < 1.0 && percent >= 99.95 {
+        ">99.9%".to_owned()
+    } else if (whole == 0.0 && percent > 0.05) || (whole == 100.0 && percent < 99.95) {
         format!("{percent:.1}%")
     } else {
         format!("{whole:.0}%").replace('-', "−")
@@ -138,8 +140,8 @@ mod tests {
 
     #[test]
     fn shares_near_none_and_all_keep_a_decimal() {
-        let shown: Vec<String> = [0.0, 0.004, 0.412, 0.996, 1.0].into_iter().map(percent).collect();
-        assert_eq!(shown, ["0%", "0.4%", "41%", "99.6%", "100%"]);
+        let shown: Vec<String> = [0.0, 0.004, 0.412, 0.996, 0.9998, 1.0].into_iter().map(percent).collect();
+        assert_eq!(shown, ["0%", "0.4%", "41%", "99.6%", ">99.9%", "100%"]);
         assert_eq!((points(-0.012), points(0.55)), ("1 point".to_owned(), "55 points".to_owned()));
     }
 
