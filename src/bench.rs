@@ -244,13 +244,17 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The lineages in folders of the bench that are of a kind, those that `--only` names or all of them.
+/// The lineages of a kind in folders of the bench, or those that the folders are; those that `--only` names or all of them.
 ///
 /// # Errors
 /// [`NothingToAsk`] where there is none; those of [`choose`].
 fn lineages(dirs: &[PathBuf], only: &[String], kind: &str, is_it: impl Fn(&Run) -> bool) -> Result<Vec<Run>> {
     let mut found = Vec::new();
     for dir in dirs {
+        if is_it(&Run::at(dir)) {
+            found.push(Run::at(dir));
+            continue;
+        }
         let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
         let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         paths.sort();

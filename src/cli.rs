@@ -330,7 +330,7 @@ pub(crate) struct ScoreArgs {
 /// Arguments of `bench confirm`.
 #[derive(Debug, Args)]
 pub(crate) struct ConfirmArgs {
-    /// Folders of lineages of one seed, as `bench attribution` makes them.
+    /// Folders of lineages of one seed, as `bench attribution` makes them, or of single lineages.
     #[arg(required = true, value_name = "DIR")]
     pub(crate) dirs: Vec<PathBuf>,
     /// Only these lineages, separated by commas.

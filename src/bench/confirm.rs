@@ -1,6 +1,6 @@
 //! `phasetrace bench confirm`: how often verdicts are right that training a phase again has confirmed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -115,11 +115,13 @@ fn to_markdown(tested: &[Tested]) -> String {
     let mut out = String::new();
     let share = |of: &[&Tested]| {
         let (right, n) = (of.iter().filter(|verdict| verdict.is_right()).count(), of.len());
-        let (low, high) = wilson(right as f64 / n.max(1) as f64, n as f64);
+        // Verdicts on one lineage hang together.
+        let n_lineages = of.iter().map(|verdict| &verdict.name).collect::<BTreeSet<_>>().len();
+        let (low, high) = wilson(right as f64 / n.max(1) as f64, n_lineages as f64);
         if n == 0 {
             "none".to_owned()
         } else {
-            format!("{right} of {n} right ({:.0} to {:.0} %)", 100.0 * low, 100.0 * high)
+            format!("{right} of {n} right, lineages: {n_lineages} ({:.0} to {:.0} %)", 100.0 * low, 100.0 * high)
         }
     };
     let mut kinds = BTreeMap::<bool, Vec<&Tested>>::new();
@@ -130,7 +132,7 @@ fn to_markdown(tested: &[Tested]) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         out,
-        "Verdicts put to the test by training the accused phase again, and an innocent one; Wilson intervals, 95 %.\n\n- confirmed: {}\n- not \
+        "Verdicts put to the test by training the accused phase again, and an innocent one; Wilson intervals over lineages, 95 %.\n\n- confirmed: {}\n- not \
          confirmed: {}\n\n| organism | truth | behaviour | accused | taken back | by the innocent phase | confirmed |\n|---|---|---|---|--:|--:|---|",
         of(true),
         of(false)
@@ -165,20 +167,21 @@ mod tests {
     #[test]
     fn confirmed_verdicts_are_counted_apart_from_the_others() {
         let estimate = |value| Estimate { value, low: 0.0, high: 1.0, n: 10, method: "delta method".to_owned() };
-        let tested = |accused, is_confirmed| Tested {
-            name: "a/world-1/seed-1".to_owned(),
+        let tested = |name: &str, accused, is_confirmed| Tested {
+            name: format!("{name}/world-1/seed-1"),
             truth: vec![Stage::Tuning],
             behaviour: Behaviour::OverRefusal,
             accused,
             shown: Confirmation { recovered: estimate(0.9), innocent: Some((Stage::Alignment, estimate(0.1))) },
             is_confirmed,
         };
-        let table =
-            to_markdown(&[tested(Stage::Tuning, true), tested(Stage::Tuning, true), tested(Stage::Alignment, false)]);
-        assert!(
-            table.contains("- confirmed: 2 of 2 right") && table.contains("- not confirmed: 0 of 1 right"),
-            "{table}"
-        );
+        let table = to_markdown(&[
+            tested("a", Stage::Tuning, true),
+            tested("a", Stage::Tuning, true),
+            tested("b", Stage::Alignment, false),
+        ]);
+        assert!(table.contains("- confirmed: 2 of 2 right, lineages: 1 (21 to 100 %)"), "{table}");
+        assert!(table.contains("- not confirmed: 0 of 1 right, lineages: 1 (0 to 79 %)"), "{table}");
         assert!(table.contains("| 90 % (0 to 100 %) | 10 % (alignment) | yes |"), "{table}");
         assert!(to_markdown(&[]).contains("- confirmed: none"));
     }
