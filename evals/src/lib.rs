@@ -28,6 +28,7 @@ mod remedy;
 pub mod rows;
 pub mod stats;
 pub mod store;
+mod support;
 mod tables;
 pub mod trace;
 pub mod verdict;
