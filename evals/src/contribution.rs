@@ -17,7 +17,7 @@ use crate::diagnosis::{Contribution, ContributionKind, Estimate};
 use crate::history::Moves;
 use crate::path::{EXPECTED_SHARE, MIN_EFFECT, Path};
 use crate::random::{normal, stream};
-use crate::reference::{LEAST_SD, spread};
+use crate::reference::{LEAST_SD, changes, spread};
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
 use crate::stats::mcnemar::mid_p;
 use probes::item::Behaviour;
@@ -231,7 +231,7 @@ fn spreads(path: &Path, measured: &[usize], carries: &[Carry]) -> Vec<Option<f64
             let gains: Vec<f64> = match j.checked_sub(1).map(|before| path.healthy[measured[before]]) {
                 None => after.to_vec(),
                 Some(_) if carries[j] == Carry::Reset => after.to_vec(),
-                Some(before) => after.iter().zip(before?).map(|(a, b)| a - b).collect(),
+                Some(before) => changes(before?, after),
             };
             spread(&gains).1.map(|sd| sd.max(LEAST_SD))
         })

@@ -19,7 +19,7 @@ use probes::item::Behaviour;
 use crate::attribution::ALPHA;
 use crate::diagnosis::{DeviatingCell, FamilyGate};
 use crate::path::{MIN_EFFECT, Path};
-use crate::reference::{LEAST_SD, Route, spread};
+use crate::reference::{LEAST_SD, Route, changes, spread};
 
 /// Healthy runs that a p-value of 5 % takes: with `K` runs the least is `1/(K + 1)`.
 pub const LEAST_RUNS: usize = 19;
@@ -58,8 +58,7 @@ impl Cell<'_> {
         let level = studentised(value, &others);
         let Some(before) = self.before.filter(|_| level > 0.0) else { return level };
         let (value_before, others_before) = before.beside(run);
-        let changes: Vec<f64> = others.iter().zip(&others_before).map(|(after, before)| after - before).collect();
-        level.max(studentised(value - value_before, &changes))
+        level.max(studentised(value - value_before, &changes(&others_before, &others)))
     }
 }
 

@@ -6,7 +6,7 @@ use probes::response::Form;
 use crate::board::{Board, estimate, passes};
 use crate::diagnosis::{DEPLOYED, Estimate, PhaseInfo};
 use crate::gate::Seen;
-use crate::reference::{Reference, Route, spread};
+use crate::reference::{Reference, Route, changes, spread};
 use crate::stats::normal::{two_sided, upper_tail};
 
 /// Share of expected items that a model is to get right where no healthy run says what is usual; fixed in advance.
@@ -148,9 +148,7 @@ impl<'a> Path<'a> {
     fn is_lost_in(&self, phase: usize) -> bool {
         let before = phase.checked_sub(1).and_then(|before| self.seen(before));
         let (Some(before), Some(after)) = (before, self.seen(phase)) else { return false };
-        let changes: Vec<f64> =
-            after.healthy.iter().zip(before.healthy).map(|(after, before)| after - before).collect();
-        let (usual, sd) = spread(&changes);
+        let (usual, sd) = spread(&changes(before.healthy, after.healthy));
         usual - (after.observed - before.observed) >= MIN_EFFECT.max(SD_MULTIPLE * sd.unwrap_or(0.0))
     }
 

@@ -217,6 +217,11 @@ fn healthy_data(diagnoses: &[Diagnosis]) -> Vec<HealthyData> {
 /// Healthy runs that agree to less than this have agreed by luck.
 pub(crate) const LEAST_SD: f64 = 0.01;
 
+/// What a phase changed in each run: its value after it less that before, in the order of the runs.
+pub(crate) fn changes(before: &[f64], after: &[f64]) -> Vec<f64> {
+    before.iter().zip(after).map(|(before, after)| after - before).collect()
+}
+
 /// Mean and sample standard deviation over runs; with one run the spread is unknown.
 pub fn spread(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
