@@ -13,7 +13,7 @@ use crate::diagnosis::{
 use crate::history::code;
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
-use crate::stats::calibration::{Forecast, bin, bin_of, brier, ece, null_ece, overconfidence};
+use crate::stats::calibration::{Forecast, bin, bin_of, brier, ece, null_error, overconfidence};
 use crate::stats::clustered::clustered_mean;
 
 /// Most failing items shown per behaviour.
@@ -96,7 +96,7 @@ fn curve(
             forecasts.iter().map(|f| f.confidence - f.outcome).collect(),
             overconfidence(forecasts)?,
         ),
-        null_ece: null_ece(forecasts, DRAWS, &mut stream(1, stream_name))?,
+        null_ece: null_error(ece, forecasts, DRAWS, &mut stream(1, stream_name))?,
         brier: clustered(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)).collect(), brier(forecasts)?),
     })
 }

@@ -8,6 +8,7 @@
 
 pub mod agreement;
 pub mod baseline;
+pub mod beta;
 pub mod features;
 pub mod fit;
 pub mod logistic;

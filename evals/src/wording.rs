@@ -39,6 +39,7 @@ pub(crate) fn phase_name(name: &str) -> String {
         DEPLOYED => "deployment (system prompt or template)".to_owned(),
         "sft" => "supervised fine-tuning (SFT)".to_owned(),
         "rlhf" => "alignment (RLHF)".to_owned(),
+        "dpo" => "alignment (DPO)".to_owned(),
         "sl-cai" => "the supervised constitutional phase (SL-CAI)".to_owned(),
         "rl-cai" => "the constitutional alignment phase (RL-CAI)".to_owned(),
         other => format!("the phase `{other}`"),
@@ -49,6 +50,7 @@ pub(crate) fn phase_name(name: &str) -> String {
 pub(crate) fn lineage_name(name: &str) -> String {
     match name {
         "rlhf" => "RLHF".to_owned(),
+        "dpo" => "DPO".to_owned(),
         "constitutional" => "Constitutional AI".to_owned(),
         "given" => "given".to_owned(),
         other => format!("`{other}`"),

@@ -8,6 +8,7 @@ use evals::diagnosis::{
     View,
 };
 use evals::reference::{REFERENCE_VERSION, Reference, ReferenceCell, Route};
+use evals::verdict::beta::BetaCalibration;
 use evals::verdict::features::Tier;
 use evals::verdict::model::{TierModel, Weight};
 use probes::item::{Behaviour, Item, Task};
@@ -339,7 +340,7 @@ fn the_verdict_model_is_asked_only_beside_healthy_runs() {
         tier: Tier::T1,
         features: vec![weight],
         intercept: -3.0,
-        temperature: 1.0,
+        calibration: BetaCalibration::IDENTITY,
         threshold: Some(0.8),
         coverage: 1.0,
         accuracy: Some(0.96),

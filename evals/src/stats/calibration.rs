@@ -47,7 +47,7 @@ pub fn bin_of(confidence: f64) -> usize {
 /// Expected calibration error `sum_k (n_k/n) |acc_k - conf_k|`; `None` without forecasts.
 ///
 /// # Reference
-/// Naeini et al. 2015, AAAI; Guo et al. 2017, arXiv 1706.04599, eq. 3. Never 0 on finite data: see [`null_ece`].
+/// Naeini et al. 2015, AAAI; Guo et al. 2017, arXiv 1706.04599, eq. 3. Never 0 on finite data: see [`null_error`].
 pub fn ece(bins: &[Bin; N_BINS]) -> Option<f64> {
     let n: f64 = bins.iter().map(|b| b.n).sum();
     (n > 0.0).then(|| bins.iter().map(|b| (b.outcome - b.confidence).abs()).sum::<f64>() / n)
@@ -87,9 +87,10 @@ pub fn brier(forecasts: &[Forecast]) -> Option<f64> {
     mean(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)))
 }
 
-/// ECE that a perfectly calibrated model with these confidences would score: mean and 95th percentile over `draws`.
+/// The error ([`ece`] or [`debiased_ece`]) that a perfectly calibrated model with these confidences would score: mean and 95th percentile
+/// over `draws`.
 ///
-/// Outcomes are drawn as `Bernoulli(confidence)`. A measured ECE below the 95th percentile shows no miscalibration.
+/// Outcomes are drawn as `Bernoulli(confidence)`. A measured error below the 95th percentile shows no miscalibration.
 ///
 /// # Reference
 /// Bröcker and Smith 2007, *Weather and Forecasting* 22 (consistency resampling); bias: Roelofs et al. 2022, arXiv 2012.08668.
@@ -97,7 +98,12 @@ pub fn brier(forecasts: &[Forecast]) -> Option<f64> {
 /// # Deviations
 /// An outcome that is known odds, not 0 or 1, has no chance in it: a calibrated model's confidence equals it, and it is
 /// drawn as such.
-pub fn null_ece(forecasts: &[Forecast], draws: usize, rng: &mut impl Rng) -> Option<(f64, f64)> {
+pub fn null_error(
+    error: fn(&[Bin; N_BINS]) -> Option<f64>,
+    forecasts: &[Forecast],
+    draws: usize,
+    rng: &mut impl Rng,
+) -> Option<(f64, f64)> {
     let mut values: Vec<f64> = (0..draws)
         .filter_map(|_| {
             let drawn = forecasts.iter().map(|f| {
@@ -106,7 +112,7 @@ pub fn null_ece(forecasts: &[Forecast], draws: usize, rng: &mut impl Rng) -> Opt
                     if certain { f64::from(u8::from(rng.random::<f64>() < f.confidence)) } else { f.confidence };
                 (Forecast { confidence: f.confidence, outcome }, 1.0)
             });
-            ece(&bin(drawn))
+            error(&bin(drawn))
         })
         .collect();
     values.sort_by(f64::total_cmp);
@@ -120,7 +126,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, null_ece, overconfidence};
+    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, null_error, overconfidence};
     use crate::random::stream;
     use proptest::prelude::*;
     use rand::Rng;
@@ -153,7 +159,7 @@ mod tests {
         let mut rng = stream(3, "null");
         let f: Vec<Forecast> =
             (0..500).map(|_| Forecast { confidence: 0.25 + 0.75 * rng.random::<f64>(), outcome: 1.0 }).collect();
-        let (mean, high) = null_ece(&f, 500, &mut rng).unwrap();
+        let (mean, high) = null_error(ece, &f, 500, &mut rng).unwrap();
         assert!((mean - 0.041).abs() < 0.01 && (high - 0.060).abs() < 0.012, "{mean} {high}");
     }
 
@@ -183,7 +189,7 @@ mod tests {
     fn nothing_forecast_is_no_answer() {
         assert_eq!(ece(&bin([])), None);
         assert_eq!((brier(&[]), debiased_ece(&bin([]))), (None, None));
-        assert_eq!(null_ece(&[], 10, &mut stream(1, "none")), None);
+        assert_eq!(null_error(ece, &[], 10, &mut stream(1, "none")), None);
     }
 
     proptest! {

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use probes::item::Behaviour;
 
+use super::beta::BetaCalibration;
 use super::features::{FEATURES, Feature, Tier};
-use super::logistic::{Logistic, sigmoid};
+use super::logistic::Logistic;
 use super::model::{MODEL_VERSION, TierModel, VerdictModel, Weight};
 use super::record::{Candidate, Case, Record, Set};
 use crate::diagnosis::Stage;
 use crate::reference::spread;
 
-/// Penalty on squared weights per standard deviation; fixed in advance.
+/// Penalty on squared weights per standard deviation, and on squared slopes of the calibration; fixed in advance.
 pub const RIDGE: f64 = 1.0;
 
 /// Share right among named stages that the threshold is chosen for.
@@ -32,7 +33,7 @@ pub fn fit(records: &[Record]) -> VerdictModel {
     }
 }
 
-/// A model of these `names` of features: weights from all organisms, temperature and threshold from predictions for each by a model that has
+/// A model of these `names` of features: weights from all organisms, calibration and threshold from predictions for each by a model that has
 /// not seen what it shares with others.
 fn fit_tier(taught: &[&Record], tier: Tier, names: &[&str]) -> Option<TierModel> {
     let mut model = fit_features(taught, tier, names)?;
@@ -45,8 +46,9 @@ fn fit_tier(taught: &[&Record], tier: Tier, names: &[&str]) -> Option<TierModel>
             held_out.extend(held_by(record, model));
         }
     }
-    model.temperature = temperature(&held_out);
-    let tops: Vec<Top> = held_out.iter().filter_map(|held| held.top(model.temperature)).collect();
+    let stages: Vec<(f64, bool)> = held_out.iter().flat_map(Held::stages).collect();
+    model.calibration = BetaCalibration::fit(&stages, RIDGE);
+    let tops: Vec<Top> = held_out.iter().filter_map(|held| held.top(&model.calibration)).collect();
     model.threshold = threshold(&tops);
     let kept: Vec<&Top> =
         tops.iter().filter(|top| model.threshold.is_some_and(|least| top.probability >= least)).collect();
@@ -83,7 +85,7 @@ impl Prediction {
 /// Predictions for `records`, from models of these `names` of features fitted without any organism that shares a fault type or, where
 /// there are several, a world.
 ///
-/// All of the fit is done again without them, temperature and threshold too (nested cross-validation; Varma and Simon 2006, *BMC
+/// All of the fit is done again without them, calibration and threshold too (nested cross-validation; Varma and Simon 2006, *BMC
 /// Bioinformatics* 7:91). One prediction per failing behaviour, in their order; none where the other organisms do not suffice for a model.
 pub fn predict_held_out(records: &[Record], tier: Tier, names: &[&str]) -> Vec<Vec<Prediction>> {
     let taught = taught(records);
@@ -139,9 +141,14 @@ struct Top {
 }
 
 impl Held {
-    fn top(&self, temperature: f64) -> Option<Top> {
+    fn top(&self, calibration: &BetaCalibration) -> Option<Top> {
         let (stage, z) = self.log_odds.iter().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        Some(Top { probability: sigmoid(z / temperature), is_right: self.guilty.contains(stage) })
+        Some(Top { probability: calibration.probability(*z), is_right: self.guilty.contains(stage) })
+    }
+
+    /// Each stage's log-odds, and whether it is guilty.
+    fn stages(&self) -> impl Iterator<Item = (f64, bool)> {
+        self.log_odds.iter().map(|(stage, z)| (*z, self.guilty.contains(stage)))
     }
 }
 
@@ -171,7 +178,7 @@ fn held_by(record: &Record, model: &TierModel) -> Vec<Held> {
     record.failing().map(of_case).collect()
 }
 
-/// Weights of the features of these names, pooled over stages; no temperature and no threshold yet.
+/// Weights of the features of these names, pooled over stages; neither calibration nor threshold yet.
 fn fit_features(records: &[&Record], tier: Tier, names: &[&str]) -> Option<TierModel> {
     let candidates: Vec<(&Candidate, bool)> = records
         .iter()
@@ -197,35 +204,15 @@ fn fit_features(records: &[&Record], tier: Tier, names: &[&str]) -> Option<TierM
     for (feature, weight) in features.iter_mut().zip(weights) {
         feature.weight = weight;
     }
-    Some(TierModel { tier, features, intercept, temperature: 1.0, threshold: None, coverage: 0.0, accuracy: None })
-}
-
-/// The temperature with the least cross-entropy on held-out stages, within 1/20 to 20.
-///
-/// Labels are smoothed as Platt's, `(n1 + 1) / (n1 + 2)` and `1 / (n0 + 2)`: held-out stages that are all told apart do not make the
-/// model certain.
-///
-/// # Reference
-/// Guo et al. 2017, arXiv 1706.04599, section 4.2; Platt 1999, *Probabilistic Outputs for Support Vector Machines*.
-fn temperature(held_out: &[Held]) -> f64 {
-    let stages: Vec<(f64, bool)> = held_out
-        .iter()
-        .flat_map(|held| held.log_odds.iter().map(|(stage, z)| (*z, held.guilty.contains(stage))))
-        .collect();
-    let guilty = stages.iter().filter(|(_, is_guilty)| *is_guilty).count() as f64;
-    let innocent = stages.len() as f64 - guilty;
-    let target = |is_guilty: bool| if is_guilty { (guilty + 1.0) / (guilty + 2.0) } else { 1.0 / (innocent + 2.0) };
-    // The cross-entropy is convex in the inverse temperature: bisection of its slope.
-    let slope = |inverse: f64| stages.iter().map(|(z, is)| (sigmoid(inverse * z) - target(*is)) * z).sum::<f64>();
-    let (mut low, mut high) = (0.05_f64, 20.0_f64);
-    if stages.is_empty() {
-        return 1.0;
-    }
-    for _ in 0..60 {
-        let middle = (low * high).sqrt();
-        if slope(middle) < 0.0 { low = middle } else { high = middle }
-    }
-    1.0 / (low * high).sqrt()
+    Some(TierModel {
+        tier,
+        features,
+        intercept,
+        calibration: BetaCalibration::IDENTITY,
+        threshold: None,
+        coverage: 0.0,
+        accuracy: None,
+    })
 }
 
 /// The smallest probability, of at least one half, at which 95 % of the likeliest stages are guilty; `None` where there is none.

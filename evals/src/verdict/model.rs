@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::beta::BetaCalibration;
 use super::features::{self, Tier};
-use super::logistic::sigmoid;
 use super::record::Candidate;
 use crate::diagnosis::Stage;
 use crate::error::{Error, Result};
 
 /// Format version of a model file.
-pub const MODEL_VERSION: u32 = 1;
+pub const MODEL_VERSION: u32 = 2;
 
 /// How likely each stage is guilty, for each tier of access.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +28,8 @@ pub struct VerdictModel {
     pub tiers: Vec<TierModel>,
 }
 
-/// The model of one tier: `P(stage guilty) = sigmoid((intercept + sum_k weight_k (x_k - mean_k) / sd_k) / temperature)`.
+/// The model of one tier: the log-odds of a stage being guilty are `intercept + sum_k weight_k (x_k - mean_k) / sd_k`, its probability is
+/// what `calibration` makes of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierModel {
@@ -38,8 +39,8 @@ pub struct TierModel {
     pub features: Vec<Weight>,
     /// Log-odds of a stage about which all evidence is average.
     pub intercept: f64,
-    /// What log-odds are divided by.
-    pub temperature: f64,
+    /// Fitted on held-out stages.
+    pub calibration: BetaCalibration,
     /// Smallest probability of the likeliest stage with which a stage is named; `None` where nothing is ever named.
     pub threshold: Option<f64>,
     /// Share of held-out failing behaviours for which a stage is named.
@@ -63,7 +64,7 @@ pub struct Weight {
 }
 
 impl TierModel {
-    /// Log-odds of each stage, before the temperature.
+    /// Log-odds of each stage, before they are calibrated.
     ///
     /// A feature that was not measured takes its mean: it then speaks neither for nor against the stage. To drop such stages or
     /// organisms would lose the cases in which a method fails, which are not the easy ones.
@@ -80,7 +81,7 @@ impl TierModel {
 
     /// Probability of guilt of each stage. They need not sum to 1: two stages may be guilty, or none.
     pub fn predict(&self, candidates: &[Candidate]) -> Vec<(Stage, f64)> {
-        self.log_odds(candidates).into_iter().map(|(stage, z)| (stage, sigmoid(z / self.temperature))).collect()
+        self.log_odds(candidates).into_iter().map(|(stage, z)| (stage, self.calibration.probability(z))).collect()
     }
 
     /// The stages that are named: all at or above the threshold, the likeliest first; empty is "undetermined".
@@ -125,8 +126,9 @@ impl VerdictModel {
         }
         for tier in &model.tiers {
             let place = format!("tier {:?}", tier.tier);
-            if !(tier.temperature > 0.0 && tier.temperature.is_finite()) {
-                return Err(corrupt(format!("{place}: temperature = {}, expected more than 0", tier.temperature)));
+            if !tier.calibration.is_monotone() {
+                let BetaCalibration { a, b, .. } = tier.calibration;
+                return Err(corrupt(format!("{place}: calibration a = {a}, b = {b}, expected at least 0")));
             }
             for feature in &tier.features {
                 if features::find(&feature.name).is_none_or(|known| known.tier > tier.tier) {

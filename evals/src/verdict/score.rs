@@ -16,7 +16,7 @@ use super::record::{Record, Set, Status};
 use crate::diagnosis::{CalibrationBin, Estimate, Stage};
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters, resample_strata};
-use crate::stats::calibration::{Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, null_ece};
+use crate::stats::calibration::{Bin, Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, null_error};
 use crate::stats::selective::{accuracy_at_coverage, aurc};
 use crate::stats::wilson::wilson;
 
@@ -85,6 +85,8 @@ pub struct Reliability {
     pub null_ece: (f64, f64),
     /// Root of the debiased squared calibration error.
     pub debiased_ece: f64,
+    /// As `null_ece`, of the debiased error.
+    pub null_debiased_ece: (f64, f64),
     /// Brier score.
     pub brier: f64,
     /// `(coverage, share right)` when only the surest verdicts are given.
@@ -388,13 +390,16 @@ fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) 
     let shown: Vec<CalibrationBin> = shown.collect();
     let stages: Vec<Forecast> = stages.into_iter().map(|(_, forecast)| forecast).collect();
     let bins = bin(stages.iter().map(|forecast| (*forecast, 1.0)));
+    let null =
+        |error: fn(&[Bin; N_BINS]) -> Option<f64>| null_error(error, &stages, DRAWS, &mut stream(0, "verdict/null"));
     Some(Reliability {
         tier,
         n_stages: stages.len(),
         bins: shown,
         ece: ece(&bins)?,
-        null_ece: null_ece(&stages, DRAWS, &mut stream(0, "verdict/null"))?,
+        null_ece: null(ece)?,
         debiased_ece: debiased_ece(&bins)?,
+        null_debiased_ece: null(debiased_ece)?,
         brier: brier(&stages)?,
         accuracy_at_coverage: accuracy_at_coverage(&tops),
         aurc: aurc(&tops)?,

@@ -15,7 +15,7 @@ impl Score {
         let _ = writeln!(
             out,
             "{} organisms of {} fault types: kinds of plants, whatever their dose and whatever else is planted. Every verdict is from a model fitted \
-             without the organism's own fault types and, where there are several, without its world; its temperature and threshold too. \
+             without the organism's own fault types and, where there are several, without its world; its calibration and threshold too. \
              Right is an organism of which exactly the guilty stages are named over all its failing behaviours. Intervals are 95 %, by resampling \
              fault types, not organisms; where all types agree, Wilson's for as many types.\n",
             self.n_records, self.n_fault_types
@@ -153,7 +153,8 @@ fn reliability_table(out: &mut String, of: &Reliability) {
     let _ = writeln!(
         out,
         "## Are the probabilities true? {:?}: {}\n\n{} stages. ECE {:.3} (a calibrated model with independent stages: {:.3}, 95th percentile {:.3}), \
-         debiased {:.3}, Brier score {:.3}, AURC {:.3}.\n\n| probability | n | guilty |\n|---|---|---|",
+         debiased {:.3} \
+         ({:.3}, {:.3}), Brier score {:.3}, AURC {:.3}.\n\n| probability | n | guilty |\n|---|---|---|",
         of.tier,
         of.tier.access(),
         of.n_stages,
@@ -161,6 +162,8 @@ fn reliability_table(out: &mut String, of: &Reliability) {
         of.null_ece.0,
         of.null_ece.1,
         of.debiased_ece,
+        of.null_debiased_ece.0,
+        of.null_debiased_ece.1,
         of.brier,
         of.aurc
     );

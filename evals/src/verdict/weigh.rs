@@ -91,6 +91,7 @@ mod tests {
 
     use super::{confirm, weigh};
     use crate::diagnosis::{Confidence, Confirmation, ContributionKind, Estimate, Outcome, Rung, Stage, Verdict};
+    use crate::verdict::beta::BetaCalibration;
     use crate::verdict::features::Tier;
     use crate::verdict::model::{TierModel, Weight};
 
@@ -124,7 +125,7 @@ mod tests {
             tier: Tier::T1,
             features: vec![weight],
             intercept: -3.0,
-            temperature: 1.0,
+            calibration: BetaCalibration::IDENTITY,
             threshold: Some(0.8),
             coverage: 1.0,
             accuracy: Some(0.96),
