@@ -57,7 +57,8 @@ fn curve(
     n_clusters: usize,
     stream_name: &str,
 ) -> Option<CalibrationCurve> {
-    let value = ece(&bin(forecasts.iter().map(|f| (*f, 1.0))))?;
+    let plain = |forecasts: &[Forecast]| ece(&bin(forecasts.iter().map(|f| (*f, 1.0))));
+    let value = plain(forecasts)?;
     let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, stream_name), |counts| {
         ece(&bin(forecasts.iter().zip(clusters).map(|(f, c)| (*f, counts[*c])))).unwrap_or(f64::NAN)
     });
@@ -96,7 +97,7 @@ fn curve(
             forecasts.iter().map(|f| f.confidence - f.outcome).collect(),
             overconfidence(forecasts)?,
         ),
-        null_ece: null_error(ece, forecasts, DRAWS, &mut stream(1, stream_name))?,
+        null_ece: null_error(plain, forecasts, DRAWS, &mut stream(1, stream_name))?,
         brier: clustered(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)).collect(), brier(forecasts)?),
     })
 }

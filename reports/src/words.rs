@@ -14,6 +14,7 @@ pub(crate) fn phase(name: &str) -> String {
         "sft" => "SFT".to_owned(),
         "reward" => "Reward model".to_owned(),
         "rlhf" => "RLHF".to_owned(),
+        "dpo" => "DPO".to_owned(),
         "sl-cai" => "SL-CAI".to_owned(),
         "rl-cai" => "RL-CAI".to_owned(),
         other => clean_name(other),
@@ -27,6 +28,7 @@ pub(crate) fn phase_gloss(name: &str) -> &'static str {
         "sft" => "is shown good answers",
         "reward" => "learns what people prefer",
         "rlhf" => "is rewarded for good answers",
+        "dpo" => "is shown which answers are better",
         "sl-cai" => "learns from its own revisions",
         "rl-cai" => "is rewarded by its own judgement",
         _ => "",
@@ -37,6 +39,7 @@ pub(crate) fn phase_gloss(name: &str) -> &'static str {
 pub(crate) fn lineage(name: &str) -> String {
     match name {
         "rlhf" => "RLHF".to_owned(),
+        "dpo" => "DPO".to_owned(),
         "constitutional" => "Constitutional AI".to_owned(),
         other => clean_name(other),
     }

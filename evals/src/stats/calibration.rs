@@ -39,6 +39,20 @@ pub fn bin(forecasts: impl IntoIterator<Item = (Forecast, f64)>) -> [Bin; N_BINS
     bins
 }
 
+/// Sorts forecasts into ten bins of as many each; fewer where a bin would have less than two.
+pub fn equal_mass_bins(forecasts: &[Forecast]) -> Vec<Bin> {
+    let mut sorted = forecasts.to_vec();
+    sorted.sort_by(|a, b| a.confidence.total_cmp(&b.confidence));
+    let n_bins = (sorted.len() / 2).clamp(1, N_BINS);
+    let edge = |place: usize| place * sorted.len() / n_bins;
+    let sum = |of: &[Forecast]| Bin {
+        n: of.len() as f64,
+        confidence: of.iter().map(|forecast| forecast.confidence).sum(),
+        outcome: of.iter().map(|forecast| forecast.outcome).sum(),
+    };
+    (0..n_bins).map(|place| sum(&sorted[edge(place)..edge(place + 1)])).collect()
+}
+
 /// The bin that a confidence falls in; 1 belongs to the last.
 pub fn bin_of(confidence: f64) -> usize {
     ((confidence * N_BINS as f64) as usize).min(N_BINS - 1)
@@ -48,7 +62,7 @@ pub fn bin_of(confidence: f64) -> usize {
 ///
 /// # Reference
 /// Naeini et al. 2015, AAAI; Guo et al. 2017, arXiv 1706.04599, eq. 3. Never 0 on finite data: see [`null_error`].
-pub fn ece(bins: &[Bin; N_BINS]) -> Option<f64> {
+pub fn ece(bins: &[Bin]) -> Option<f64> {
     let n: f64 = bins.iter().map(|b| b.n).sum();
     (n > 0.0).then(|| bins.iter().map(|b| (b.outcome - b.confidence).abs()).sum::<f64>() / n)
 }
@@ -59,12 +73,12 @@ pub fn ece(bins: &[Bin; N_BINS]) -> Option<f64> {
 /// What chance alone adds to each bin is taken off, so that a calibrated model scores 0 on average before the root; less than 0
 /// counts as 0. Outcomes must be 0 or 1.
 ///
+/// Bins should be of [equal mass](equal_mass_bins), as in the source: of a bin with a single forecast nothing can be taken off, and with
+/// bins of equal width, most forecasts near 0 and 1, those few in the middle are most of the error of a calibrated model.
+///
 /// # Reference
 /// Kumar, Liang and Ma 2019, arXiv 1909.10155, section 5.
-///
-/// # Deviations
-/// Bins of equal width, and nothing taken off a bin with a single forecast, where the variance is unknown.
-pub fn debiased_ece(bins: &[Bin; N_BINS]) -> Option<f64> {
+pub fn debiased_ece(bins: &[Bin]) -> Option<f64> {
     let n: f64 = bins.iter().map(|b| b.n).sum();
     let error = |bin: &Bin| {
         let (accuracy, confidence) = (bin.outcome / bin.n, bin.confidence / bin.n);
@@ -87,8 +101,7 @@ pub fn brier(forecasts: &[Forecast]) -> Option<f64> {
     mean(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)))
 }
 
-/// The error ([`ece`] or [`debiased_ece`]) that a perfectly calibrated model with these confidences would score: mean and 95th percentile
-/// over `draws`.
+/// The error that a perfectly calibrated model with these confidences would score: mean and 95th percentile over `draws`.
 ///
 /// Outcomes are drawn as `Bernoulli(confidence)`. A measured error below the 95th percentile shows no miscalibration.
 ///
@@ -99,20 +112,20 @@ pub fn brier(forecasts: &[Forecast]) -> Option<f64> {
 /// An outcome that is known odds, not 0 or 1, has no chance in it: a calibrated model's confidence equals it, and it is
 /// drawn as such.
 pub fn null_error(
-    error: fn(&[Bin; N_BINS]) -> Option<f64>,
+    error: impl Fn(&[Forecast]) -> Option<f64>,
     forecasts: &[Forecast],
     draws: usize,
     rng: &mut impl Rng,
 ) -> Option<(f64, f64)> {
     let mut values: Vec<f64> = (0..draws)
         .filter_map(|_| {
-            let drawn = forecasts.iter().map(|f| {
+            let draw = |f: &Forecast| {
                 let certain = f.outcome == 0.0 || f.outcome == 1.0;
                 let outcome =
                     if certain { f64::from(u8::from(rng.random::<f64>() < f.confidence)) } else { f.confidence };
-                (Forecast { confidence: f.confidence, outcome }, 1.0)
-            });
-            error(&bin(drawn))
+                Forecast { confidence: f.confidence, outcome }
+            };
+            error(&forecasts.iter().map(draw).collect::<Vec<_>>())
         })
         .collect();
     values.sort_by(f64::total_cmp);
@@ -126,7 +139,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, null_error, overconfidence};
+    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, equal_mass_bins, null_error, overconfidence};
     use crate::random::stream;
     use proptest::prelude::*;
     use rand::Rng;
@@ -159,7 +172,7 @@ mod tests {
         let mut rng = stream(3, "null");
         let f: Vec<Forecast> =
             (0..500).map(|_| Forecast { confidence: 0.25 + 0.75 * rng.random::<f64>(), outcome: 1.0 }).collect();
-        let (mean, high) = null_error(ece, &f, 500, &mut rng).unwrap();
+        let (mean, high) = null_error(|f| Some(ece_of(f)), &f, 500, &mut rng).unwrap();
         assert!((mean - 0.041).abs() < 0.01 && (high - 0.060).abs() < 0.012, "{mean} {high}");
     }
 
@@ -169,15 +182,16 @@ mod tests {
         let f: Vec<Forecast> =
             (0..10).map(|i| Forecast { confidence: 0.75, outcome: f64::from(u8::from(i < 5)) }).collect();
         let error = debiased_ece(&bin(f.iter().map(|f| (*f, 1.0)))).unwrap();
+        assert_eq!(equal_mass_bins(&f).iter().map(|bin| bin.n).collect::<Vec<_>>(), [2.0; 5]);
         assert!((error - (0.0625_f64 - 0.25 / 9.0).sqrt()).abs() < 1e-12, "{error}");
         let mut rng = stream(4, "debiased");
         let squared = |shift: f64, rng: &mut rand_chacha::ChaCha8Rng| {
-            let drawn = (0..200).map(|_| {
+            let mut draw = || {
                 let confidence: f64 = 0.1 + 0.8 * rng.random::<f64>();
-                let outcome = f64::from(u8::from(rng.random::<f64>() < confidence - shift));
-                (Forecast { confidence, outcome }, 1.0)
-            });
-            debiased_ece(&bin(drawn)).unwrap().powi(2)
+                Forecast { confidence, outcome: f64::from(u8::from(rng.random::<f64>() < confidence - shift)) }
+            };
+            let drawn: Vec<Forecast> = (0..200).map(|_| draw()).collect();
+            debiased_ece(&equal_mass_bins(&drawn)).unwrap().powi(2)
         };
         let mean =
             |shift: f64, rng: &mut rand_chacha::ChaCha8Rng| (0..200).map(|_| squared(shift, rng)).sum::<f64>() / 200.0;
@@ -188,8 +202,8 @@ mod tests {
     #[test]
     fn nothing_forecast_is_no_answer() {
         assert_eq!(ece(&bin([])), None);
-        assert_eq!((brier(&[]), debiased_ece(&bin([]))), (None, None));
-        assert_eq!(null_error(ece, &[], 10, &mut stream(1, "none")), None);
+        assert_eq!((brier(&[]), debiased_ece(&bin([])), debiased_ece(&equal_mass_bins(&[]))), (None, None, None));
+        assert_eq!(null_error(|f| debiased_ece(&equal_mass_bins(f)), &[], 10, &mut stream(1, "none")), None);
     }
 
     proptest! {

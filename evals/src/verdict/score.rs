@@ -16,7 +16,7 @@ use super::record::{Record, Set, Status};
 use crate::diagnosis::{CalibrationBin, Estimate, Stage};
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters, resample_strata};
-use crate::stats::calibration::{Bin, Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, null_error};
+use crate::stats::calibration::{Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, equal_mass_bins, null_error};
 use crate::stats::selective::{accuracy_at_coverage, aurc};
 use crate::stats::wilson::wilson;
 
@@ -83,10 +83,12 @@ pub struct Reliability {
     pub ece: f64,
     /// Mean of that error, and its 95th percentile, for a calibrated model with these probabilities, were all stages independent.
     pub null_ece: (f64, f64),
-    /// Root of the debiased squared calibration error.
+    /// Root of the debiased squared calibration error, ten bins of equal mass.
     pub debiased_ece: f64,
     /// As `null_ece`, of the debiased error.
     pub null_debiased_ece: (f64, f64),
+    /// The same in bins of equal width, which small bins in the middle decide.
+    pub debiased_ece_equal_width: f64,
     /// Brier score.
     pub brier: f64,
     /// `(coverage, share right)` when only the surest verdicts are given.
@@ -389,17 +391,20 @@ fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) 
     });
     let shown: Vec<CalibrationBin> = shown.collect();
     let stages: Vec<Forecast> = stages.into_iter().map(|(_, forecast)| forecast).collect();
-    let bins = bin(stages.iter().map(|forecast| (*forecast, 1.0)));
+    let equal_width = |stages: &[Forecast]| bin(stages.iter().map(|forecast| (*forecast, 1.0)));
+    let plain = |stages: &[Forecast]| ece(&equal_width(stages));
+    let debiased = |stages: &[Forecast]| debiased_ece(&equal_mass_bins(stages));
     let null =
-        |error: fn(&[Bin; N_BINS]) -> Option<f64>| null_error(error, &stages, DRAWS, &mut stream(0, "verdict/null"));
+        |error: &dyn Fn(&[Forecast]) -> Option<f64>| null_error(error, &stages, DRAWS, &mut stream(0, "verdict/null"));
     Some(Reliability {
         tier,
         n_stages: stages.len(),
         bins: shown,
-        ece: ece(&bins)?,
-        null_ece: null(ece)?,
-        debiased_ece: debiased_ece(&bins)?,
-        null_debiased_ece: null(debiased_ece)?,
+        ece: plain(&stages)?,
+        null_ece: null(&plain)?,
+        debiased_ece: debiased(&stages)?,
+        null_debiased_ece: null(&debiased)?,
+        debiased_ece_equal_width: debiased_ece(&equal_width(&stages))?,
         brier: brier(&stages)?,
         accuracy_at_coverage: accuracy_at_coverage(&tops),
         aurc: aurc(&tops)?,

@@ -154,7 +154,7 @@ fn reliability_table(out: &mut String, of: &Reliability) {
         out,
         "## Are the probabilities true? {:?}: {}\n\n{} stages. ECE {:.3} (a calibrated model with independent stages: {:.3}, 95th percentile {:.3}), \
          debiased {:.3} \
-         ({:.3}, {:.3}), Brier score {:.3}, AURC {:.3}.\n\n| probability | n | guilty |\n|---|---|---|",
+         ({:.3}, {:.3}; in bins of equal width {:.3}), Brier score {:.3}, AURC {:.3}.\n\n| probability | n | guilty |\n|---|---|---|",
         of.tier,
         of.tier.access(),
         of.n_stages,
@@ -164,6 +164,7 @@ fn reliability_table(out: &mut String, of: &Reliability) {
         of.debiased_ece,
         of.null_debiased_ece.0,
         of.null_debiased_ece.1,
+        of.debiased_ece_equal_width,
         of.brier,
         of.aurc
     );
