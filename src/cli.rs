@@ -26,7 +26,8 @@ pub(crate) struct Cli {
     pub(crate) quiet: bool,
 }
 
-const EXIT_HELP: &str = "Exit codes: 0 success, 1 error, 2 usage, 4 nothing evaluated.
+const EXIT_HELP: &str =
+    "Exit codes: 0 success, 1 error, 2 usage, 4 nothing evaluated, 100 gate blocked, 101 gate inconclusive.
 Results go to standard output, progress and errors to standard error.";
 
 /// What to do.
@@ -44,6 +45,10 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Write the report of a diagnosed run again, in any format.
     Report(ReportArgs),
+    /// Decide whether a candidate may take the place of what is released, by the rules of a policy.
+    Gate(GateArgs),
+    /// Keep what a run's checkpoints scored as the baseline of later gates.
+    Bless(BlessArgs),
     /// List runs and their checkpoints.
     Ls(LsArgs),
     /// Measure healthy runs: the statistics that `diagnose` compares with.
@@ -182,6 +187,77 @@ pub(crate) struct DiagnoseArgs {
     /// Print the resolved plan and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Arguments of `gate`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct GateArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<GateCommand>,
+    #[command(flatten)]
+    pub(crate) sides: Option<GateSides>,
+}
+
+/// Other things than judging.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GateCommand {
+    /// Write a commented policy for a run: one rule for each behaviour, at limits that its bank can tell.
+    Init {
+        /// Folder of a trained run.
+        #[arg(default_value = "runs/small")]
+        run: PathBuf,
+        /// Healthy runs that say how far training seeds differ, from `phasetrace reference`; `none` for none. The embedded small world has its own.
+        #[arg(long, value_name = "FILE|none")]
+        reference: Option<String>,
+        /// Where to write it.
+        #[arg(long, short, value_name = "FILE", default_value = "gate.toml")]
+        output: PathBuf,
+    },
+}
+
+/// What is judged, and by what.
+#[derive(Debug, Args)]
+pub(crate) struct GateSides {
+    /// What is released: a run, or a file that `bless` wrote.
+    pub(crate) baseline: PathBuf,
+    /// What is to take its place: a trained run; what it was not asked yet is asked.
+    pub(crate) candidate: PathBuf,
+    /// The rules.
+    #[arg(long, value_name = "FILE", default_value = "gate.toml")]
+    pub(crate) policy: PathBuf,
+    /// Healthy runs that say how far training seeds differ, from `phasetrace reference`; `none` for none. The embedded small world has its own.
+    #[arg(long, value_name = "FILE|none")]
+    pub(crate) reference: Option<String>,
+    /// What an undecided critical rule means for the exit code; 101 where it is not given.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) inconclusive: Option<Inconclusive>,
+    /// List the items that were right and are wrong.
+    #[arg(long)]
+    pub(crate) show_flips: bool,
+    /// Output file, repeatable; the extension decides: `.json`, `.md`, `.xml` (JUnit), `.sarif`.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+}
+
+/// What an undecided critical rule means for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Inconclusive {
+    /// 0.
+    Pass,
+    /// 100.
+    Fail,
+}
+
+/// Arguments of `bless`.
+#[derive(Debug, Args)]
+pub(crate) struct BlessArgs {
+    /// Folder of a trained run; what it was not asked yet is asked.
+    #[arg(default_value = "runs/small")]
+    pub(crate) run: PathBuf,
+    /// Where to write the baseline (JSON), to be committed; one that is there is replaced.
+    #[arg(long, short, value_name = "FILE", default_value = "baseline.json")]
+    pub(crate) output: PathBuf,
 }
 
 /// Arguments of `trace`.

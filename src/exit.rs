@@ -11,6 +11,11 @@ pub(crate) const USAGE: u8 = 2;
 /// There was nothing to evaluate: an empty bank, or no item left by `--limit` or `--tasks`.
 pub(crate) const NOTHING_EVALUATED: u8 = 4;
 
+/// A gate found a critical rule broken.
+pub(crate) const BLOCKED: u8 = 100;
+/// A gate could not decide a critical rule.
+pub(crate) const INCONCLUSIVE: u8 = 101;
+
 /// A command line that clap accepts and the command does not.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bisect;
+mod bless;
 mod cli;
 mod compare;
 mod confirm;
@@ -11,6 +12,8 @@ mod exit;
 mod explore;
 mod fit;
 mod foreign;
+mod gate;
+mod gate_init;
 mod import;
 mod leave_out;
 mod lock;
@@ -70,6 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Trace(args) => trace::run(&args, &bars),
         Command::Compare(args) => compare::run(&args, &bars),
         Command::Report(args) => report::run(&args),
+        Command::Gate(args) => gate::run(&args, &bars),
+        Command::Bless(args) => bless::run(&args, &bars),
         Command::Ls(args) => ls::run(&args),
         Command::Reference(args) => reference::run(&args, &bars),
         Command::Bench(args) => bench::run(&args, &bars),

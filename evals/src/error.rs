@@ -65,6 +65,24 @@ pub enum Error {
         /// Where and why.
         reason: String,
     },
+    /// A baseline file does not parse.
+    #[error("{path} is not a baseline file: {reason}")]
+    CorruptBaseline {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// Two runs were not asked the same.
+    #[error("{baseline} and {candidate} cannot be compared: {}", differences.join("; "))]
+    Incomparable {
+        /// What is released.
+        baseline: String,
+        /// What is to take its place.
+        candidate: String,
+        /// What differs, each in words.
+        differences: Vec<String>,
+    },
     /// A file was written by another version of the format.
     #[error("{path} has format version {found}, this program reads version {expected}")]
     Version {

@@ -2,7 +2,8 @@
 //!
 //! [`store::Store`] keeps what was answered, [`diagnose::diagnose`] turns it into a [`diagnosis::Diagnosis`],
 //! [`reference::Reference`] holds what healthy lineages show, and [`compare::compare`] turns the answers of several settings of
-//! alignment into a [`comparison::Comparison`]. [`trace`] finds the rows of a phase's data that taught a failure.
+//! alignment into a [`comparison::Comparison`]. [`release::decide::judge`] says whether a candidate may
+//! take the place of what is released; [`trace`] finds the rows of a phase's data that taught a failure.
 
 mod accusation;
 pub mod attribution;
@@ -24,6 +25,7 @@ mod latent;
 mod path;
 mod random;
 pub mod reference;
+pub mod release;
 mod remedy;
 pub mod rows;
 pub mod stats;

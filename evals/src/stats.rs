@@ -8,6 +8,7 @@ pub mod fisher;
 pub mod mcnemar;
 pub mod multiplicity;
 pub mod normal;
+pub mod paired;
 pub mod power;
 pub mod selective;
 pub mod student;

@@ -17,6 +17,8 @@ use crate::response::Label;
 pub struct Bank {
     /// The items, in the order of the file.
     pub items: Vec<Item>,
+    /// The line of each item in the file, from 1.
+    pub lines: Vec<usize>,
     /// SHA-256 of the file's bytes, in hexadecimal: part of the key under which answers are kept.
     pub hash: String,
 }
@@ -64,7 +66,8 @@ impl Bank {
             return Err(Error::EmptyBank { path: path.to_owned() });
         }
         let hash = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { items, hash })
+        let lines = items.iter().map(|item| lines_by_id[&item.id]).collect();
+        Ok(Self { items, lines, hash })
     }
 }
 

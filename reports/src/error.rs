@@ -9,7 +9,7 @@ pub enum Error {
     /// The record was written by another version of the format.
     #[error("{record} has format version {found}, this program reads version {supported}")]
     UnsupportedVersion {
-        /// What was to be rendered: `diagnosis`, `comparison`.
+        /// What was to be rendered: `diagnosis`, `comparison`, `judgement`.
         record: &'static str,
         /// Version in the record.
         found: u32,

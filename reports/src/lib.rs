@@ -1,7 +1,7 @@
 //! What people read: HTML through templates, charts as inline SVG, JSON, Markdown.
 //!
-//! Everything is made from one [`Diagnosis`] or one [`Comparison`] and nothing else, so that a report can be rebuilt from its
-//! record. The same record gives the same bytes. Text that came from a model, a recipe or a run name is never trusted: it is
+//! Everything is made from one [`Diagnosis`], one [`Comparison`] or one [`Judgement`] and nothing else, so that a report can be
+//! rebuilt from its record. The same record gives the same bytes. Text that came from a model, a recipe or a run name is never trusted: it is
 //! escaped, cut to a readable length, and stripped of characters that reorder or hide other text.
 
 mod chart;
@@ -12,6 +12,7 @@ mod lineage;
 mod markdown;
 mod number;
 mod page;
+mod release;
 mod text;
 mod verdict;
 mod words;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use evals::comparison::{COMPARISON_VERSION, Comparison};
 use evals::diagnosis::{DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis};
+use evals::release::record::{JUDGEMENT_VERSION, Judgement};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -90,6 +92,69 @@ pub fn render_comparison_markdown(comparison: &Comparison) -> Result<String, Err
     Ok(comparison::markdown::render(comparison))
 }
 
+/// Renders what a gate decided as plain text: the decision in the first line, a row for each rule, and a paragraph for each that is
+/// not shown to hold; with `show_flips` also the items that were right and are wrong.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] where the judgement was written by another version.
+pub fn render_gate_text(judgement: &Judgement, show_flips: bool) -> Result<String, Error> {
+    check_judgement(judgement)?;
+    Ok(release::table::text(judgement, show_flips))
+}
+
+/// Renders the same in GitHub-flavoured Markdown, cut to less than 1,000,000 bytes, as `$GITHUB_STEP_SUMMARY` takes no more than
+/// 1 MiB.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_gate_text`].
+pub fn render_gate_markdown(judgement: &Judgement) -> Result<String, Error> {
+    check_judgement(judgement)?;
+    Ok(release::markdown::markdown(judgement))
+}
+
+/// Renders the judgement as indented JSON, ending in a line feed; reads back as the same record, numbers to within their last bit.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_gate_text`]; [`Error::Json`] where a number is not finite.
+pub fn render_gate_json(judgement: &Judgement) -> Result<String, Error> {
+    check_judgement(judgement)?;
+    json(judgement)
+}
+
+/// Renders the rules as test cases in JUnit's XML: broken critical rules fail, unmeasured ones are errors, undecided rules are
+/// skipped, and rules that do not block pass and say what became of them.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_gate_text`].
+pub fn render_gate_junit(judgement: &Judgement) -> Result<String, Error> {
+    check_judgement(judgement)?;
+    Ok(release::junit::junit(judgement))
+}
+
+/// Renders the rules that are not shown to hold as SARIF 2.1.0, with their broken items by their lines in the bank.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_gate_text`]; [`Error::Json`] where it cannot be written.
+pub fn render_gate_sarif(judgement: &Judgement) -> Result<String, Error> {
+    check_judgement(judgement)?;
+    release::sarif::sarif(judgement)
+}
+
+/// Commands that make GitHub show the rules that block or warn beside a pull request, ten at most; one per line of stdout.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_gate_text`].
+pub fn gate_annotations(judgement: &Judgement) -> Result<Vec<String>, Error> {
+    check_judgement(judgement)?;
+    Ok(release::annotations::annotations(judgement))
+}
+
 /// Writes a report so that a reader sees the old file or the whole new one, never a part; missing folders are made.
 ///
 /// # Errors
@@ -131,6 +196,14 @@ fn check_comparison(comparison: &Comparison) -> Result<(), Error> {
             found: comparison.version,
             supported: COMPARISON_VERSION,
         })
+    }
+}
+
+fn check_judgement(judgement: &Judgement) -> Result<(), Error> {
+    if judgement.version == JUDGEMENT_VERSION {
+        Ok(())
+    } else {
+        Err(Error::UnsupportedVersion { record: "judgement", found: judgement.version, supported: JUDGEMENT_VERSION })
     }
 }
 

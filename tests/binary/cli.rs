@@ -8,9 +8,20 @@ const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench_ref
 #[test]
 fn help_says_what_can_be_done() {
     insta::assert_snapshot!("help", succeed(&["--help"]));
-    for command in
-        ["train", "probe", "diagnose", "compare", "report", "trace", "ls", "reference", "bench", "completions"]
-    {
+    for command in [
+        "train",
+        "probe",
+        "diagnose",
+        "compare",
+        "report",
+        "trace",
+        "gate",
+        "bless",
+        "ls",
+        "reference",
+        "bench",
+        "completions",
+    ] {
         insta::assert_snapshot!(format!("help_{command}"), succeed(&[command, "--help"]));
     }
     for command in ["attribution", "confirm", "fit", "fixes", "score", "tracing"] {
@@ -21,7 +32,7 @@ fn help_says_what_can_be_done() {
 #[test]
 fn completions_name_every_command() {
     let script = succeed(&["completions", "bash"]);
-    for command in ["train", "probe", "diagnose", "report", "ls", "reference", "bench"] {
+    for command in ["train", "probe", "diagnose", "report", "gate", "bless", "ls", "reference", "bench"] {
         assert!(script.contains(command), "{command}");
     }
 }
@@ -31,7 +42,7 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let (run_folder, page, sheet) = (at("run"), at("page.html"), at("page.pdf"));
-    let cases: [(&[&str], i32, &str); 19] = [
+    let cases: [(&[&str], i32, &str); 22] = [
         (&[], 2, "Usage: phasetrace"),
         (&["trian"], 2, "unrecognized subcommand 'trian'"),
         (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),
@@ -62,6 +73,9 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
             2,
             "--only gremlins: no such fault; known are pt_01_",
         ),
+        (&["gate"], 2, "Usage: phasetrace gate"),
+        (&["gate", &run_folder, &run_folder, "-o", &sheet], 2, "the extension must be .json, .md, .xml or .sarif"),
+        (&["gate", &run_folder, &run_folder, "--policy", "/nowhere.toml"], 1, "cannot read /nowhere.toml"),
         (&["ls", &run_folder], 1, "no such folder; `phasetrace diagnose` makes runs/small"),
     ];
     for (args, code, reason) in cases {

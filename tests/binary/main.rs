@@ -4,6 +4,7 @@ mod attribution;
 mod cli;
 mod compare;
 mod data;
+mod gate;
 mod hostile;
 mod interrupt;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,321 @@
+//! From two sides and a policy to a judgement.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use probes::item::Item;
+
+use super::baseline::{Blessed, BlessedForm, Scored};
+use super::blame::blame;
+use super::effect::{Effect, SeedNoise};
+use super::policy::{Against, Direction, Metric, Policy, Rule, Tier};
+use super::record::{Decision, Flip, JUDGEMENT_VERSION, Judgement, Measured, Outcome, Ruling, Side};
+use crate::board::passes;
+use crate::diagnosis::Estimate;
+use crate::error::{Error, Result};
+use crate::reference::{Reference, Route, spread};
+use crate::stats::calibration::{Forecast, bin, ece};
+use crate::stats::clustered::clustered_mean;
+
+/// What a gate judges.
+#[derive(Debug, Clone)]
+pub struct Sides<'a> {
+    /// What is released.
+    pub baseline: &'a Blessed,
+    /// What is to take its place.
+    pub candidate: &'a Blessed,
+    /// The items of the bank of both.
+    pub items: &'a [Item],
+    /// The line of each item in the bank, from 1.
+    pub lines: &'a [usize],
+    /// Healthy runs, which say how far training seeds differ.
+    pub reference: Option<&'a Reference>,
+}
+
+/// Judges a candidate by every rule. A pure function: the same sides and policy give the same judgement.
+///
+/// Of each rule it is known at level `alpha` whether the harm is within what is allowed or beyond it, else it is undecided. All critical
+/// rules must hold, so that each is tested at `alpha` (intersection-union); that one of them is broken is decided after Holm, so that a
+/// harmless candidate is blocked in a share `alpha` of cases at most.
+///
+/// # Errors
+/// [`Error::Incomparable`] where the two sides were asked differently.
+pub fn judge(policy: &Policy, sides: &Sides) -> Result<Judgement> {
+    let differences = sides.baseline.differences(sides.candidate, &policy.allow_different);
+    if !differences.is_empty() {
+        let (baseline, candidate) = (sides.baseline.run.clone(), sides.candidate.run.clone());
+        return Err(Error::Incomparable { baseline, candidate, differences });
+    }
+    let mut effects: Vec<Option<Effect>> = Vec::new();
+    let mut rulings: Vec<Ruling> = Vec::new();
+    for (rule, lineage) in
+        policy.rules.iter().flat_map(|rule| chains(rule, sides).into_iter().map(move |of| (rule, of)))
+    {
+        let (ruling, effect) = measure(rule, &lineage, policy, sides);
+        rulings.push(ruling);
+        effects.push(effect);
+    }
+    let (critical, others): (Vec<usize>, Vec<usize>) =
+        (0..rulings.len()).partition(|&place| rulings[place].tier == Tier::Critical);
+    for family in others.into_iter().map(|place| vec![place]).chain([critical]) {
+        decide(&family, &mut rulings, &effects, policy);
+    }
+    rulings.extend(missing(policy, sides));
+    Ok(Judgement {
+        version: JUDGEMENT_VERSION,
+        phasetrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+        decision: overall(&rulings),
+        baseline: Side { run: sides.baseline.run.clone(), path: String::new() },
+        candidate: Side { run: sides.candidate.run.clone(), path: String::new() },
+        bank_hash: sides.candidate.bank_hash.clone(),
+        alpha: policy.alpha,
+        power: policy.power,
+        allowed: policy.allow_different.iter().map(|of| of.name().to_owned()).collect(),
+        rulings,
+    })
+}
+
+/// The chains that a rule speaks of: the one it names, the first with the phase that it names, or all of the candidate.
+fn chains(rule: &Rule, sides: &Sides) -> Vec<String> {
+    let all = &sides.candidate.lineages;
+    match (&rule.lineage, &rule.phase) {
+        (Some(name), _) => vec![name.clone()],
+        (None, None) => all.keys().cloned().collect(),
+        (None, Some(phase)) => {
+            // Chains share their phases up to where they part: those are judged once.
+            let first = all.iter().find(|(_, phases)| phases.contains(phase)).or_else(|| all.iter().next());
+            first.map(|(name, _)| name.clone()).into_iter().collect()
+        }
+    }
+}
+
+/// The answers on both sides of a rule, of items that both have answered.
+struct Paired<'a> {
+    items: Vec<(usize, &'a Item)>,
+    clusters: Vec<usize>,
+    before: Vec<Scored>,
+    after: Vec<Scored>,
+}
+
+fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Ruling, Option<Effect>) {
+    let phases = sides.candidate.lineages.get(lineage).cloned().unwrap_or_default();
+    let phase = rule.phase.clone().or_else(|| phases.last().cloned()).unwrap_or_default();
+    let place = phases.iter().position(|of| *of == phase);
+    let (source, compared) = match rule.against {
+        Against::Baseline => (sides.baseline, Some(phase.clone())),
+        Against::PreviousPhase => {
+            (sides.candidate, place.and_then(|place| place.checked_sub(1)).map(|before| phases[before].clone()))
+        }
+    };
+    let name = rule.name.clone().unwrap_or_else(|| {
+        let metric = if rule.metric == Metric::Ece { " calibration error" } else { "" };
+        format!("{}{metric} after {phase}", rule.behaviour.name().replace('_', " "))
+    });
+    let ruling = |outcome: Outcome, measured: Option<Measured>| Ruling {
+        name: name.clone(),
+        tier: rule.tier,
+        behaviour: rule.behaviour,
+        lineage: lineage.to_owned(),
+        phase: phase.clone(),
+        metric: rule.metric,
+        form: rule.form,
+        against: rule.against,
+        outcome,
+        measured,
+    };
+    let not = |why: String| (ruling(Outcome::NotMeasured(why), None), None);
+    if place.is_none() {
+        return not(format!("the candidate's chain `{lineage}` has no phase `{phase}`"));
+    }
+    let Some(compared) = compared else { return not(format!("there is no phase before `{phase}`")) };
+    let answers =
+        |side: &'_ Blessed, phase: &str| side.phases.get(phase).and_then(|of| of.forms.get(&rule.form)).cloned();
+    let (Some(before), Some(after)) = (answers(source, &compared), answers(sides.candidate, &phase)) else {
+        return not(format!("no answers in the form {} on both sides", rule.form.name()));
+    };
+    let paired = pair(rule, sides, &before, &after);
+    let noise = seed_noise(rule, lineage, &phase, policy, sides.reference);
+    let values = match rule.metric {
+        Metric::Score => compare_scores(rule, &paired, noise),
+        Metric::Ece => compare_ece(rule, &paired, noise),
+    };
+    let Some((effect, before, after)) = values else {
+        return not(format!("no item of {} has an answer on both sides", rule.behaviour.name()));
+    };
+    let allowed = rule.max_drop.or_else(|| rule.max_relative_drop.map(|share| share * before.value)).unwrap_or(0.0);
+    let (broken, n_repaired) = flips(rule, &paired);
+    let names: Vec<&str> = paired.items.iter().map(|(_, item)| item.id.as_str()).collect();
+    let sign = if rule.direction() == Direction::Higher { 1.0 } else { -1.0 };
+    let is_end = rule.against == Against::Baseline && rule.metric == Metric::Score;
+    let up_to = &phases[..=place.unwrap_or(0)];
+    let measured = Measured {
+        before,
+        after,
+        harm: effect.harm,
+        low: effect.low(policy.alpha),
+        high: effect.high(policy.alpha),
+        allowed,
+        p_broken: effect.p_exceeds(allowed),
+        n: effect.n,
+        n_clusters: effect.n_clusters,
+        method: effect.method().to_owned(),
+        seed_noise: noise.map(|noise| noise.sd / std::f64::consts::SQRT_2),
+        detectable: None,
+        n_to_decide: None,
+        broken,
+        n_repaired,
+        blame: is_end.then(|| blame(sides.baseline, sides.candidate, up_to, &names, sign)).flatten(),
+    };
+    (ruling(Outcome::Undecided, Some(measured)), Some(effect))
+}
+
+fn pair<'a>(rule: &Rule, sides: &Sides<'a>, before: &BlessedForm, after: &BlessedForm) -> Paired<'a> {
+    let mut paired = Paired { items: Vec::new(), clusters: Vec::new(), before: Vec::new(), after: Vec::new() };
+    let mut numbers = BTreeMap::<&str, usize>::new();
+    let asked = sides.items.iter().zip(sides.lines).filter(|(item, _)| item.behaviour == rule.behaviour);
+    for (item, line) in asked {
+        let (Some(b), Some(a)) = (before.answers.get(&item.id), after.answers.get(&item.id)) else { continue };
+        if rule.metric == Metric::Ece && (b.chosen.is_none() || a.chosen.is_none()) {
+            continue;
+        }
+        let next = numbers.len();
+        paired.clusters.push(*numbers.entry(item.cluster.as_str()).or_insert(next));
+        paired.items.push((*line, item));
+        paired.before.push(*b);
+        paired.after.push(*a);
+    }
+    paired
+}
+
+/// How far two training seeds differ: what the rule says, or the policy, or what healthy runs show. Two phases of one run are of one seed.
+fn seed_noise(
+    rule: &Rule,
+    lineage: &str,
+    phase: &str,
+    policy: &Policy,
+    reference: Option<&Reference>,
+) -> Option<SeedNoise> {
+    let of_two = |sd: f64, df: f64| SeedNoise { sd: std::f64::consts::SQRT_2 * sd, df };
+    if let Some(sd) = rule.seed_noise {
+        return Some(of_two(sd, f64::INFINITY));
+    }
+    if rule.against == Against::PreviousPhase || rule.metric == Metric::Ece {
+        return None;
+    }
+    if let Some(sd) = policy.seed_noise.get(&rule.behaviour) {
+        return Some(of_two(*sd, f64::INFINITY));
+    }
+    let values = reference?.values(lineage, rule.behaviour, Route::Chat, phase)?;
+    let sd = spread(values).1?;
+    Some(of_two(sd, values.len() as f64 - 1.0))
+}
+
+fn compare_scores(rule: &Rule, paired: &Paired, noise: Option<SeedNoise>) -> Option<(Effect, Estimate, Estimate)> {
+    let scores = |of: &[Scored]| -> Vec<f64> { of.iter().map(|scored| scored.score).collect() };
+    let (before, after) = (scores(&paired.before), scores(&paired.after));
+    let sign = if rule.direction() == Direction::Higher { 1.0 } else { -1.0 };
+    let harms: Vec<f64> = before.iter().zip(&after).map(|(b, a)| sign * (b - a)).collect();
+    let effect = Effect::of_mean(&harms, &before, &paired.clusters, noise)?;
+    let estimate = |scores: &[f64]| Some(crate::board::estimate(&clustered_mean(scores, &paired.clusters)?));
+    Some((effect, estimate(&before)?, estimate(&after)?))
+}
+
+fn compare_ece(rule: &Rule, paired: &Paired, noise: Option<SeedNoise>) -> Option<(Effect, Estimate, Estimate)> {
+    let forecasts = |of: &[Scored]| -> Option<Vec<Forecast>> {
+        of.iter()
+            .map(|scored| scored.chosen.map(|it| Forecast { confidence: it.confidence, outcome: it.outcome }))
+            .collect()
+    };
+    let (before, after) = (forecasts(&paired.before)?, forecasts(&paired.after)?);
+    let sign = if rule.direction() == Direction::Lower { 1.0 } else { -1.0 };
+    let effect = Effect::of_ece(&before, &after, &paired.clusters, sign, noise)?;
+    let estimate = |of: &[Forecast]| {
+        // The interval is that of the difference; of one side alone the error has a value.
+        let value = ece(&bin(of.iter().map(|forecast| (*forecast, 1.0))))?;
+        Some(Estimate { value, low: value, high: value, n: of.len(), method: "ten bins of equal width".to_owned() })
+    };
+    let (before, after) = (estimate(&before)?, estimate(&after)?);
+    Some((effect, before, after))
+}
+
+/// Items that were right and are wrong, and the number of those the other way.
+fn flips(rule: &Rule, paired: &Paired) -> (Vec<Flip>, usize) {
+    let is_right = |scored: &Scored| passes(rule.behaviour, scored.score);
+    let pairs = || paired.items.iter().zip(paired.before.iter().zip(&paired.after));
+    let flip = |(line, item): &(usize, &Item)| Flip {
+        item: item.id.clone(),
+        line: *line,
+        question: item.question().to_owned(),
+    };
+    let broken = pairs().filter(|(_, (b, a))| is_right(b) && !is_right(a)).map(|(item, _)| flip(item)).collect();
+    let n_repaired = pairs().filter(|(_, (b, a))| !is_right(b) && is_right(a)).count();
+    (broken, n_repaired)
+}
+
+/// Decides the rules of one family: Holm's step down says which are broken, the upper limit which hold.
+///
+/// The lower limit of a rule is at the level that Holm gave it, or stopped at, so that a rule is broken exactly where its limit is beyond what is
+/// allowed.
+fn decide(family: &[usize], rulings: &mut [Ruling], effects: &[Option<Effect>], policy: &Policy) {
+    let p = |place: usize| rulings[place].measured.as_ref().map(|measured| measured.p_broken);
+    let mut ranked: Vec<(usize, f64)> = family.iter().filter_map(|&place| Some((place, p(place)?))).collect();
+    ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let n = ranked.len();
+    let mut stopped_at = None;
+    for (rank, (place, p)) in ranked.into_iter().enumerate() {
+        let (Some(effect), Some(measured)) = (&effects[place], rulings[place].measured.as_mut()) else { continue };
+        let level = stopped_at.unwrap_or(policy.alpha / (n - rank) as f64);
+        if p > level {
+            stopped_at = Some(level);
+        }
+        measured.low = effect.low(level);
+        measured.detectable = effect.detectable(measured.allowed, level, policy.power);
+        let outcome = if p <= level {
+            Outcome::Broken
+        } else if measured.high <= measured.allowed {
+            Outcome::Held
+        } else {
+            measured.n_to_decide = effect.n_to_decide(measured.allowed, level, policy.power);
+            Outcome::Undecided
+        };
+        if outcome == Outcome::Held {
+            measured.blame = None;
+        }
+        rulings[place].outcome = outcome;
+    }
+}
+
+/// Required behaviours that one of the sides was not asked about.
+fn missing(policy: &Policy, sides: &Sides) -> Vec<Ruling> {
+    let asked = |side: &Blessed| -> BTreeSet<_> {
+        let items: BTreeMap<&str, &Item> = sides.items.iter().map(|item| (item.id.as_str(), item)).collect();
+        let answers = side.phases.values().flat_map(|phase| phase.forms.values()).flat_map(|form| form.answers.keys());
+        answers.filter_map(|item| items.get(item.as_str())).map(|item| item.behaviour).collect()
+    };
+    let (before, after) = (asked(sides.baseline), asked(sides.candidate));
+    let absent = policy.required.iter().filter(|behaviour| !(before.contains(behaviour) && after.contains(behaviour)));
+    absent
+        .map(|behaviour| Ruling {
+            name: format!("{} is measured", behaviour.name().replace('_', " ")),
+            tier: Tier::Critical,
+            behaviour: *behaviour,
+            lineage: String::new(),
+            phase: String::new(),
+            metric: Metric::Score,
+            form: probes::response::Form::Chat,
+            against: Against::Baseline,
+            outcome: Outcome::NotMeasured("the policy requires it, and a side has no answer".to_owned()),
+            measured: None,
+        })
+        .collect()
+}
+
+/// All rules together: a critical rule that could not be measured blocks, as nothing shows that it holds.
+fn overall(rulings: &[Ruling]) -> Decision {
+    let decision = |ruling: &Ruling| match (ruling.tier, &ruling.outcome) {
+        (Tier::Advisory, _) | (_, Outcome::Held) => Decision::Pass,
+        (Tier::Critical, Outcome::Broken | Outcome::NotMeasured(_)) => Decision::Block,
+        (Tier::Critical, Outcome::Undecided) => Decision::Inconclusive,
+        (Tier::Supporting, _) => Decision::Warn,
+    };
+    rulings.iter().map(decision).max().unwrap_or(Decision::Pass)
+}

@@ -1,0 +1,266 @@
+//! How much worse one side is, with one-sided limits at any level.
+
+use crate::random::stream;
+use crate::stats::bootstrap::{Bca, DRAWS, leave_one_out, resample_clusters};
+use crate::stats::calibration::{Forecast, bin, ece};
+use crate::stats::clustered::clustered_mean;
+use crate::stats::paired::PairedCounts;
+use crate::stats::{normal, student};
+
+/// Spread between two training seeds, as a standard deviation of their difference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct SeedNoise {
+    pub(super) sd: f64,
+    /// Degrees of freedom of that estimate; infinite where it is given.
+    pub(super) df: f64,
+}
+
+/// A harm (what got worse is positive) and how far it can be trusted.
+#[derive(Debug, Clone)]
+pub(super) struct Effect {
+    pub(super) harm: f64,
+    /// Number of items, and of clusters.
+    pub(super) n: usize,
+    pub(super) n_clusters: usize,
+    items: Items,
+    noise: Option<SeedNoise>,
+}
+
+/// What the answers alone say.
+#[derive(Debug, Clone)]
+enum Items {
+    /// Right or wrong: Tango's limits, with as many pairs as there were independent ones.
+    Counts { counts: PairedCounts, df: f64 },
+    /// Scores of any size: the mean difference and its clustered standard error.
+    Mean { se: f64, df: f64 },
+    /// A statistic that is no mean.
+    Draws(Bca),
+}
+
+impl Effect {
+    /// Mean of `harms`, one for each item: Tango's limits where all are -1, 0 or 1 or half of that, else Student's.
+    ///
+    /// `scores` are those before: where too few items changed to see how they depend on each other, it is seen there. `None` without items.
+    pub(super) fn of_mean(harms: &[f64], scores: &[f64], clusters: &[usize], noise: Option<SeedNoise>) -> Option<Self> {
+        let mean = clustered_mean(harms, clusters)?;
+        let n = harms.len() as f64;
+        let df = (mean.n_clusters as f64 - 1.0).max(1.0);
+        let design_effect = design_effect(harms, clusters).or_else(|| design_effect(scores, clusters)).unwrap_or(1.0);
+        let is_count = |harm: &f64| (2.0 * harm).fract() == 0.0;
+        let items = if harms.iter().all(is_count) {
+            let sum = |sign: f64| harms.iter().map(|harm| (sign * harm).max(0.0)).sum::<f64>() / design_effect;
+            Items::Counts { counts: PairedCounts { n: n / design_effect, worse: sum(1.0), better: sum(-1.0) }, df }
+        } else {
+            Items::Mean { se: mean.se, df }
+        };
+        Some(Self { harm: mean.mean, n: harms.len(), n_clusters: mean.n_clusters, items, noise })
+    }
+
+    /// Growth of the expected calibration error between two sets of forecasts on the same items: BCa limits, clusters resampled together.
+    /// `sign` is 1 where more is worse. `None` without forecasts.
+    pub(super) fn of_ece(
+        before: &[Forecast],
+        after: &[Forecast],
+        clusters: &[usize],
+        sign: f64,
+        noise: Option<SeedNoise>,
+    ) -> Option<Self> {
+        let n_clusters = clusters.iter().max()? + 1;
+        let weighed = |forecasts: &[Forecast], weights: &[f64]| {
+            ece(&bin(forecasts.iter().zip(clusters).map(|(forecast, cluster)| (*forecast, weights[*cluster]))))
+        };
+        let growth = |weights: &[f64]| {
+            weighed(after, weights)
+                .zip(weighed(before, weights))
+                .map_or(f64::NAN, |(after, before)| sign * (after - before))
+        };
+        let harm = growth(&vec![1.0; n_clusters]);
+        let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, "release/ece"), growth);
+        let limits = Bca::new(&draws, harm, &leave_one_out(n_clusters, growth))?;
+        Some(Self { harm, n: before.len(), n_clusters, items: Items::Draws(limits), noise })
+    }
+
+    /// Lower limit of the harm: exceeded with probability `1 - alpha`.
+    pub(super) fn low(&self, alpha: f64) -> f64 {
+        self.limit(alpha)
+    }
+
+    /// Upper limit of the harm.
+    pub(super) fn high(&self, alpha: f64) -> f64 {
+        self.limit(1.0 - alpha)
+    }
+
+    /// The harm that the true one lies below with probability `level`. The two sources of error are independent: their distances from
+    /// the estimate add up in squares.
+    ///
+    /// # Reference
+    /// Zou and Donner 2008, *Statistics in Medicine* 27 (variance estimates recovered from limits).
+    fn limit(&self, level: f64) -> f64 {
+        let of_items = match &self.items {
+            // The limit at level .05 is where the statistic is the 95 % quantile.
+            Items::Counts { counts, df } => counts.lower(student::quantile(1.0 - level, *df)),
+            Items::Mean { se, df } => self.harm + student::quantile(level, *df) * se,
+            Items::Draws(limits) => limits.limit(level),
+        };
+        let Some(SeedNoise { sd, df }) = self.noise else { return of_items };
+        let distance = (of_items - self.harm).hypot(student::quantile(level, df) * sd);
+        (if level < 0.5 { self.harm - distance } else { self.harm + distance }).clamp(-1.0, 1.0)
+    }
+
+    /// p-value of the harm being no more than `allowed`: the smallest level at which the lower limit exceeds it.
+    pub(super) fn p_exceeds(&self, allowed: f64) -> f64 {
+        let (mut exceeded, mut not) = (1.0, 0.0);
+        for _ in 0..50 {
+            let middle = 0.5 * (exceeded + not);
+            if self.low(middle) > allowed { exceeded = middle } else { not = middle }
+        }
+        exceeded
+    }
+
+    /// Smallest harm that is found to exceed `allowed` at level `alpha` with this power; `None` where not even the largest is.
+    pub(super) fn detectable(&self, allowed: f64, alpha: f64, power: f64) -> Option<f64> {
+        let is_found = |harm: f64| {
+            let (of_items, noise) = (self.variance_of_items(harm).sqrt(), self.noise.map_or(0.0, |noise| noise.sd));
+            let limit = (self.quantile_of_items(1.0 - alpha) * of_items)
+                .hypot(self.noise.map_or(0.0, |noise| student::quantile(1.0 - alpha, noise.df)) * noise);
+            harm - allowed >= limit + normal::quantile(power) * of_items.hypot(noise)
+        };
+        if !is_found(1.0) {
+            return None;
+        }
+        let (mut low, mut high) = (allowed, 1.0);
+        for _ in 0..50 {
+            let middle = 0.5 * (low + high);
+            if is_found(middle) { high = middle } else { low = middle }
+        }
+        Some(high)
+    }
+
+    /// Number of items with which this harm would be decided with this power, more than there are; `None` where no number would: the harm is what is allowed, or
+    /// within the noise of a seed.
+    pub(super) fn n_to_decide(&self, allowed: f64, alpha: f64, power: f64) -> Option<usize> {
+        let z = self.quantile_of_items(1.0 - alpha) + normal::quantile(power);
+        let left = (self.harm - allowed).powi(2) / (z * z) - self.noise.map_or(0.0, |noise| noise.sd * noise.sd);
+        let of_one = self.variance_of_items(self.harm) * self.n as f64;
+        (left > 0.0).then(|| (of_one / left).ceil()).filter(|n| *n < 1e9).map(|n| (n as usize).max(self.n + 1))
+    }
+
+    /// Variance that the items add to the estimate where the true harm is `harm`.
+    fn variance_of_items(&self, harm: f64) -> f64 {
+        match &self.items {
+            Items::Counts { counts, .. } => {
+                // Items that change both ways go on doing so, half an item of each where none did; a net change of d adds d to them.
+                let changing = 2.0 * counts.worse.min(counts.better).max(0.5) / counts.n + harm.abs();
+                (changing - harm * harm).max(0.0) / counts.n
+            }
+            Items::Mean { se, .. } => se * se,
+            Items::Draws(limits) => (0.5 * (limits.limit(normal::cdf(1.0)) - limits.limit(normal::cdf(-1.0)))).powi(2),
+        }
+    }
+
+    /// Quantile that the limits of the items take.
+    fn quantile_of_items(&self, level: f64) -> f64 {
+        match &self.items {
+            Items::Counts { df, .. } | Items::Mean { df, .. } => student::quantile(level, *df),
+            Items::Draws(_) => normal::quantile(level),
+        }
+    }
+
+    /// How the limits were made.
+    pub(super) fn method(&self) -> &'static str {
+        match (&self.items, self.n_clusters < self.n) {
+            (Items::Counts { .. }, true) => "Tango, clustered",
+            (Items::Counts { .. }, false) => "Tango",
+            (Items::Mean { .. }, true) => "Student, clustered",
+            (Items::Mean { .. }, false) => "Student",
+            (Items::Draws(_), _) => "BCa bootstrap of clusters",
+        }
+    }
+}
+
+/// Clusters that must have changed for their dependence to be seen.
+const MIN_CHANGED: usize = 10;
+
+/// How many items one independent item stands for, at least 1; `None` where too few clusters differ from the others.
+fn design_effect(values: &[f64], clusters: &[usize]) -> Option<f64> {
+    let mean = clustered_mean(values, clusters)?;
+    let n = values.len() as f64;
+    let variance = values.iter().map(|value| (value - mean.mean).powi(2)).sum::<f64>() / (n * (n - 1.0).max(1.0));
+    let mut changed: Vec<usize> =
+        values.iter().zip(clusters).filter(|(value, _)| (**value - values[0]).abs() > 1e-12).map(|(_, c)| *c).collect();
+    changed.sort_unstable();
+    changed.dedup();
+    (changed.len() >= MIN_CHANGED && variance > 0.0).then(|| (mean.se * mean.se / variance).max(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Effect, SeedNoise};
+    use crate::random::stream;
+    use crate::stats::calibration::Forecast;
+    use rand::Rng;
+
+    fn independent(n: usize) -> Vec<usize> {
+        (0..n).collect()
+    }
+
+    #[test]
+    fn two_wins_and_no_loss_decide_nothing() {
+        let mut harms = vec![0.0; 20];
+        (harms[0], harms[1]) = (-1.0, -1.0);
+        let effect = Effect::of_mean(&harms, &[1.0; 20], &independent(20), None).unwrap();
+        assert!(effect.high(0.05) > 0.0 && effect.low(0.05) < -0.1, "{} {}", effect.low(0.05), effect.high(0.05));
+        assert!(effect.p_exceeds(0.0) > 0.5);
+    }
+
+    #[test]
+    fn clusters_that_change_together_count_as_one_each() {
+        // 40 clusters of 5; in 12 of them all items became worse.
+        let clusters: Vec<usize> = (0..200).map(|i| i / 5).collect();
+        let harms: Vec<f64> = clusters.iter().map(|c| f64::from(u8::from(*c < 12))).collect();
+        let together = Effect::of_mean(&harms, &[1.0; 200], &clusters, None).unwrap();
+        let alone = Effect::of_mean(&harms, &[1.0; 200], &independent(200), None).unwrap();
+        assert!((4.5..5.6).contains(&super::design_effect(&harms, &clusters).unwrap()));
+        assert!(together.low(0.05) < alone.low(0.05) - 0.03 && together.high(0.05) > alone.high(0.05) + 0.03);
+        assert!(together.n_to_decide(0.25, 0.05, 0.8) > alone.n_to_decide(0.25, 0.05, 0.8));
+    }
+
+    #[test]
+    fn noise_of_a_seed_widens_both_sides_and_can_make_a_decision_impossible() {
+        let harms: Vec<f64> = (0..300).map(|i| f64::from(u8::from(i % 10 == 0))).collect();
+        let noise = Some(SeedNoise { sd: 0.05, df: f64::INFINITY });
+        let plain = Effect::of_mean(&harms, &[1.0; 300], &independent(300), None).unwrap();
+        let noisy = Effect::of_mean(&harms, &[1.0; 300], &independent(300), noise).unwrap();
+        assert!(noisy.low(0.05) < plain.low(0.05) - 0.03 && noisy.high(0.05) > plain.high(0.05) + 0.03);
+        assert_eq!(plain.n_to_decide(0.02, 0.05, 0.8), Some(301));
+        assert_eq!(noisy.n_to_decide(0.02, 0.05, 0.8), None);
+        assert!(noisy.detectable(0.02, 0.05, 0.8) > plain.detectable(0.02, 0.05, 0.8));
+    }
+
+    #[test]
+    fn the_p_value_is_where_the_limit_meets_what_is_allowed() {
+        let harms: Vec<f64> = (0..200).map(|i| [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 1.0][i % 7]).collect();
+        let effect = Effect::of_mean(&harms, &[1.0; 200], &independent(200), None).unwrap();
+        for allowed in [0.0, 0.05, 0.2] {
+            let p = effect.p_exceeds(allowed);
+            assert!((effect.low(p) - allowed).abs() < 1e-6, "{allowed}: {p} {}", effect.low(p));
+        }
+    }
+
+    #[test]
+    fn lost_calibration_is_found() {
+        let mut rng = stream(5, "release/ece test");
+        let mut drawn = |sureness: f64| -> Vec<Forecast> {
+            let mut one = || {
+                let confidence: f64 = rng.random_range(0.5..0.9);
+                let outcome = f64::from(u8::from(rng.random::<f64>() < confidence));
+                Forecast { confidence: confidence + sureness * (1.0 - confidence), outcome }
+            };
+            (0..400).map(|_| one()).collect()
+        };
+        let (calm, same, sure) = (drawn(0.0), drawn(0.0), drawn(0.8));
+        let effect = |after: &[Forecast]| Effect::of_ece(&calm, after, &independent(400), 1.0, None).unwrap();
+        assert!(effect(&sure).low(0.05) > 0.1 && effect(&sure).p_exceeds(0.02) < 0.01);
+        assert!(effect(&same).low(0.05) < 0.0 && effect(&same).high(0.05) < 0.1);
+    }
+}

@@ -1,0 +1,185 @@
+//! A gate's rules and broken items in SARIF 2.1.0, for code scanning and editors.
+//!
+//! # Reference
+//!
+//! OASIS 2020, *Static Analysis Results Interchange Format (SARIF) Version 2.1.0*; 3.11.5 and 3.11.6 on messages, 3.14.14 on places.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use evals::release::policy::{Against, Tier};
+use evals::release::record::{Judgement, Ruling};
+use serde_json::{Value, json};
+
+use super::{LINE_LIMIT, Level, against_word, compared, flips, heading, key, metric_word, summary};
+use crate::error::Error;
+use crate::number::{count, plural};
+use crate::text::{clean_line, clean_name};
+
+/// Broken items that become results, of one rule.
+const MOST_ITEMS: usize = 500;
+/// Name of the candidate's run folder in places.
+const RUN: &str = "RUN";
+/// Name of the folder that the gate was run in.
+const WORK: &str = "PWD";
+
+/// Writes one run: every rule, and a result for each broken item of those that are not shown to hold.
+///
+/// # Errors
+///
+/// [`Error::Json`] where it cannot be written.
+pub(crate) fn sarif(judgement: &Judgement) -> Result<String, Error> {
+    let ids = ids(judgement);
+    let rules: Vec<Value> = judgement.rulings.iter().zip(&ids).map(|(ruling, id)| rule(ruling, id)).collect();
+    let results: Vec<Value> = judgement
+        .rulings
+        .iter()
+        .enumerate()
+        .filter(|(_, ruling)| Level::of(ruling) != Level::Silent)
+        .flat_map(|(rule_idx, ruling)| results(ruling, rule_idx, &ids[rule_idx]))
+        .collect();
+    let log = json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {
+                "driver": {
+                    "name": "phasetrace",
+                    "version": clean_name(&judgement.phasetrace_version),
+                    "rules": rules,
+                },
+            },
+            "originalUriBaseIds": {
+                RUN: folder(&judgement.candidate.path),
+                WORK: { "description": { "text": "The folder that the gate was run in." } },
+            },
+            "results": results,
+        }],
+    });
+    let mut text = serde_json::to_string_pretty(&log)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// One for each ruling, unique: `knowledge/rlhf/sft/score/chat`, and `/2` behind it where a rule is there again.
+fn ids(judgement: &Judgement) -> Vec<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let unique = |ruling: &Ruling| {
+        let id = id(ruling);
+        let n = seen.entry(id.clone()).and_modify(|n| *n += 1).or_insert(1);
+        if *n == 1 { id } else { format!("{id}/{n}") }
+    };
+    judgement.rulings.iter().map(unique).collect()
+}
+
+fn id(ruling: &Ruling) -> String {
+    let part = |name: &str| key(name).replace('/', "_");
+    let (behaviour, form) = (ruling.behaviour.name(), ruling.form.name());
+    let (lineage, phase) = (part(&ruling.lineage), part(&ruling.phase));
+    let metric = metric_word(ruling.metric).to_lowercase();
+    let against = match ruling.against {
+        Against::Baseline => "",
+        Against::PreviousPhase => "/previous-phase",
+    };
+    format!("{behaviour}/{lineage}/{phase}/{metric}/{form}{against}")
+}
+
+fn rule(ruling: &Ruling, id: &str) -> Value {
+    let level = match ruling.tier {
+        Tier::Critical => Level::Error,
+        Tier::Supporting => Level::Warning,
+        Tier::Advisory => Level::Note,
+    };
+    let full = format!("{}, against the {}", compared(ruling), against_word(ruling.against));
+    json!({
+        "id": id,
+        "shortDescription": { "text": plain(&clean_name(&ruling.name)) },
+        "fullDescription": { "text": plain(&full) },
+        "defaultConfiguration": { "level": level.name() },
+    })
+}
+
+fn results(ruling: &Ruling, rule_idx: usize, id: &str) -> Vec<Value> {
+    let (lineage, phase) = (key(&ruling.lineage), key(&ruling.phase));
+    let logical = json!([{ "name": phase, "fullyQualifiedName": format!("{lineage}/{phase}") }]);
+    let result = |text: String, location: Value| {
+        json!({
+            "ruleId": id,
+            "ruleIndex": rule_idx,
+            "level": Level::of(ruling).name(),
+            "message": { "text": plain(&text) },
+            "locations": [location],
+        })
+    };
+    let about = format!("{}. {}.", heading(ruling), summary(ruling));
+    let broken = flips(ruling);
+    if broken.is_empty() {
+        return vec![result(about, json!({ "logicalLocations": logical }))];
+    }
+    let n_left = broken.len().saturating_sub(MOST_ITEMS);
+    let more = match n_left {
+        0 => String::new(),
+        n => format!(" {} broken in all, {} not listed.", plural(broken.len(), "item"), count(n)),
+    };
+    broken
+        .iter()
+        .take(MOST_ITEMS)
+        .map(|flip| {
+            let (item, question) = (clean_name(&flip.item), clean_line(&flip.question, LINE_LIMIT));
+            let location = json!({
+                "physicalLocation": {
+                    "artifactLocation": { "uri": "data/bank.jsonl", "uriBaseId": RUN },
+                    "region": { "startLine": flip.line },
+                },
+                "logicalLocations": logical,
+            });
+            result(format!("{item} was right and is wrong: {question} ({about}{more})"), location)
+        })
+        .collect()
+}
+
+/// A message that no viewer takes for one with placeholders or links.
+fn plain(text: &str) -> String {
+    text.replace('{', "{{").replace('}', "}}").replace("](", "] (")
+}
+
+fn folder(path: &str) -> Value {
+    let path = if path.is_empty() { "." } else { path };
+    let uri = format!("{}/", encode(path.trim_end_matches('/')));
+    if path.starts_with('/') {
+        json!({ "uri": format!("file://{uri}") })
+    } else {
+        json!({ "uri": uri, "uriBaseId": WORK })
+    }
+}
+
+/// A path as it stands in a URI (RFC 3986, 2.3): all but unreserved characters and slashes by their bytes.
+fn encode(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{encode, folder, plain};
+
+    #[test]
+    fn a_run_folder_is_a_uri_that_ends_in_a_slash() {
+        assert_eq!(folder("/runs/b/")["uri"], "file:///runs/b/");
+        assert_eq!(folder("runs/b")["uri"], "runs/b/");
+        assert_eq!(["", ".", "/"].map(|path| folder(path)["uri"].clone()), ["./", "./", "file:///"]);
+        assert_eq!(encode("a b:é%"), "a%20b%3A%C3%A9%25");
+    }
+
+    #[test]
+    fn messages_hold_no_placeholder_and_no_link() {
+        assert_eq!(plain("{0} [a](http://b)"), "{{0}} [a] (http://b)");
+    }
+}
