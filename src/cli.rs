@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::bench::Seeds;
@@ -24,6 +26,23 @@ pub(crate) struct Cli {
     /// No progress on standard error.
     #[arg(long, short, global = true, env = "PHASETRACE_QUIET")]
     pub(crate) quiet: bool,
+}
+
+impl Cli {
+    /// What was typed; a command line that cannot be understood ends the program with its own message.
+    pub(crate) fn from_args() -> Self {
+        let matches = Self::command().get_matches();
+        if let Some(("diagnose", diagnose)) = matches.subcommand() {
+            // Clap would refuse what the environment says as well, which is meant for other commands.
+            let is_typed = |id: &str| diagnose.value_source(id) == Some(ValueSource::CommandLine);
+            let of_training = [("recipe", "--recipe"), ("skip_bad", "--skip-bad"), ("seed", "--seed")];
+            if let Some((_, flag)) = of_training.into_iter().find(|(id, _)| is_typed("phases") && is_typed(id)) {
+                let reason = format!("the argument '{flag}' cannot be used with '--phase <NAME=DIR>'");
+                Self::command().error(ErrorKind::ArgumentConflict, reason).exit();
+            }
+        }
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 const EXIT_HELP: &str =
@@ -157,7 +176,7 @@ pub(crate) struct DiagnoseArgs {
         long = "phase",
         value_name = "NAME=DIR",
         requires = "output",
-        conflicts_with_all = ["recipe", "overrides", "skip_bad", "seed", "dry_run"]
+        conflicts_with_all = ["overrides", "dry_run"]
     )]
     pub(crate) phases: Vec<String>,
     /// Item bank for `--phase` (JSON lines); the embedded small world's where none is given.

@@ -41,14 +41,14 @@ mod verdict;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
 use crate::progress::Bars;
 
 fn main() -> ExitCode {
     kernels::keep_freed_pages();
-    match run(Cli::parse()) {
+    match run(Cli::from_args()) {
         Ok(code) => ExitCode::from(code),
         Err(error) if output::is_closed(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => {

@@ -88,6 +88,16 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
 }
 
 #[test]
+fn what_the_environment_says_of_training_does_not_forbid_checkpoints_from_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let mut command = phasetrace(&["diagnose", "--phase", "sft=/nowhere", "-o", arg(&page)]);
+    let outcome = Outcome::from(command.env("PHASETRACE_SEED", "3").env("PHASETRACE_RECIPE", RECIPE).output().unwrap());
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("/nowhere"), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     // The writing end of a pipe that nobody reads.
     let unread = || std::io::pipe().unwrap().1;

@@ -90,6 +90,7 @@ fn chains(rule: &Rule, sides: &Sides) -> Vec<String> {
 
 /// The answers on both sides of a rule, of items that both have answered.
 struct Paired<'a> {
+    /// With their lines in the bank.
     items: Vec<(usize, &'a Item)>,
     clusters: Vec<usize>,
     before: Vec<Scored>,
@@ -127,12 +128,12 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
         return not(format!("the candidate's chain `{lineage}` has no phase `{phase}`"));
     }
     let Some(compared) = compared else { return not(format!("there is no phase before `{phase}`")) };
-    let answers =
-        |side: &'_ Blessed, phase: &str| side.phases.get(phase).and_then(|of| of.forms.get(&rule.form)).cloned();
-    let (Some(before), Some(after)) = (answers(source, &compared), answers(sides.candidate, &phase)) else {
+    let before = source.phases.get(&compared).and_then(|of| of.forms.get(&rule.form));
+    let after = sides.candidate.phases.get(&phase).and_then(|of| of.forms.get(&rule.form));
+    let (Some(before), Some(after)) = (before, after) else {
         return not(format!("no answers in the form {} on both sides", rule.form.name()));
     };
-    let paired = pair(rule, sides, &before, &after);
+    let paired = pair(rule, sides, before, after);
     let noise = seed_noise(rule, lineage, &phase, policy, sides.reference);
     let values = match rule.metric {
         Metric::Score => compare_scores(rule, &paired, noise),
@@ -145,7 +146,7 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
     let (broken, n_repaired) = flips(rule, &paired);
     let names: Vec<&str> = paired.items.iter().map(|(_, item)| item.id.as_str()).collect();
     let sign = if rule.direction() == Direction::Higher { 1.0 } else { -1.0 };
-    let is_end = rule.against == Against::Baseline && rule.metric == Metric::Score;
+    let has_phases_beside = rule.against == Against::Baseline && rule.metric == Metric::Score;
     let up_to = &phases[..=place.unwrap_or(0)];
     let measured = Measured {
         before,
@@ -163,7 +164,7 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
         n_to_decide: None,
         broken,
         n_repaired,
-        blame: is_end.then(|| blame(sides.baseline, sides.candidate, up_to, &names, sign)).flatten(),
+        blame: has_phases_beside.then(|| blame(sides.baseline, sides.candidate, up_to, &names, sign)).flatten(),
     };
     (ruling(Outcome::Undecided, Some(measured)), Some(effect))
 }
