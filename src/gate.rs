@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use evals::diagnosis::{Outcome, Stage, Verdict};
+use evals::diagnosis::{LineageDiagnosis, Outcome, Stage, Verdict};
 use evals::reference::Reference;
 use evals::release::baseline::Blessed;
 use evals::release::decide::{Sides, judge};
@@ -15,7 +15,7 @@ use evals::release::record::{Decision, Diagnosed, Judgement};
 
 use crate::bless;
 use crate::cli::{GateArgs, GateCommand, GateSides, Inconclusive, RecipeArgs};
-use crate::exit::{self, NothingToAsk};
+use crate::exit;
 use crate::gate_init;
 use crate::output;
 use crate::progress::Bars;
@@ -63,10 +63,7 @@ fn judge_sides(args: &GateSides, bars: &Bars) -> Result<u8> {
     let mut judgement = judge(&policy, &sides)?;
     judgement.baseline.path = args.baseline.display().to_string();
     judgement.candidate.path = args.candidate.display().to_string();
-    if judgement.rulings.iter().all(|ruling| ruling.measured.is_none()) {
-        bail!(NothingToAsk(format!("{}: none of its rules could be measured", args.policy.display())));
-    }
-    add_diagnosis(&mut judgement, &run)?;
+    add_diagnosis(&mut judgement, &run, &candidate, bars);
     for output in &args.output {
         let text = match format_of(output)? {
             Format::Json => reports::render_gate_json(&judgement)?,
@@ -78,6 +75,10 @@ fn judge_sides(args: &GateSides, bars: &Bars) -> Result<u8> {
     }
     tell_github(&judgement)?;
     output::print(&reports::render_gate_text(&judgement, args.show_flips)?)?;
+    let is_measured = judgement.rulings.iter().any(|ruling| ruling.measured.is_some());
+    if !is_measured && policy.required.is_empty() {
+        return Ok(exit::NOTHING_EVALUATED);
+    }
     Ok(match (judgement.decision, args.inconclusive) {
         (Decision::Pass | Decision::Warn, _) | (Decision::Inconclusive, Some(Inconclusive::Pass)) => exit::SUCCESS,
         (Decision::Block, _) | (Decision::Inconclusive, Some(Inconclusive::Fail)) => exit::BLOCKED,
@@ -88,7 +89,8 @@ fn judge_sides(args: &GateSides, bars: &Bars) -> Result<u8> {
 /// The healthy runs that say how far training seeds differ: those asked for, or the small world's for runs of it.
 pub(crate) fn healthy_runs(run: &Run, asked: Option<&str>) -> Result<Option<Reference>> {
     let recipe = Recipe::of_run(run, &RecipeArgs::default(), None)?.1;
-    reference::choose(asked, recipe.is_small()?)
+    // A folder of checkpoints without a recipe is of no known world.
+    reference::choose(asked, run.recipe().exists() && recipe.is_small()?)
 }
 
 fn read_policy(path: &Path) -> Result<Policy> {
@@ -99,30 +101,39 @@ fn read_policy(path: &Path) -> Result<Policy> {
     Ok(policy)
 }
 
-/// Puts what the candidate's own diagnosis says beside each regression.
-fn add_diagnosis(judgement: &mut Judgement, run: &Run) -> Result<()> {
+/// Puts what the candidate's own diagnosis says beside each regression, where it is of the same checkpoints.
+fn add_diagnosis(judgement: &mut Judgement, run: &Run, candidate: &Blessed, bars: &Bars) {
     if !run.diagnosis().exists() {
-        return Ok(());
+        return;
     }
-    let diagnosis = read_diagnosis(&run.diagnosis())?;
+    let diagnosis = match read_diagnosis(&run.diagnosis()) {
+        Ok(diagnosis) => diagnosis,
+        Err(error) => {
+            bars.say(&format!("the candidate's diagnosis is left out: {error:#}"));
+            return;
+        }
+    };
+    let link = run.report().exists().then(|| VERDICTS.to_owned());
     for ruling in &mut judgement.rulings {
         let Some(blame) = ruling.measured.as_mut().and_then(|measured| measured.blame.as_mut()) else { continue };
         let lineage = diagnosis.lineages.iter().find(|lineage| lineage.name == ruling.lineage);
-        let row =
-            lineage.and_then(|of| Some((of, of.behaviours.iter().find(|row| row.behaviour == ruling.behaviour)?)));
-        blame.diagnosed = row.and_then(|(lineage, row)| {
+        let judged = candidate.phases.get(&ruling.phase).map(|phase| phase.checkpoint.as_str());
+        let is_current = |lineage: &&LineageDiagnosis| {
+            lineage.phases.iter().any(|of| of.name == ruling.phase && Some(of.checkpoint.as_str()) == judged)
+        };
+        blame.diagnosed = lineage.filter(is_current).and_then(|lineage| {
+            let row = lineage.behaviours.iter().find(|row| row.behaviour == ruling.behaviour)?;
             let phases: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
-            diagnosed(&row.verdict, &phases)
+            diagnosed(&row.verdict, &phases, link.clone())
         });
     }
-    Ok(())
 }
 
-fn diagnosed(verdict: &Verdict, phases: &[String]) -> Option<Diagnosed> {
+fn diagnosed(verdict: &Verdict, phases: &[String], link: Option<String>) -> Option<Diagnosed> {
     let Outcome::Attributed { phase, .. } = &verdict.outcome else { return None };
     let stage = Stage::of(phase, phases);
     let probability = verdict.probabilities.iter().find(|of| of.stage == stage).map(|of| of.probability);
-    Some(Diagnosed { phase: phase.clone(), probability, rung: verdict.rung, link: VERDICTS.to_owned() })
+    Some(Diagnosed { phase: phase.clone(), probability, rung: verdict.rung, link })
 }
 
 /// Writes where GitHub shows it: the summary of the step, and a note for each rule that is not held.

@@ -9,6 +9,7 @@ use evals::reference::{Reference, Route, spread};
 use evals::release::baseline::Blessed;
 use evals::release::policy::POLICY_VERSION;
 use evals::stats::normal::quantile;
+use evals::stats::student;
 use probes::bank::Bank;
 use probes::item::Behaviour;
 use probes::response::Form;
@@ -27,6 +28,9 @@ const POWER: f64 = 0.8;
 
 /// No limit is stricter.
 const LEAST_DROP: f64 = 0.02;
+
+/// No limit is laxer.
+const MOST_DROP: f64 = 0.99;
 
 /// Share of items that change between two models that are equally good, where nothing else is known.
 const CHANGING: f64 = 0.05;
@@ -98,6 +102,16 @@ struct Row {
     max_drop: f64,
 }
 
+/// Smallest limit within which an unchanged model of another seed is shown to be, with the power that policies state.
+fn needed(noise: Option<(f64, usize)>, n_clusters: usize) -> f64 {
+    let (sd, df) = noise.map_or((0.0, f64::INFINITY), |(sd, n)| (std::f64::consts::SQRT_2 * sd, n as f64 - 1.0));
+    let n_clusters = n_clusters as f64;
+    let of_items = (CHANGING / n_clusters.max(1.0)).sqrt();
+    let limit = (student::quantile(1.0 - ALPHA, (n_clusters - 1.0).max(1.0)) * of_items)
+        .hypot(student::quantile(1.0 - ALPHA, df) * sd);
+    limit + quantile(POWER) * of_items.hypot(sd)
+}
+
 /// What a chain's last checkpoint scores, and how far healthy runs differ there.
 struct End {
     lineage: String,
@@ -111,24 +125,23 @@ impl Row {
     /// `None` where no chain was asked.
     fn of(behaviour: Behaviour, blessed: &Blessed, bank: &Bank, healthy: Option<&Reference>) -> Option<Self> {
         let items = || bank.items.iter().filter(|item| item.behaviour == behaviour);
-        let n_clusters = items().map(|item| item.cluster.as_str()).collect::<BTreeSet<_>>().len();
-        let mut chains = Vec::new();
+        let (mut chains, mut told) = (Vec::new(), LEAST_DROP);
         for (lineage, phases) in &blessed.lineages {
             let Some(last) = phases.last() else { continue };
             let Some(chat) = blessed.phases.get(last).and_then(|phase| phase.forms.get(&Form::Chat)) else { continue };
-            let scores: Vec<f64> = items().filter_map(|item| chat.answers.get(&item.id)).map(|of| of.score).collect();
+            let asked = || items().filter_map(|item| Some((item.cluster.as_str(), chat.answers.get(&item.id)?.score)));
+            let scores: Vec<f64> = asked().map(|(_, score)| score).collect();
+            let n_clusters = asked().map(|(cluster, _)| cluster).collect::<BTreeSet<_>>().len();
             if scores.is_empty() {
                 continue;
             }
             let values = healthy.and_then(|of| of.values(lineage, behaviour, Route::Chat, last));
             let noise = values.and_then(|values| Some((spread(values).1?, values.len())));
             let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+            told = told.max(needed(noise, n_clusters));
             chains.push(End { lineage: lineage.clone(), mean, n: scores.len(), noise });
         }
-        let noise = chains.iter().filter_map(|end| end.noise).map(|(sd, _)| sd).fold(0.0, f64::max);
-        let z = quantile(1.0 - ALPHA) + quantile(POWER);
-        let told = z * (2.0 * noise * noise + CHANGING / n_clusters.max(1) as f64).sqrt();
-        let max_drop = (told.max(LEAST_DROP) * 100.0).ceil() / 100.0;
+        let max_drop = ((told * 100.0).ceil() / 100.0).min(MOST_DROP);
         (!chains.is_empty()).then_some(Self { behaviour, chains, max_drop })
     }
 
@@ -144,7 +157,8 @@ impl Row {
         let tier = if CRITICAL.contains(&self.behaviour) { "critical" } else { "supporting" };
         let _ = write!(
             text,
-            "# An unchanged model passes in {:.0} % of cases at this limit; a smaller one needs more items or more seeds.\n\
+            "# At this limit an unchanged model is shown to be one in about {:.0} % of cases, for one chain; a smaller one needs more items, or\n\
+             # more healthy runs.\n\
              [[rule]]\ntier = \"{tier}\"\nbehaviour = \"{}\"\nmax-drop = {}\n",
             100.0 * POWER,
             self.behaviour.name(),

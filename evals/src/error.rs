@@ -73,6 +73,18 @@ pub enum Error {
         /// Where and why.
         reason: String,
     },
+    /// A rule names what neither side has.
+    #[error("rule {rule}: {key} = `{value}`, known are {known}")]
+    UnknownName {
+        /// Number of the rule in the policy, from 1.
+        rule: usize,
+        /// `lineage` or `phase`.
+        key: &'static str,
+        /// What it names.
+        value: String,
+        /// What there is.
+        known: String,
+    },
     /// Two runs were not asked the same.
     #[error("{baseline} and {candidate} cannot be compared: {}", differences.join("; "))]
     Incomparable {

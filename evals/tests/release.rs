@@ -26,6 +26,10 @@ const RELEASES: usize = 300;
 const TOLERANCE: f64 = 0.038;
 
 fn items() -> Vec<Item> {
+    items_of(CLUSTERS, PER_CLUSTER)
+}
+
+fn items_of(clusters: usize, per_cluster: usize) -> Vec<Item> {
     let item = |behaviour: Behaviour, cluster: usize, place: usize| Item {
         id: format!("{}/{cluster:02}/{place}", behaviour.name()),
         behaviour,
@@ -44,8 +48,8 @@ fn items() -> Vec<Item> {
             ideal: None,
         },
     };
-    let of_cluster = |behaviour, cluster| (0..PER_CLUSTER).map(move |place| item(behaviour, cluster, place));
-    BEHAVIOURS.into_iter().flat_map(|of| (0..CLUSTERS).flat_map(move |cluster| of_cluster(of, cluster))).collect()
+    let of_cluster = |behaviour, cluster| (0..per_cluster).map(move |place| item(behaviour, cluster, place));
+    BEHAVIOURS.into_iter().flat_map(|of| (0..clusters).flat_map(move |cluster| of_cluster(of, cluster))).collect()
 }
 
 /// A run whose chain `rlhf` ends in `sft` with these scores.
@@ -96,6 +100,11 @@ fn policy(rules: Vec<Rule>) -> Policy {
 ///
 /// Items of a cluster are right or wrong together in half of the cases, and an item keeps its answer in four of five.
 fn release(rng: &mut ChaCha8Rng, items: &[Item], harm: f64, seed_sd: f64) -> (Blessed, Blessed) {
+    release_at(rng, items, 0.8, harm, seed_sd)
+}
+
+/// The same of a baseline that has this share right.
+fn release_at(rng: &mut ChaCha8Rng, items: &[Item], share: f64, harm: f64, seed_sd: f64) -> (Blessed, Blessed) {
     let normal = |rng: &mut ChaCha8Rng| (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
     let mut shifts = BTreeMap::new();
     for behaviour in BEHAVIOURS {
@@ -108,8 +117,8 @@ fn release(rng: &mut ChaCha8Rng, items: &[Item], harm: f64, seed_sd: f64) -> (Bl
         let of_cluster = *shared.entry((item.behaviour, item.cluster.as_str())).or_insert_with(|| pair(rng));
         let [u, v] = if rng.random::<f64>() < 0.5 { of_cluster } else { own };
         let [shift_before, shift_after] = shifts[&item.behaviour];
-        before.insert(item.id.clone(), f64::from(u8::from(u < 0.8 + shift_before)));
-        after.insert(item.id.clone(), f64::from(u8::from(v < 0.8 - harm + shift_after)));
+        before.insert(item.id.clone(), f64::from(u8::from(u < share + shift_before)));
+        after.insert(item.id.clone(), f64::from(u8::from(v < share - harm + shift_after)));
     }
     (side("released", &[("sft", before)]), side("candidate", &[("sft", after)]))
 }
@@ -240,6 +249,29 @@ fn the_number_of_items_that_would_decide_does() {
 }
 
 #[test]
+fn few_clusters_of_which_most_are_right_keep_the_level() {
+    // 10 and 17 clusters of 9 and 8 items, nine in ten of them right: where few items change and their dependence is hard to see.
+    for (clusters, size, seed) in [(10, 9, 11), (17, 8, 12)] {
+        let all: Vec<Item> = items_of(clusters, size);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut blocked, mut passed) = (0.0, 0.0);
+        for _ in 0..RELEASES {
+            let (before, after) = release_at(&mut rng, &all, 0.9, 0.0, 0.0);
+            let strict = policy(vec![rule(Behaviour::Knowledge, 0.0, None)]);
+            blocked += f64::from(u8::from(judged(&strict, &all, &before, &after).decision == Decision::Block));
+            let (before, after) = release_at(&mut rng, &all, 0.9, 0.1, 0.0);
+            let lax = policy(vec![rule(Behaviour::Knowledge, 0.1, None)]);
+            passed += f64::from(u8::from(judged(&lax, &all, &before, &after).decision == Decision::Pass));
+        }
+        let (blocked, passed) = (blocked / RELEASES as f64, passed / RELEASES as f64);
+        println!(
+            "{clusters} clusters of {size}: {blocked:.3} of harmless ones blocked, {passed:.3} as bad as allowed passed"
+        );
+        assert!(blocked <= 0.05 + TOLERANCE && passed <= 0.05 + TOLERANCE, "{blocked} {passed}");
+    }
+}
+
+#[test]
 fn a_regression_has_its_items_and_the_phase_that_lost_them() {
     let items = items();
     let scores = |wrong: usize| -> BTreeMap<String, f64> {
@@ -288,7 +320,7 @@ fn sides_that_were_asked_differently_are_refused_by_what_differs() {
     }
     let lines: Vec<usize> = (1..=items.len()).collect();
     let sides = Sides { baseline: &before, candidate: &after, items: &items, lines: &lines, reference: None };
-    let strict = policy(vec![rule(Behaviour::Knowledge, 0.02, None)]);
+    let strict = policy(vec![rule(Behaviour::Knowledge, 0.2, None)]);
     let error = judge(&strict, &sides).unwrap_err().to_string();
     for what in ["item bank", "tokenizers", "prompts"] {
         assert!(error.contains(what), "{error}");

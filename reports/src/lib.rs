@@ -145,7 +145,7 @@ pub fn render_gate_sarif(judgement: &Judgement) -> Result<String, Error> {
     release::sarif::sarif(judgement)
 }
 
-/// Commands that make GitHub show the rules that block or warn beside a pull request, ten at most; one per line of stdout.
+/// Commands that make GitHub show the rules that block or warn beside a pull request, ten at most; each a line of a step's log.
 ///
 /// # Errors
 ///

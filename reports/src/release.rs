@@ -230,9 +230,11 @@ fn deciding(judgement: &Judgement, ruling: &Ruling, measured: &Measured) -> Vec<
                 count(measured.n)
             ),
             (None, Some(sd)) => {
-                format!("Seed noise decides (standard deviation {sd}), not the number of items: more seeds are needed.")
+                format!(
+                    "More items would not decide it: it is at the edge, or within seed noise (standard deviation {sd})."
+                )
             }
-            (None, None) => "No number of items would decide it: the harm is what is allowed.".to_owned(),
+            (None, None) => "More items would not decide it: it is at the edge of what is allowed.".to_owned(),
         });
     }
     if let Some(effect) = measured.detectable {
@@ -253,7 +255,7 @@ fn is_single_run(ruling: &Ruling) -> bool {
 
 fn blamed(blame: &Blame) -> String {
     let route = match blame.route {
-        Route::Chat => "in chat alone",
+        Route::Chat => "in this form of asking alone",
         Route::Elicited => "in every form of asking",
         Route::Margin => "by the margins in chat",
         Route::Reward => "as the reward model rates the answers",
@@ -272,8 +274,9 @@ fn diagnosed(blame: &Blame) -> Option<String> {
     let rung = diagnosed.rung.map(|rung| words::rung(rung).to_owned());
     let how: Vec<String> = probability.into_iter().chain(rung).collect();
     let how = if how.is_empty() { String::new() } else { format!(" ({})", how.join(", ")) };
-    let (phase, link) = (words::phase(&diagnosed.phase), clean_line(&diagnosed.link, LINE_LIMIT));
-    Some(format!("Its own diagnosis names {phase} {agrees}{how}: {link}"))
+    let phase = words::phase(&diagnosed.phase);
+    let link = diagnosed.link.as_ref().map_or_else(String::new, |link| format!(": {}", clean_line(link, LINE_LIMIT)));
+    Some(format!("Its own diagnosis names {phase} {agrees}{how}{link}"))
 }
 
 /// What holds for all rules.

@@ -69,7 +69,7 @@ fn broken(n_flips: usize) -> Ruling {
         phase: "rlhf".to_owned(),
         probability: Some(0.91),
         rung: Some(Rung::Confirmed),
-        link: "report.html#over-refusal".to_owned(),
+        link: Some("report.html#over-refusal".to_owned()),
     };
     let blame = Blame { phase: "rlhf".to_owned(), share: 0.83, route: Route::Elicited, diagnosed: Some(diagnosed) };
     Ruling {
@@ -104,7 +104,8 @@ fn not_measured() -> Ruling {
 
 fn hostile() -> Ruling {
     let flip = Flip { item: HOSTILE.to_owned(), line: 77, question: HOSTILE.to_owned() };
-    let diagnosed = Diagnosed { phase: HOSTILE.to_owned(), probability: None, rung: None, link: HOSTILE.to_owned() };
+    let diagnosed =
+        Diagnosed { phase: HOSTILE.to_owned(), probability: None, rung: None, link: Some(HOSTILE.to_owned()) };
     let blame = Blame { phase: HOSTILE.to_owned(), share: 0.5, route: Route::Chat, diagnosed: Some(diagnosed) };
     Ruling {
         name: HOSTILE.to_owned(),
@@ -245,7 +246,7 @@ fn more_seeds_are_asked_for_where_no_number_of_items_would_do() {
     let numbers = ruling.measured.as_mut().unwrap();
     (numbers.n_to_decide, numbers.seed_noise) = (None, Some(0.02));
     let text = render_gate_text(&judgement(Decision::Inconclusive, vec![ruling.clone()]), false).unwrap();
-    assert!(text.contains("Seed noise decides (standard deviation 2.0 points)"), "{text}");
+    assert!(text.contains("within seed noise (standard deviation 2.0 points)"), "{text}");
     assert!(text.contains("more seeds are needed") && !text.contains("would decide it"), "{text}");
     // Within one run there is no second seed to differ from.
     ruling.measured.as_mut().unwrap().seed_noise = None;
@@ -435,7 +436,7 @@ fn sarif_points_at_the_lines_of_the_broken_items() {
         assert_eq!(lines, flips.iter().map(|flip| flip.line as u64).collect::<Vec<_>>());
     }
     let place = &of_rule(2).next().unwrap()["locations"][0];
-    assert!(place.get("physicalLocation").is_none());
+    assert_eq!(place["physicalLocation"]["region"]["startLine"], 1, "GitHub refuses a result without a place");
     assert_eq!(place["logicalLocations"][0]["fullyQualifiedName"], "rlhf/sft");
 }
 

@@ -42,7 +42,7 @@ fn a_gate_passes_blocks_or_says_that_it_cannot_tell() {
     let passed = gate(&baseline, &[]);
     assert_eq!(passed.code, Some(0), "{passed:?}");
     assert!(passed.stdout.starts_with("PASS: "), "{}", passed.stdout);
-    with(&rule(0.0));
+    with("[[rule]]\nbehaviour = \"knowledge_cutoff\"\nlineage = \"rlhf\"\nmax-drop = 0.0\n");
     for (more, code) in [(&[][..], 101), (&["--inconclusive", "pass"], 0), (&["--inconclusive", "fail"], 100)] {
         let undecided = gate(&baseline, more);
         assert_eq!(undecided.code, Some(code), "{undecided:?}");
@@ -119,7 +119,7 @@ fn what_cannot_be_judged_is_refused_by_its_name() {
     let sound = format!("version = 1\n{rule}");
     let other_bank = blessed.replacen("\"bank_hash\": \"", "\"bank_hash\": \"0", 1);
     let bad_score = blessed.replacen("\"score\": ", "\"score\": 7", 1);
-    let unmeasured = "version = 1\n[[rule]]\nbehaviour = \"knowledge\"\nmax-drop = 0.1\nlineage = \"dpo\"\n";
+    let unmeasured = "version = 1\n[[rule]]\nbehaviour = \"knowledge\"\nmax-drop = 0.1\nlineage = \"constitutional\"\nphase = \"rlhf\"\n";
     let cases = [
         (other_bank.as_str(), sound.as_str(), 1, "the item bank differs"),
         (&bad_score, &sound, 1, "expected shares in 0 to 1"),
@@ -127,7 +127,18 @@ fn what_cannot_be_judged_is_refused_by_its_name() {
         (&blessed, "version = 1\nalfa = 0.1\n", 1, "unknown field `alfa`"),
         (&blessed, "version = 1\n[[rule]]\nbehaviour = \"wit\"\n", 1, "unknown variant `wit`"),
         (&blessed, "version = 1\n", 1, "there is no [[rule]]"),
-        (&blessed, unmeasured, 4, "none of its rules could be measured"),
+        (
+            &blessed,
+            "version = 1\n[[rule]]\nbehaviour = \"knowledge\"\nmax-drop = 0.1\nlineage = \"dpo\"\n",
+            1,
+            "`dpo`, known are",
+        ),
+        (
+            &blessed,
+            "version = 1\n[[rule]]\nbehaviour = \"over_refusal\"\nmax-drop = 0.1\nmetric = \"ece\"\n",
+            1,
+            "metric = ece",
+        ),
     ];
     for (baseline_text, policy_text, code, reason) in cases {
         fs::write(&baseline, baseline_text).unwrap();
@@ -137,4 +148,15 @@ fn what_cannot_be_judged_is_refused_by_its_name() {
         assert!(refused.stderr.contains(reason), "{reason}: {}", refused.stderr);
         assert_eq!(refused.stdout, "");
     }
+    fs::write(&baseline, &blessed).unwrap();
+    fs::write(&policy, unmeasured).unwrap();
+    let nothing = run(&["gate", arg(&baseline), arg(&candidate), "--policy", arg(&policy)]);
+    assert_eq!(nothing.code, Some(4), "{nothing:?}");
+    assert!(nothing.stdout.contains("has no phase `rlhf`"), "{}", nothing.stdout);
+
+    // A candidate that lacks its last checkpoint is not judged by the one before it.
+    fs::write(&policy, sound).unwrap();
+    fs::remove_dir_all(candidate.join("checkpoints/rlhf")).unwrap();
+    let headless = run(&["gate", arg(&baseline), arg(&candidate), "--policy", arg(&policy)]);
+    assert_eq!(headless.code, Some(100), "{headless:?}");
 }

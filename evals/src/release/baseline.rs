@@ -58,7 +58,7 @@ pub struct BlessedPhase {
 pub struct BlessedForm {
     /// SHA-256 of all prompts, by item.
     pub prompts: String,
-    /// By item; those without a score are left out.
+    /// By item.
     pub answers: BTreeMap<String, Scored>,
 }
 
@@ -66,7 +66,8 @@ pub struct BlessedForm {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scored {
-    /// Score in [0, 1], 1 is right; of calibration `1 - |p - ideal|`.
+    /// Score in [0, 1], 1 is right; of calibration `1 - |p - ideal|`. An answer that cannot be scored (incoherent, not knowing where that says nothing)
+    /// is not right: 0, or a model could pass by not answering.
     pub score: f64,
     /// Probability given to the chosen answer, and whether that is the right one, where it was chosen from a closed set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,11 +225,11 @@ impl BlessedForm {
                 let ideal = crate::board::ideal(item).unwrap_or(1.0);
                 Chosen { confidence: rounded(confidence), outcome: if right > 0.5 { ideal } else { 1.0 - ideal } }
             });
-            Some((item.id.clone(), Scored { score: rounded(score(item, response)?), chosen }))
+            (item.id.clone(), Scored { score: rounded(score(item, response).unwrap_or(0.0)), chosen })
         };
         Some(Self {
             prompts: hash(&prompts.into_iter().flat_map(|(item, prompt)| [item, prompt]).collect::<Vec<_>>()),
-            answers: answers.iter().filter_map(scored).collect(),
+            answers: answers.iter().map(scored).collect(),
         })
     }
 }

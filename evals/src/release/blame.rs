@@ -11,22 +11,22 @@ use crate::reference::Route;
 /// Takes the lag of the candidate's last phase apart: `lag_p - lag_(p-1)` is what phase `p` lost, as a share of all that was lost.
 ///
 /// As in a diagnosis, content that is missing in the best form of asking too is traced in that form: a phase that only shows what an earlier
-/// one failed to teach is not to blame. `None` where the candidate is not behind at the end.
+/// one failed to teach is not to blame. `None` where the candidate is not behind at the end, or a phase was not asked.
 pub(super) fn blame(
-    baseline: &Blessed,
-    candidate: &Blessed,
+    [baseline, candidate]: [&Blessed; 2],
     phases: &[String],
+    form: Form,
     items: &[&str],
     sign: f64,
 ) -> Option<Blame> {
-    let lags = |route: Route| -> Vec<f64> {
+    let lags = |route: Route| -> Option<Vec<f64>> {
         let lag = |phase: &String| {
-            let value = |side: &Blessed| value(side, phase, items, route);
-            value(baseline).zip(value(candidate)).map_or(0.0, |(before, after)| sign * (before - after))
+            let value = |side: &Blessed| value(side, phase, items, (route == Route::Chat).then_some(form));
+            Some(sign * (value(baseline)? - value(candidate)?))
         };
         phases.iter().map(lag).collect()
     };
-    let (chat, elicited) = (lags(Route::Chat), lags(Route::Elicited));
+    let (chat, elicited) = (lags(Route::Chat)?, lags(Route::Elicited)?);
     let last = *chat.last()?;
     if last <= 0.0 {
         return None;
@@ -40,15 +40,15 @@ pub(super) fn blame(
     (*most > 0.0).then(|| Blame { phase: phases[place].clone(), share: most / all, route, diagnosed: None })
 }
 
-/// Mean score of these items: in chat, or in the form that serves the checkpoint best.
-fn value(side: &Blessed, phase: &str, items: &[&str], route: Route) -> Option<f64> {
+/// Mean score of these items: in this form, or in that which serves the checkpoint best.
+fn value(side: &Blessed, phase: &str, items: &[&str], form: Option<Form>) -> Option<f64> {
     let forms = &side.phases.get(phase)?.forms;
     let mean = |answers: &BTreeMap<String, Scored>| {
         let scores: Vec<f64> = items.iter().filter_map(|item| answers.get(*item)).map(|scored| scored.score).collect();
         (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
     };
-    match route {
-        Route::Chat => mean(&forms.get(&Form::Chat)?.answers),
-        _ => forms.values().filter_map(|form| mean(&form.answers)).max_by(f64::total_cmp),
+    match form {
+        Some(form) => mean(&forms.get(&form)?.answers),
+        None => forms.values().filter_map(|form| mean(&form.answers)).max_by(f64::total_cmp),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use probes::item::Item;
+use probes::item::{Behaviour, Item};
+use probes::response::Form;
 
 use super::baseline::{Blessed, BlessedForm, Scored};
 use super::blame::blame;
@@ -15,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::reference::{Reference, Route, spread};
 use crate::stats::calibration::{Forecast, bin, ece};
 use crate::stats::clustered::clustered_mean;
+
+/// Training seeds differ by this much at least, in share of items, however well a few healthy runs agree.
+const LEAST_SD: f64 = 0.01;
 
 /// What a gate judges.
 #[derive(Debug, Clone)]
@@ -38,8 +42,14 @@ pub struct Sides<'a> {
 /// harmless candidate is blocked in a share `alpha` of cases at most.
 ///
 /// # Errors
-/// [`Error::Incomparable`] where the two sides were asked differently.
+/// [`Error::Incomparable`] where the two sides were asked differently; [`Error::UnknownName`] where a rule names a chain or phase that neither
+/// side has; [`Error::ReferenceProbes`] where the healthy runs were measured with other probes.
 pub fn judge(policy: &Policy, sides: &Sides) -> Result<Judgement> {
+    check_names(policy, sides)?;
+    if let Some(reference) = sides.reference.filter(|of| of.probe_version != sides.candidate.probe_version) {
+        let (found, expected) = (reference.probe_version, sides.candidate.probe_version);
+        return Err(Error::ReferenceProbes { found, expected });
+    }
     let differences = sides.baseline.differences(sides.candidate, &policy.allow_different);
     if !differences.is_empty() {
         let (baseline, candidate) = (sides.baseline.run.clone(), sides.candidate.run.clone());
@@ -74,9 +84,34 @@ pub fn judge(policy: &Policy, sides: &Sides) -> Result<Judgement> {
     })
 }
 
-/// The chains that a rule speaks of: the one it names, the first with the phase that it names, or all of the candidate.
+/// Whether every chain and phase that a rule names is one of either side's.
+fn check_names(policy: &Policy, sides: &Sides) -> Result<()> {
+    let both = [sides.baseline, sides.candidate];
+    for (place, rule) in policy.rules.iter().enumerate() {
+        let has_chain = |name: &String| both.iter().any(|side| side.lineages.contains_key(name));
+        let has_phase = |name: &String| both.iter().any(|side| side.phases.contains_key(name));
+        let unknown = |key: &'static str, value: &str| {
+            let known = match key {
+                "lineage" => both.iter().flat_map(|side| side.lineages.keys()).cloned().collect::<BTreeSet<_>>(),
+                _ => both.iter().flat_map(|side| side.phases.keys()).cloned().collect(),
+            };
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            Error::UnknownName { rule: place + 1, key, value: value.to_owned(), known }
+        };
+        if let Some(name) = rule.lineage.as_ref().filter(|name| !has_chain(name)) {
+            return Err(unknown("lineage", name));
+        }
+        if let Some(name) = rule.phase.as_ref().filter(|name| !has_phase(name)) {
+            return Err(unknown("phase", name));
+        }
+    }
+    Ok(())
+}
+
+/// The chains that a rule speaks of: the one it names, the first with the phase that it names, or all of the baseline: what is released must
+/// not get lost.
 fn chains(rule: &Rule, sides: &Sides) -> Vec<String> {
-    let all = &sides.candidate.lineages;
+    let all = &sides.baseline.lineages;
     match (&rule.lineage, &rule.phase) {
         (Some(name), _) => vec![name.clone()],
         (None, None) => all.keys().cloned().collect(),
@@ -95,11 +130,14 @@ struct Paired<'a> {
     clusters: Vec<usize>,
     before: Vec<Scored>,
     after: Vec<Scored>,
+    /// Items that one side alone has answered.
+    n_missing: usize,
 }
 
 fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Ruling, Option<Effect>) {
     let phases = sides.candidate.lineages.get(lineage).cloned().unwrap_or_default();
-    let phase = rule.phase.clone().or_else(|| phases.last().cloned()).unwrap_or_default();
+    let released = sides.baseline.lineages.get(lineage).and_then(|phases| phases.last().cloned());
+    let phase = rule.phase.clone().or(released).unwrap_or_default();
     let place = phases.iter().position(|of| *of == phase);
     let (source, compared) = match rule.against {
         Against::Baseline => (sides.baseline, Some(phase.clone())),
@@ -139,9 +177,15 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
         Metric::Score => compare_scores(rule, &paired, noise),
         Metric::Ece => compare_ece(rule, &paired, noise),
     };
+    if 20 * paired.n_missing > paired.n_missing + paired.items.len() {
+        return not(format!("{} of the items have no answer on one side", paired.n_missing));
+    }
     let Some((effect, before, after)) = values else {
-        return not(format!("no item of {} has an answer on both sides", rule.behaviour.name()));
+        return not(format!("too few items of {} have an answer on both sides", rule.behaviour.name()));
     };
+    // What a share of the value before is, is as uncertain as that value.
+    let share = rule.max_relative_drop.unwrap_or(0.0);
+    let effect = effect.with_slack([share * (before.high - before.value), share * (before.value - before.low)]);
     let allowed = rule.max_drop.or_else(|| rule.max_relative_drop.map(|share| share * before.value)).unwrap_or(0.0);
     let (broken, n_repaired) = flips(rule, &paired);
     let names: Vec<&str> = paired.items.iter().map(|(_, item)| item.id.as_str()).collect();
@@ -164,17 +208,27 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
         n_to_decide: None,
         broken,
         n_repaired,
-        blame: has_phases_beside.then(|| blame(sides.baseline, sides.candidate, up_to, &names, sign)).flatten(),
+        blame: has_phases_beside
+            .then(|| blame([sides.baseline, sides.candidate], up_to, rule.form, &names, sign))
+            .flatten(),
     };
     (ruling(Outcome::Undecided, Some(measured)), Some(effect))
 }
 
 fn pair<'a>(rule: &Rule, sides: &Sides<'a>, before: &BlessedForm, after: &BlessedForm) -> Paired<'a> {
-    let mut paired = Paired { items: Vec::new(), clusters: Vec::new(), before: Vec::new(), after: Vec::new() };
+    let mut paired =
+        Paired { items: Vec::new(), clusters: Vec::new(), before: Vec::new(), after: Vec::new(), n_missing: 0 };
     let mut numbers = BTreeMap::<&str, usize>::new();
     let asked = sides.items.iter().zip(sides.lines).filter(|(item, _)| item.behaviour == rule.behaviour);
     for (item, line) in asked {
-        let (Some(b), Some(a)) = (before.answers.get(&item.id), after.answers.get(&item.id)) else { continue };
+        let (b, a) = match (before.answers.get(&item.id), after.answers.get(&item.id)) {
+            (Some(before), Some(after)) => (before, after),
+            (None, None) => continue,
+            _ => {
+                paired.n_missing += 1;
+                continue;
+            }
+        };
         if rule.metric == Metric::Ece && (b.chosen.is_none() || a.chosen.is_none()) {
             continue;
         }
@@ -205,9 +259,16 @@ fn seed_noise(
     if let Some(sd) = policy.seed_noise.get(&rule.behaviour) {
         return Some(of_two(*sd, f64::INFINITY));
     }
-    let values = reference?.values(lineage, rule.behaviour, Route::Chat, phase)?;
-    let sd = spread(values).1?;
-    Some(of_two(sd, values.len() as f64 - 1.0))
+    spread_of_runs(rule, lineage, phase, reference).map(|(sd, df)| of_two(sd, df))
+}
+
+/// Standard deviation of healthy runs with its degrees of freedom; they were asked in chat.
+///
+/// The items that chance flips between two runs are in it as well as in the limits of the items: it errs towards too wide a limit.
+fn spread_of_runs(rule: &Rule, lineage: &str, phase: &str, reference: Option<&Reference>) -> Option<(f64, f64)> {
+    let values = reference.filter(|_| rule.form == Form::Chat)?.values(lineage, rule.behaviour, Route::Chat, phase)?;
+    // Runs that happen to agree do not show that all do.
+    Some((spread(values).1?.max(LEAST_SD), values.len() as f64 - 1.0))
 }
 
 fn compare_scores(rule: &Rule, paired: &Paired, noise: Option<SeedNoise>) -> Option<(Effect, Estimate, Estimate)> {
@@ -215,7 +276,7 @@ fn compare_scores(rule: &Rule, paired: &Paired, noise: Option<SeedNoise>) -> Opt
     let (before, after) = (scores(&paired.before), scores(&paired.after));
     let sign = if rule.direction() == Direction::Higher { 1.0 } else { -1.0 };
     let harms: Vec<f64> = before.iter().zip(&after).map(|(b, a)| sign * (b - a)).collect();
-    let effect = Effect::of_mean(&harms, &before, &paired.clusters, noise)?;
+    let effect = Effect::of_mean(&harms, [&before, &after], &paired.clusters, noise)?;
     let estimate = |scores: &[f64]| Some(crate::board::estimate(&clustered_mean(scores, &paired.clusters)?));
     Some((effect, estimate(&before)?, estimate(&after)?))
 }
@@ -275,25 +336,32 @@ fn decide(family: &[usize], rulings: &mut [Ruling], effects: &[Option<Effect>], 
         } else if measured.high <= measured.allowed {
             Outcome::Held
         } else {
+            // Towards broken the rule is tested at Holm's level, towards held at alpha.
+            let level = if measured.harm > measured.allowed { level } else { policy.alpha };
             measured.n_to_decide = effect.n_to_decide(measured.allowed, level, policy.power);
             Outcome::Undecided
         };
-        if outcome == Outcome::Held {
+        if outcome != Outcome::Broken {
             measured.blame = None;
         }
         rulings[place].outcome = outcome;
     }
 }
 
-/// Required behaviours that one of the sides was not asked about.
+/// Required behaviours that the end of a chain was not asked about in chat, on either side.
 fn missing(policy: &Policy, sides: &Sides) -> Vec<Ruling> {
-    let asked = |side: &Blessed| -> BTreeSet<_> {
-        let items: BTreeMap<&str, &Item> = sides.items.iter().map(|item| (item.id.as_str(), item)).collect();
-        let answers = side.phases.values().flat_map(|phase| phase.forms.values()).flat_map(|form| form.answers.keys());
-        answers.filter_map(|item| items.get(item.as_str())).map(|item| item.behaviour).collect()
+    let items: BTreeMap<&str, &Item> = sides.items.iter().map(|item| (item.id.as_str(), item)).collect();
+    let is_asked = |side: &Blessed, phase: &String, behaviour: Behaviour| {
+        let chat = side.phases.get(phase).and_then(|of| of.forms.get(&Form::Chat));
+        chat.is_some_and(|chat| {
+            chat.answers.keys().any(|id| items.get(id.as_str()).is_some_and(|item| item.behaviour == behaviour))
+        })
     };
-    let (before, after) = (asked(sides.baseline), asked(sides.candidate));
-    let absent = policy.required.iter().filter(|behaviour| !(before.contains(behaviour) && after.contains(behaviour)));
+    let ends = || sides.baseline.lineages.values().filter_map(|phases| phases.last());
+    let is_measured = |behaviour: Behaviour| {
+        ends().all(|end| is_asked(sides.baseline, end, behaviour) && is_asked(sides.candidate, end, behaviour))
+    };
+    let absent = policy.required.iter().filter(|behaviour| !is_measured(**behaviour));
     absent
         .map(|behaviour| Ruling {
             name: format!("{} is measured", behaviour.name().replace('_', " ")),
@@ -302,7 +370,7 @@ fn missing(policy: &Policy, sides: &Sides) -> Vec<Ruling> {
             lineage: String::new(),
             phase: String::new(),
             metric: Metric::Score,
-            form: probes::response::Form::Chat,
+            form: Form::Chat,
             against: Against::Baseline,
             outcome: Outcome::NotMeasured("the policy requires it, and a side has no answer".to_owned()),
             measured: None,

@@ -1,8 +1,10 @@
 //! How much worse one side is, with one-sided limits at any level.
 
+use std::collections::BTreeMap;
+
 use crate::random::stream;
 use crate::stats::bootstrap::{Bca, DRAWS, leave_one_out, resample_clusters};
-use crate::stats::calibration::{Forecast, bin, ece};
+use crate::stats::calibration::{Forecast, bin, ece, null_error};
 use crate::stats::clustered::clustered_mean;
 use crate::stats::paired::PairedCounts;
 use crate::stats::{normal, student};
@@ -24,6 +26,8 @@ pub(super) struct Effect {
     pub(super) n_clusters: usize,
     items: Items,
     noise: Option<SeedNoise>,
+    /// What the lower and the upper limit are moved outwards by.
+    slack: [f64; 2],
 }
 
 /// What the answers alone say.
@@ -40,12 +44,19 @@ enum Items {
 impl Effect {
     /// Mean of `harms`, one for each item: Tango's limits where all are -1, 0 or 1 or half of that, else Student's.
     ///
-    /// `scores` are those before: where too few items changed to see how they depend on each other, it is seen there. `None` without items.
-    pub(super) fn of_mean(harms: &[f64], scores: &[f64], clusters: &[usize], noise: Option<SeedNoise>) -> Option<Self> {
+    /// `before` and `after` are the scores: where few items changed, it is seen there how items of a cluster depend on each other. `None`
+    /// without items.
+    pub(super) fn of_mean(
+        harms: &[f64],
+        [before, after]: [&[f64]; 2],
+        clusters: &[usize],
+        noise: Option<SeedNoise>,
+    ) -> Option<Self> {
         let mean = clustered_mean(harms, clusters)?;
         let n = harms.len() as f64;
         let df = (mean.n_clusters as f64 - 1.0).max(1.0);
-        let design_effect = design_effect(harms, clusters).or_else(|| design_effect(scores, clusters)).unwrap_or(1.0);
+        let seen = [harms, before, after].into_iter().filter_map(|values| design_effect(values, clusters));
+        let design_effect = seen.reduce(f64::max).unwrap_or_else(|| design_effect_of_one_answer(clusters));
         let is_count = |harm: &f64| (2.0 * harm).fract() == 0.0;
         let items = if harms.iter().all(is_count) {
             let sum = |sign: f64| harms.iter().map(|harm| (sign * harm).max(0.0)).sum::<f64>() / design_effect;
@@ -53,11 +64,14 @@ impl Effect {
         } else {
             Items::Mean { se: mean.se, df }
         };
-        Some(Self { harm: mean.mean, n: harms.len(), n_clusters: mean.n_clusters, items, noise })
+        Some(Self { harm: mean.mean, n: harms.len(), n_clusters: mean.n_clusters, items, noise, slack: [0.0; 2] })
     }
 
     /// Growth of the expected calibration error between two sets of forecasts on the same items: BCa limits, clusters resampled together.
-    /// `sign` is 1 where more is worse. `None` without forecasts.
+    /// `sign` is 1 where more is worse. `None` where fewer than ten clusters have forecasts.
+    ///
+    /// Chance adds to an error, and the more the smaller it truly is, so that growth from a calibrated side is understated: each limit is moved
+    /// outwards by what chance alone would make of the side that is subtracted there.
     pub(super) fn of_ece(
         before: &[Forecast],
         after: &[Forecast],
@@ -66,6 +80,9 @@ impl Effect {
         noise: Option<SeedNoise>,
     ) -> Option<Self> {
         let n_clusters = clusters.iter().max()? + 1;
+        if n_clusters < MIN_CLUSTERS {
+            return None;
+        }
         let weighed = |forecasts: &[Forecast], weights: &[f64]| {
             ece(&bin(forecasts.iter().zip(clusters).map(|(forecast, cluster)| (*forecast, weights[*cluster]))))
         };
@@ -77,7 +94,18 @@ impl Effect {
         let harm = growth(&vec![1.0; n_clusters]);
         let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, "release/ece"), growth);
         let limits = Bca::new(&draws, harm, &leave_one_out(n_clusters, growth))?;
-        Some(Self { harm, n: before.len(), n_clusters, items: Items::Draws(limits), noise })
+        let by_chance = |side: &[Forecast]| {
+            let plain = |side: &[Forecast]| ece(&bin(side.iter().map(|forecast| (*forecast, 1.0))));
+            null_error(plain, side, DRAWS, &mut stream(0, "release/null")).map_or(0.0, |(mean, _)| mean)
+        };
+        let (of_before, of_after) = (by_chance(before), by_chance(after));
+        let slack = if sign > 0.0 { [of_after, of_before] } else { [of_before, of_after] };
+        Some(Self { harm, n: before.len(), n_clusters, items: Items::Draws(limits), noise, slack })
+    }
+
+    /// Moves the limits outwards, for what is allowed is itself uncertain.
+    pub(super) fn with_slack(self, [low, high]: [f64; 2]) -> Self {
+        Self { slack: [self.slack[0] + low, self.slack[1] + high], ..self }
     }
 
     /// Lower limit of the harm: exceeded with probability `1 - alpha`.
@@ -96,6 +124,11 @@ impl Effect {
     /// # Reference
     /// Zou and Donner 2008, *Statistics in Medicine* 27 (variance estimates recovered from limits).
     fn limit(&self, level: f64) -> f64 {
+        let limit = self.limit_without_slack(level);
+        if level < 0.5 { limit - self.slack[0] } else { limit + self.slack[1] }
+    }
+
+    fn limit_without_slack(&self, level: f64) -> f64 {
         let of_items = match &self.items {
             // The limit at level .05 is where the statistic is the 95 % quantile.
             Items::Counts { counts, df } => counts.lower(student::quantile(1.0 - level, *df)),
@@ -114,7 +147,11 @@ impl Effect {
             let middle = 0.5 * (exceeded + not);
             if self.low(middle) > allowed { exceeded = middle } else { not = middle }
         }
-        exceeded
+        match self.items {
+            // No number of draws shows less than one of them.
+            Items::Draws(_) => exceeded.max(1.0 / (DRAWS + 1) as f64),
+            _ => exceeded,
+        }
     }
 
     /// Smallest harm that is found to exceed `allowed` at level `alpha` with this power; `None` where not even the largest is.
@@ -123,7 +160,7 @@ impl Effect {
             let (of_items, noise) = (self.variance_of_items(harm).sqrt(), self.noise.map_or(0.0, |noise| noise.sd));
             let limit = (self.quantile_of_items(1.0 - alpha) * of_items)
                 .hypot(self.noise.map_or(0.0, |noise| student::quantile(1.0 - alpha, noise.df)) * noise);
-            harm - allowed >= limit + normal::quantile(power) * of_items.hypot(noise)
+            harm - allowed >= limit + normal::quantile(power) * of_items.hypot(noise) + self.slack[0]
         };
         if !is_found(1.0) {
             return None;
@@ -136,13 +173,13 @@ impl Effect {
         Some(high)
     }
 
-    /// Number of items with which this harm would be decided with this power, more than there are; `None` where no number would: the harm is what is allowed, or
-    /// within the noise of a seed.
+    /// Number of items with which this harm would be decided with this power; `None` where no larger number than there are would: the harm is at
+    /// the edge of what is allowed, or within the noise of a seed.
     pub(super) fn n_to_decide(&self, allowed: f64, alpha: f64, power: f64) -> Option<usize> {
         let z = self.quantile_of_items(1.0 - alpha) + normal::quantile(power);
         let left = (self.harm - allowed).powi(2) / (z * z) - self.noise.map_or(0.0, |noise| noise.sd * noise.sd);
         let of_one = self.variance_of_items(self.harm) * self.n as f64;
-        (left > 0.0).then(|| (of_one / left).ceil()).filter(|n| *n < 1e9).map(|n| (n as usize).max(self.n + 1))
+        (left > 0.0).then(|| (of_one / left).ceil()).filter(|n| *n < 1e9).map(|n| n as usize).filter(|n| *n > self.n)
     }
 
     /// Variance that the items add to the estimate where the true harm is `harm`.
@@ -178,19 +215,27 @@ impl Effect {
     }
 }
 
-/// Clusters that must have changed for their dependence to be seen.
-const MIN_CHANGED: usize = 10;
+/// With fewer clusters a bootstrap has nothing to draw from.
+const MIN_CLUSTERS: usize = 10;
 
-/// How many items one independent item stands for, at least 1; `None` where too few clusters differ from the others.
+/// How many items one independent item stands for, at least 1; `None` where all values are equal.
 fn design_effect(values: &[f64], clusters: &[usize]) -> Option<f64> {
     let mean = clustered_mean(values, clusters)?;
     let n = values.len() as f64;
     let variance = values.iter().map(|value| (value - mean.mean).powi(2)).sum::<f64>() / (n * (n - 1.0).max(1.0));
-    let mut changed: Vec<usize> =
-        values.iter().zip(clusters).filter(|(value, _)| (**value - values[0]).abs() > 1e-12).map(|(_, c)| *c).collect();
-    changed.sort_unstable();
-    changed.dedup();
-    (changed.len() >= MIN_CHANGED && variance > 0.0).then(|| (mean.se * mean.se / variance).max(1.0))
+    (variance > 0.0).then(|| (mean.se * mean.se / variance).max(1.0))
+}
+
+/// The same where the items of a cluster are taken for one: the mean size of the cluster that an item is in.
+///
+/// # Reference
+/// Kish 1965, *Survey Sampling*, chapter 5, at an intraclass correlation of 1.
+fn design_effect_of_one_answer(clusters: &[usize]) -> f64 {
+    let mut sizes = BTreeMap::<usize, f64>::new();
+    for cluster in clusters {
+        *sizes.entry(*cluster).or_default() += 1.0;
+    }
+    sizes.values().map(|size| size * size).sum::<f64>() / clusters.len().max(1) as f64
 }
 
 #[cfg(test)]
@@ -208,9 +253,23 @@ mod tests {
     fn two_wins_and_no_loss_decide_nothing() {
         let mut harms = vec![0.0; 20];
         (harms[0], harms[1]) = (-1.0, -1.0);
-        let effect = Effect::of_mean(&harms, &[1.0; 20], &independent(20), None).unwrap();
+        let effect = Effect::of_mean(&harms, [&[1.0; 20]; 2], &independent(20), None).unwrap();
         assert!(effect.high(0.05) > 0.0 && effect.low(0.05) < -0.1, "{} {}", effect.low(0.05), effect.high(0.05));
         assert!(effect.p_exceeds(0.0) > 0.5);
+    }
+
+    #[test]
+    fn a_model_beside_itself_is_not_worse_and_not_certainly_as_good() {
+        // 12 clusters of 4 that no answer tells apart: 12 independent items.
+        let clusters: Vec<usize> = (0..48).map(|i| i / 4).collect();
+        let effect = Effect::of_mean(&[0.0; 48], [&[1.0; 48]; 2], &clusters, None).unwrap();
+        assert!(
+            effect.p_exceeds(0.0) > 0.4 && effect.low(0.05) < -0.1,
+            "{} {}",
+            effect.p_exceeds(0.0),
+            effect.low(0.05)
+        );
+        assert!((0.15..0.3).contains(&effect.high(0.05)), "{}", effect.high(0.05));
     }
 
     #[test]
@@ -218,8 +277,8 @@ mod tests {
         // 40 clusters of 5; in 12 of them all items became worse.
         let clusters: Vec<usize> = (0..200).map(|i| i / 5).collect();
         let harms: Vec<f64> = clusters.iter().map(|c| f64::from(u8::from(*c < 12))).collect();
-        let together = Effect::of_mean(&harms, &[1.0; 200], &clusters, None).unwrap();
-        let alone = Effect::of_mean(&harms, &[1.0; 200], &independent(200), None).unwrap();
+        let together = Effect::of_mean(&harms, [&[1.0; 200]; 2], &clusters, None).unwrap();
+        let alone = Effect::of_mean(&harms, [&[1.0; 200]; 2], &independent(200), None).unwrap();
         assert!((4.5..5.6).contains(&super::design_effect(&harms, &clusters).unwrap()));
         assert!(together.low(0.05) < alone.low(0.05) - 0.03 && together.high(0.05) > alone.high(0.05) + 0.03);
         assert!(together.n_to_decide(0.25, 0.05, 0.8) > alone.n_to_decide(0.25, 0.05, 0.8));
@@ -229,22 +288,43 @@ mod tests {
     fn noise_of_a_seed_widens_both_sides_and_can_make_a_decision_impossible() {
         let harms: Vec<f64> = (0..300).map(|i| f64::from(u8::from(i % 10 == 0))).collect();
         let noise = Some(SeedNoise { sd: 0.05, df: f64::INFINITY });
-        let plain = Effect::of_mean(&harms, &[1.0; 300], &independent(300), None).unwrap();
-        let noisy = Effect::of_mean(&harms, &[1.0; 300], &independent(300), noise).unwrap();
+        let plain = Effect::of_mean(&harms, [&[1.0; 300]; 2], &independent(300), None).unwrap();
+        let noisy = Effect::of_mean(&harms, [&[1.0; 300]; 2], &independent(300), noise).unwrap();
         assert!(noisy.low(0.05) < plain.low(0.05) - 0.03 && noisy.high(0.05) > plain.high(0.05) + 0.03);
-        assert_eq!(plain.n_to_decide(0.02, 0.05, 0.8), Some(301));
-        assert_eq!(noisy.n_to_decide(0.02, 0.05, 0.8), None);
+        assert!(plain.n_to_decide(0.08, 0.05, 0.8).is_some_and(|n| n > 1000));
+        assert_eq!(noisy.n_to_decide(0.08, 0.05, 0.8), None);
         assert!(noisy.detectable(0.02, 0.05, 0.8) > plain.detectable(0.02, 0.05, 0.8));
     }
 
     #[test]
     fn the_p_value_is_where_the_limit_meets_what_is_allowed() {
         let harms: Vec<f64> = (0..200).map(|i| [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 1.0][i % 7]).collect();
-        let effect = Effect::of_mean(&harms, &[1.0; 200], &independent(200), None).unwrap();
+        let effect = Effect::of_mean(&harms, [&[1.0; 200]; 2], &independent(200), None).unwrap();
         for allowed in [0.0, 0.05, 0.2] {
             let p = effect.p_exceeds(allowed);
             assert!((effect.low(p) - allowed).abs() < 1e-6, "{allowed}: {p} {}", effect.low(p));
         }
+    }
+
+    #[test]
+    fn an_error_that_grew_by_what_is_allowed_rarely_passes() {
+        // Chance adds to the error of the calibrated side and hardly to the other's.
+        let mut rng = stream(6, "release/ece level");
+        let mut passed = 0;
+        for _ in 0..100 {
+            let mut drawn = |shift: f64| -> Vec<Forecast> {
+                let mut one = || {
+                    let right: f64 = rng.random_range(0.5..0.9);
+                    let outcome = f64::from(u8::from(rng.random::<f64>() < right));
+                    Forecast { confidence: right + shift, outcome }
+                };
+                (0..300).map(|_| one()).collect()
+            };
+            let (calm, sure) = (drawn(0.0), drawn(0.05));
+            let effect = Effect::of_ece(&calm, &sure, &independent(300), 1.0, None).unwrap();
+            passed += i32::from(effect.high(0.05) <= 0.05);
+        }
+        assert!(passed <= 11, "{passed} of 100 at a level of 5 %");
     }
 
     #[test]
@@ -259,8 +339,9 @@ mod tests {
             (0..400).map(|_| one()).collect()
         };
         let (calm, same, sure) = (drawn(0.0), drawn(0.0), drawn(0.8));
+        assert!(Effect::of_ece(&calm[..9], &calm[..9], &independent(9), 1.0, None).is_none(), "too few clusters");
         let effect = |after: &[Forecast]| Effect::of_ece(&calm, after, &independent(400), 1.0, None).unwrap();
         assert!(effect(&sure).low(0.05) > 0.1 && effect(&sure).p_exceeds(0.02) < 0.01);
-        assert!(effect(&same).low(0.05) < 0.0 && effect(&same).high(0.05) < 0.1);
+        assert!(effect(&same).low(0.05) < 0.0 && effect(&same).high(0.05) < 0.15);
     }
 }

@@ -59,10 +59,10 @@ pub struct Rule {
     pub tier: Tier,
     /// The behaviour.
     pub behaviour: Behaviour,
-    /// The chain of checkpoints; all that both sides have where none is given.
+    /// The chain of checkpoints; all of the baseline where none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<String>,
-    /// The phase; the last of the chain where none is given.
+    /// The phase; the last of the baseline's chain where none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// What is compared.
@@ -177,6 +177,16 @@ impl Policy {
             };
             if !(0.0..1.0).contains(&allowed) {
                 return Err(key(&format!("{name} = {allowed}, expected 0 or more and less than 1")));
+            }
+            if rule.form.is_open_book() {
+                return Err(key(&format!(
+                    "form = {}, a fact that is given says nothing of the model",
+                    rule.form.name()
+                )));
+            }
+            let has_choices = [Behaviour::Knowledge, Behaviour::Calibration, Behaviour::KnowledgeCutoff];
+            if rule.metric == Metric::Ece && !has_choices.contains(&rule.behaviour) {
+                return Err(key("metric = ece, its answers are not chosen from a closed set"));
             }
             if let Some(sd) = rule.seed_noise {
                 expect(&key("seed-noise"), sd, 0.0..1.0)?;

@@ -137,7 +137,7 @@ pub struct Measured {
     pub broken: Vec<Flip>,
     /// Number of items that were wrong and are right.
     pub n_repaired: usize,
-    /// Where the candidate fell behind; `None` where it did not.
+    /// Where the candidate fell behind, of a broken rule.
     pub blame: Option<Blame>,
 }
 
@@ -161,7 +161,7 @@ pub struct Blame {
     pub phase: String,
     /// Its part of all that was lost against the baseline.
     pub share: f64,
-    /// Whether the answers are lost in every form of asking, or in chat alone.
+    /// Whether the answers are lost in every form of asking (elicited), or in the rule's own alone (chat).
     pub route: Route,
     /// What the candidate's own diagnosis says of this behaviour, where there is one.
     pub diagnosed: Option<Diagnosed>,
@@ -177,6 +177,6 @@ pub struct Diagnosed {
     pub probability: Option<f64>,
     /// How far the verdict has got.
     pub rung: Option<Rung>,
-    /// Place of the verdict in the report, relative to the run.
-    pub link: String,
+    /// Place of the verdict in the report, relative to the run; `None` where there is no report.
+    pub link: Option<String>,
 }

@@ -27,7 +27,12 @@ impl PairedCounts {
         let better_share = (((b * b - 4.0 * a * c).max(0.0)).sqrt() - b) / (2.0 * a);
         let variance = n * (2.0 * better_share + delta * (1.0 - delta)).max(0.0);
         let excess = worse - better - n * delta;
-        if variance > 0.0 { excess / variance.sqrt() } else { excess.signum() * f64::INFINITY }
+        match variance > 0.0 {
+            true => excess / variance.sqrt(),
+            // Nothing changed, and that is what is asked about.
+            false if excess == 0.0 => 0.0,
+            false => excess.signum() * f64::INFINITY,
+        }
     }
 
     /// The smallest difference that is not shown to be exceeded, at the level of this `quantile` (1.645 for 95 %, one-sided).

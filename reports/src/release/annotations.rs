@@ -1,4 +1,4 @@
-//! What GitHub shows on the page of a job and beside a pull request: workflow commands on stdout.
+//! What GitHub shows on the page of a job and beside a pull request: workflow commands, which it reads from the log of a step.
 
 use evals::release::record::{Judgement, Ruling};
 
