@@ -89,7 +89,7 @@ fn policy(blessed: &Blessed, bank: &Bank, healthy: Option<&Reference>) -> String
              form = \"few_shot\"\n\
              phase = \"sft\"\n\
              against = \"previous-phase\"\n\
-             max-drop = 0.05\n",
+             max-drop = 0.1\n",
         );
     }
     text
@@ -107,7 +107,11 @@ fn needed(noise: Option<(f64, usize)>, n_clusters: usize) -> f64 {
     let (sd, df) = noise.map_or((0.0, f64::INFINITY), |(sd, n)| (std::f64::consts::SQRT_2 * sd, n as f64 - 1.0));
     let n_clusters = n_clusters as f64;
     let of_items = (CHANGING / n_clusters.max(1.0)).sqrt();
+    // Where no item of either side is wrong, a cluster counts as one answer.
+    let z2 = quantile(1.0 - ALPHA).powi(2);
+    let of_one_answer = z2 / (n_clusters + z2);
     let limit = (student::quantile(1.0 - ALPHA, (n_clusters - 1.0).max(1.0)) * of_items)
+        .max(of_one_answer)
         .hypot(student::quantile(1.0 - ALPHA, df) * sd);
     limit + quantile(POWER) * of_items.hypot(sd)
 }

@@ -247,12 +247,12 @@ fn more_seeds_are_asked_for_where_no_number_of_items_would_do() {
     (numbers.n_to_decide, numbers.seed_noise) = (None, Some(0.02));
     let text = render_gate_text(&judgement(Decision::Inconclusive, vec![ruling.clone()]), false).unwrap();
     assert!(text.contains("within seed noise (standard deviation 2.0 points)"), "{text}");
-    assert!(text.contains("more seeds are needed") && !text.contains("would decide it"), "{text}");
+    assert!(text.contains("More items would not decide it") && !text.contains("About"), "{text}");
     // Within one run there is no second seed to differ from.
     ruling.measured.as_mut().unwrap().seed_noise = None;
     ruling.against = Against::PreviousPhase;
     let text = render_gate_text(&judgement(Decision::Inconclusive, vec![ruling]), false).unwrap();
-    assert!(text.contains("No number of items would decide it:") && !text.contains("Single run"), "{text}");
+    assert!(text.contains("it is at the edge of what is allowed.") && !text.contains("Single run"), "{text}");
     assert!(text.contains("  phase before  "), "{text}");
 }
 

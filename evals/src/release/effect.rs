@@ -54,9 +54,12 @@ impl Effect {
     ) -> Option<Self> {
         let mean = clustered_mean(harms, clusters)?;
         let n = harms.len() as f64;
-        let df = (mean.n_clusters as f64 - 1.0).max(1.0);
         let seen = [harms, before, after].into_iter().filter_map(|values| design_effect(values, clusters));
-        let design_effect = seen.reduce(f64::max).unwrap_or_else(|| design_effect_of_one_answer(clusters));
+        let (design_effect, df) = match seen.reduce(f64::max) {
+            Some(seen) => (seen, (mean.n_clusters as f64 - 1.0).max(1.0)),
+            // Nothing is estimated from the clusters, so that no degrees of freedom are lost with them.
+            None => (design_effect_of_one_answer(clusters), f64::INFINITY),
+        };
         let is_count = |harm: &f64| (2.0 * harm).fract() == 0.0;
         let items = if harms.iter().all(is_count) {
             let sum = |sign: f64| harms.iter().map(|harm| (sign * harm).max(0.0)).sum::<f64>() / design_effect;
