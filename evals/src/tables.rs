@@ -13,7 +13,7 @@ use crate::diagnosis::{
 use crate::history::code;
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
-use crate::stats::calibration::{Forecast, bin, bin_of, brier, ece, null_error, overconfidence};
+use crate::stats::calibration::{Forecast, bin_of, brier, ece_of, null_error, overconfidence, resampled_ece};
 use crate::stats::clustered::clustered_mean;
 
 /// Most failing items shown per behaviour.
@@ -57,10 +57,9 @@ fn curve(
     n_clusters: usize,
     stream_name: &str,
 ) -> Option<CalibrationCurve> {
-    let plain = |forecasts: &[Forecast]| ece(&bin(forecasts.iter().map(|f| (*f, 1.0))));
-    let value = plain(forecasts)?;
+    let value = ece_of(forecasts)?;
     let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, stream_name), |counts| {
-        ece(&bin(forecasts.iter().zip(clusters).map(|(f, c)| (*f, counts[*c])))).unwrap_or(f64::NAN)
+        resampled_ece(forecasts, clusters, counts).unwrap_or(f64::NAN)
     });
     let (low, high) = percentile_interval(&draws).unwrap_or((0.0, 1.0));
     let n = forecasts.len();
@@ -97,7 +96,7 @@ fn curve(
             forecasts.iter().map(|f| f.confidence - f.outcome).collect(),
             overconfidence(forecasts)?,
         ),
-        null_ece: null_error(plain, forecasts, DRAWS, &mut stream(1, stream_name))?,
+        null_ece: null_error(ece_of, forecasts, DRAWS, &mut stream(1, stream_name))?,
         brier: clustered(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)).collect(), brier(forecasts)?),
     })
 }

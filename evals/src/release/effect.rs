@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::random::stream;
 use crate::stats::bootstrap::{Bca, DRAWS, leave_one_out, resample_clusters};
-use crate::stats::calibration::{Forecast, bin, ece, null_error};
+use crate::stats::calibration::{Forecast, ece_of, null_error, resampled_ece};
 use crate::stats::clustered::clustered_mean;
 use crate::stats::paired::PairedCounts;
 use crate::stats::{normal, student};
@@ -86,20 +86,16 @@ impl Effect {
         if n_clusters < MIN_CLUSTERS {
             return None;
         }
-        let weighed = |forecasts: &[Forecast], weights: &[f64]| {
-            ece(&bin(forecasts.iter().zip(clusters).map(|(forecast, cluster)| (*forecast, weights[*cluster]))))
-        };
-        let growth = |weights: &[f64]| {
-            weighed(after, weights)
-                .zip(weighed(before, weights))
+        let growth = |counts: &[f64]| {
+            resampled_ece(after, clusters, counts)
+                .zip(resampled_ece(before, clusters, counts))
                 .map_or(f64::NAN, |(after, before)| sign * (after - before))
         };
         let harm = growth(&vec![1.0; n_clusters]);
         let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, "release/ece"), growth);
         let limits = Bca::new(&draws, harm, &leave_one_out(n_clusters, growth))?;
         let by_chance = |side: &[Forecast]| {
-            let plain = |side: &[Forecast]| ece(&bin(side.iter().map(|forecast| (*forecast, 1.0))));
-            null_error(plain, side, DRAWS, &mut stream(0, "release/null")).map_or(0.0, |(mean, _)| mean)
+            null_error(ece_of, side, DRAWS, &mut stream(0, "release/null")).map_or(0.0, |(mean, _)| mean)
         };
         let (of_before, of_after) = (by_chance(before), by_chance(after));
         let slack = if sign > 0.0 { [of_after, of_before] } else { [of_before, of_after] };
@@ -160,10 +156,10 @@ impl Effect {
     /// Smallest harm that is found to exceed `allowed` at level `alpha` with this power; `None` where not even the largest is.
     pub(super) fn detectable(&self, allowed: f64, alpha: f64, power: f64) -> Option<f64> {
         let is_found = |harm: f64| {
-            let (of_items, noise) = (self.variance_of_items(harm).sqrt(), self.noise.map_or(0.0, |noise| noise.sd));
+            let (of_items, noise) = (self.variance_of_items(harm).sqrt(), self.noise());
             let limit = (self.quantile_of_items(1.0 - alpha) * of_items)
-                .hypot(self.noise.map_or(0.0, |noise| student::quantile(1.0 - alpha, noise.df)) * noise);
-            harm - allowed >= limit + normal::quantile(power) * of_items.hypot(noise) + self.slack[0]
+                .hypot(student::quantile(1.0 - alpha, noise.df) * noise.sd);
+            harm - allowed >= limit + normal::quantile(power) * of_items.hypot(noise.sd) + self.slack[0]
         };
         if !is_found(1.0) {
             return None;
@@ -180,9 +176,14 @@ impl Effect {
     /// the edge of what is allowed, or within the noise of a seed.
     pub(super) fn n_to_decide(&self, allowed: f64, alpha: f64, power: f64) -> Option<usize> {
         let z = self.quantile_of_items(1.0 - alpha) + normal::quantile(power);
-        let left = (self.harm - allowed).powi(2) / (z * z) - self.noise.map_or(0.0, |noise| noise.sd * noise.sd);
+        let left = (self.harm - allowed).powi(2) / (z * z) - self.noise().sd.powi(2);
         let of_one = self.variance_of_items(self.harm) * self.n as f64;
         (left > 0.0).then(|| (of_one / left).ceil()).filter(|n| *n < 1e9).map(|n| n as usize).filter(|n| *n > self.n)
+    }
+
+    /// The noise of seeds; none where it is unknown.
+    fn noise(&self) -> SeedNoise {
+        self.noise.unwrap_or(SeedNoise { sd: 0.0, df: f64::INFINITY })
     }
 
     /// Variance that the items add to the estimate where the true harm is `harm`.

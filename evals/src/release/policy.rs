@@ -204,6 +204,14 @@ impl Rule {
             Metric::Ece => Direction::Lower,
         })
     }
+
+    /// What a fall of the metric is multiplied by to be a harm: 1 where more is better, else -1.
+    pub(super) fn sign(&self) -> f64 {
+        match self.direction() {
+            Direction::Higher => 1.0,
+            Direction::Lower => -1.0,
+        }
+    }
 }
 
 impl Difference {

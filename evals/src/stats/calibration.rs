@@ -67,6 +67,16 @@ pub fn ece(bins: &[Bin]) -> Option<f64> {
     (n > 0.0).then(|| bins.iter().map(|b| (b.outcome - b.confidence).abs()).sum::<f64>() / n)
 }
 
+/// [`ece`] of forecasts in ten bins of equal width, each counted once.
+pub fn ece_of(forecasts: &[Forecast]) -> Option<f64> {
+    ece(&bin(forecasts.iter().map(|forecast| (*forecast, 1.0))))
+}
+
+/// The same with each forecast counted as often as its cluster was drawn.
+pub fn resampled_ece(forecasts: &[Forecast], clusters: &[usize], counts: &[f64]) -> Option<f64> {
+    ece(&bin(forecasts.iter().zip(clusters).map(|(forecast, cluster)| (*forecast, counts[*cluster]))))
+}
+
 /// Root of the debiased squared calibration error `sum_k (n_k/n) ((acc_k - conf_k)^2 - acc_k (1 - acc_k) / (n_k - 1))`; `None`
 /// without forecasts.
 ///
@@ -139,7 +149,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, equal_mass_bins, null_error, overconfidence};
+    use super::{Forecast, bin, bin_of, brier, debiased_ece, ece, ece_of, equal_mass_bins, null_error, overconfidence};
     use crate::random::stream;
     use proptest::prelude::*;
     use rand::Rng;
@@ -148,15 +158,11 @@ mod tests {
         pairs.iter().map(|&(confidence, outcome)| Forecast { confidence, outcome }).collect()
     }
 
-    fn ece_of(forecasts: &[Forecast]) -> f64 {
-        ece(&bin(forecasts.iter().map(|f| (*f, 1.0)))).unwrap()
-    }
-
     #[test]
     fn equals_a_worked_example() {
         // numpy: bins .8-.9 {.85,.85 -> 1,0}, .5-.6 {.55 -> 1}, .9-1 {1. -> 1}
         let f = forecasts(&[(0.85, 1.0), (0.85, 0.0), (0.55, 1.0), (1.0, 1.0)]);
-        assert!((ece_of(&f) - (0.7 + 0.45) / 4.0).abs() < 1e-12);
+        assert!((ece_of(&f).unwrap() - (0.7 + 0.45) / 4.0).abs() < 1e-12);
         assert!((overconfidence(&f).unwrap() - (3.25 - 3.0) / 4.0).abs() < 1e-12);
         assert!((brier(&f).unwrap() - (0.0225 + 0.7225 + 0.2025) / 4.0).abs() < 1e-12);
     }
@@ -172,7 +178,7 @@ mod tests {
         let mut rng = stream(3, "null");
         let f: Vec<Forecast> =
             (0..500).map(|_| Forecast { confidence: 0.25 + 0.75 * rng.random::<f64>(), outcome: 1.0 }).collect();
-        let (mean, high) = null_error(|f| Some(ece_of(f)), &f, 500, &mut rng).unwrap();
+        let (mean, high) = null_error(ece_of, &f, 500, &mut rng).unwrap();
         assert!((mean - 0.041).abs() < 0.01 && (high - 0.060).abs() < 0.012, "{mean} {high}");
     }
 
@@ -212,9 +218,9 @@ mod tests {
             let f: Vec<Forecast> =
                 pairs.iter().map(|(c, o)| Forecast { confidence: *c, outcome: f64::from(*o) }).collect();
             let reversed: Vec<Forecast> = f.iter().rev().copied().collect();
-            prop_assert!((ece_of(&f) - ece_of(&reversed)).abs() < 1e-12);
-            prop_assert!((0.0..=1.0).contains(&ece_of(&f)));
-            prop_assert!(overconfidence(&f).unwrap().abs() <= ece_of(&f) + 1e-12, "the signed error is the smaller");
+            prop_assert!((ece_of(&f).unwrap() - ece_of(&reversed).unwrap()).abs() < 1e-12);
+            prop_assert!((0.0..=1.0).contains(&ece_of(&f).unwrap()));
+            prop_assert!(overconfidence(&f).unwrap().abs() <= ece_of(&f).unwrap() + 1e-12, "the signed error is the smaller");
         }
     }
 }

@@ -16,7 +16,9 @@ use super::record::{Record, Set, Status};
 use crate::diagnosis::{CalibrationBin, Estimate, Stage};
 use crate::random::stream;
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters, resample_strata};
-use crate::stats::calibration::{Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, equal_mass_bins, null_error};
+use crate::stats::calibration::{
+    Forecast, N_BINS, bin, bin_of, brier, debiased_ece, ece, ece_of, equal_mass_bins, null_error,
+};
 use crate::stats::selective::{accuracy_at_coverage, aurc};
 use crate::stats::wilson::wilson;
 
@@ -391,8 +393,7 @@ fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) 
     });
     let shown: Vec<CalibrationBin> = shown.collect();
     let stages: Vec<Forecast> = stages.into_iter().map(|(_, forecast)| forecast).collect();
-    let equal_width = |stages: &[Forecast]| bin(stages.iter().map(|forecast| (*forecast, 1.0)));
-    let plain = |stages: &[Forecast]| ece(&equal_width(stages));
+    let equal_width = bin(stages.iter().map(|forecast| (*forecast, 1.0)));
     let debiased = |stages: &[Forecast]| debiased_ece(&equal_mass_bins(stages));
     let null =
         |error: &dyn Fn(&[Forecast]) -> Option<f64>| null_error(error, &stages, DRAWS, &mut stream(0, "verdict/null"));
@@ -400,11 +401,11 @@ fn reliability(tier: Tier, records: &[Record], predictions: &[Vec<Prediction>]) 
         tier,
         n_stages: stages.len(),
         bins: shown,
-        ece: plain(&stages)?,
-        null_ece: null(&plain)?,
+        ece: ece(&equal_width)?,
+        null_ece: null(&ece_of)?,
         debiased_ece: debiased(&stages)?,
         null_debiased_ece: null(&debiased)?,
-        debiased_ece_equal_width: debiased_ece(&equal_width(&stages))?,
+        debiased_ece_equal_width: debiased_ece(&equal_width)?,
         brier: brier(&stages)?,
         accuracy_at_coverage: accuracy_at_coverage(&tops),
         aurc: aurc(&tops)?,
