@@ -43,8 +43,7 @@ pub(crate) fn bisect(
                 LoadedModel::load(&folder).with_context(|| format!("cannot load checkpoint {}", folder.display()))?;
             let name = format!("{phase}, step {step}");
             ask_closed_book(store, &name, &model, &items, bars)?;
-            steps
-                .push((step, PhaseInfo { name, checkpoint: model.fingerprint().to_owned(), metrics: BTreeMap::new() }));
+            steps.push((step, PhaseInfo { name, checkpoint: model.fingerprint().to_owned(), ..PhaseInfo::default() }));
         }
         let start = end.checked_sub(1).map(|before| infos[before].clone());
         let phases: Vec<PhaseInfo> = start

@@ -64,6 +64,10 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Write the report of a diagnosed run again, in any format.
     Report(ReportArgs),
+    /// Show a run in the browser: its report, or how far its training is.
+    View(ViewArgs),
+    /// Put many diagnosed runs on one page: what each fails at, how behaviours went from run to run, which phases are blamed.
+    Index(IndexArgs),
     /// Decide whether a candidate may take the place of what is released, by the rules of a policy.
     Gate(GateArgs),
     /// Keep what a run's checkpoints scored as the baseline of later gates.
@@ -75,6 +79,12 @@ pub(crate) enum Command {
     /// Measure the verdicts on planted faults, where the truth is known.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Print the JSON Schema of a record, e.g. of `diagnosis.json`.
+    Schema {
+        /// The record.
+        #[arg(value_enum)]
+        record: RecordName,
+    },
     /// Print the rows of a Parquet file as JSON lines.
     #[command(hide = true)]
     Rows {
@@ -193,7 +203,8 @@ pub(crate) struct DiagnoseArgs {
     /// Healthy runs to compare with, from `phasetrace reference`; `none` for none. The embedded small world has its own.
     #[arg(long, value_name = "FILE|none")]
     pub(crate) reference: Option<String>,
-    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`. `RUN/report.html` where none is given.
+    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`, `.csv`, `.parquet`, `.card.md` (for a model card).
+    /// `RUN/report.html` where none is given.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
     /// Put the verdicts to the test: train each accused phase again with the healthy recipe, and an innocent one as a control.
@@ -254,6 +265,9 @@ pub(crate) struct GateSides {
     /// List the items that were right and are wrong.
     #[arg(long)]
     pub(crate) show_flips: bool,
+    /// Address (http or https) at which the candidate's report.html will be found, for links into it; its path is shown where none is given.
+    #[arg(long, value_name = "URL")]
+    pub(crate) report_url: Option<String>,
     /// Output file, repeatable; the extension decides: `.json`, `.md`, `.xml` (JUnit), `.sarif`.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
@@ -321,6 +335,21 @@ pub(crate) enum Taught {
     Dpo,
 }
 
+/// Records that are written as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordName {
+    /// What `diagnose` says of a run.
+    Diagnosis,
+    /// What `compare` says of several settings.
+    Comparison,
+    /// What `gate` decided.
+    Judgement,
+    /// What `bless` keeps.
+    Baseline,
+    /// What `index` says of many runs.
+    Index,
+}
+
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -350,7 +379,31 @@ pub(crate) struct ReportArgs {
     /// Folder of a diagnosed run.
     #[arg(default_value = "runs/small")]
     pub(crate) run: PathBuf,
-    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`. `RUN/report.html` where none is given.
+    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`, `.csv`, `.parquet`, `.card.md` (for a model card).
+    /// `RUN/report.html` where none is given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+}
+
+/// Arguments of `view`.
+#[derive(Debug, Args)]
+pub(crate) struct ViewArgs {
+    /// Folder of a run, in training or diagnosed, or of a comparison.
+    #[arg(default_value = "runs/small")]
+    pub(crate) run: PathBuf,
+    /// Port on 127.0.0.1; a free one where none is given. The address is printed.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) port: u16,
+}
+
+/// Arguments of `index`.
+#[derive(Debug, Args)]
+pub(crate) struct IndexArgs {
+    /// Diagnosed runs, and folders that hold some; folders below those are not looked at. Runs stand in the order given here, those of
+    /// one folder in the order of their names.
+    #[arg(value_name = "DIR", default_value = "runs")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Output file, repeatable; the extension decides: `.html`, `.json`, `.md`. `index.html` in the first DIR where none is given.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use evals::compare::{Findings, compare};
 use evals::comparison::{Comparison, Entry, EntryRun, PrincipleCounts, SettingKind, TrajectoryPoint};
+use evals::diagnosis::Cost;
 use evals::store::{Store, StoreKey};
 use lm::Checkpoint;
 use probes::PROBE_VERSION;
@@ -28,7 +29,7 @@ use crate::output;
 use crate::probe::{Answered, Questions, ask_all, ask_one};
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
-use crate::report::{Format, check_outputs, check_writable, extension};
+use crate::report::{Format, check_pages, check_writable, extension};
 use crate::reward_check;
 use crate::run::{Run, chain};
 use crate::setting::{Setting, name_settings};
@@ -42,7 +43,7 @@ const AUDITED: usize = 512;
 const START: &str = "before alignment";
 
 pub(crate) fn run(args: &CompareArgs, bars: &Bars) -> Result<u8> {
-    check_outputs(&args.output)?;
+    check_pages(&args.output)?;
     let (dir, members) = if args.recipe.recipe.is_some() { plan_sweep(args)? } else { gather_runs(args)? };
     let recipes: Vec<Recipe> = members.iter().map(|member| member.recipe.clone()).collect();
     let settings = name_settings(&recipes)?;
@@ -385,15 +386,9 @@ fn principles(member: &Member) -> Result<BTreeMap<String, BTreeMap<String, Princ
 
 /// Seconds that the phases of a way of alignment took, by their logs; `None` where a log does not say.
 fn train_seconds(run: &Run, alignment: Alignment) -> Result<Option<f64>> {
-    let phases: &[&str] = match alignment {
-        Alignment::Rlhf => &["reward", "rlhf"],
-        Alignment::Dpo => &["dpo"],
-        Alignment::Constitutional => &["sl-cai", "preference", "rl-cai"],
-    };
-    let mut total = 0.0;
-    for phase in phases {
-        let Some(seconds) = run.trained_seconds(phase)? else { return Ok(None) };
-        total += seconds;
-    }
-    Ok((total > 0.0).then_some(total))
+    let (_, phases) = chain(alignment);
+    let aligned = phases.iter().skip_while(|phase| **phase != "sft").skip(1);
+    let costs: Result<Vec<Option<Cost>>> = aligned.map(|phase| run.cost(phase)).collect();
+    let total: Option<Cost> = costs?.into_iter().sum();
+    Ok(total.map(|cost| cost.seconds).filter(|seconds| *seconds > 0.0))
 }

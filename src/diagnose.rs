@@ -108,7 +108,10 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
     let is_wanted = |phase: &&str| wanted.chains.iter().any(|(_, phases)| phases.contains(phase));
     let asked: Vec<&str> = ASKED.into_iter().filter(is_wanted).collect();
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
-    let phases = ask_all(wanted.answers, &questions, &checkpoints_of(run, &asked), bars)?.phases;
+    let mut phases = ask_all(wanted.answers, &questions, &checkpoints_of(run, &asked), bars)?.phases;
+    for phase in &mut phases {
+        phase.cost = run.cost(&phase.name)?;
+    }
     let mut store = Store::open(wanted.answers, questions.key())?;
     let mut lineages = Vec::new();
     for &chain in wanted.chains {

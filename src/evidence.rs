@@ -70,7 +70,7 @@ pub(crate) fn ask_views(
         seen.push(PhaseInfo {
             name: view.name().to_owned(),
             checkpoint: subject.fingerprint().to_owned(),
-            metrics: BTreeMap::new(),
+            ..PhaseInfo::default()
         });
     }
     Ok(seen)
@@ -109,7 +109,7 @@ pub(crate) fn ask_deployed(
     Ok(Some(PhaseInfo {
         name: DEPLOYED.to_owned(),
         checkpoint: deployed.fingerprint().to_owned(),
-        metrics: BTreeMap::new(),
+        ..PhaseInfo::default()
     }))
 }
 

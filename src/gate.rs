@@ -6,12 +6,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use evals::diagnosis::{LineageDiagnosis, Outcome, Stage, Verdict};
+use evals::diagnosis::{LineageDiagnosis, Outcome, Stage};
 use evals::reference::Reference;
 use evals::release::baseline::Blessed;
 use evals::release::decide::{Sides, judge};
-use evals::release::policy::Policy;
-use evals::release::record::{Decision, Diagnosed, Judgement};
+use evals::release::policy::{Metric, Policy};
+use evals::release::record::{self, Decision, Diagnosed, Judgement};
+use probes::item::Behaviour;
 
 use crate::bless;
 use crate::cli::{GateArgs, GateCommand, GateSides, Inconclusive, RecipeArgs};
@@ -23,9 +24,6 @@ use crate::recipe::Recipe;
 use crate::reference;
 use crate::report::{check_writable, read_diagnosis};
 use crate::run::Run;
-
-/// Place of the verdicts in a run's report.
-const VERDICTS: &str = "report.html#verdicts";
 
 pub(crate) fn run(args: &GateArgs, bars: &Bars) -> Result<u8> {
     match (&args.command, &args.sides) {
@@ -42,6 +40,7 @@ fn judge_sides(args: &GateSides, bars: &Bars) -> Result<u8> {
         format_of(output)?;
         check_writable(output.parent().unwrap_or(Path::new("")))?;
     }
+    check_address(args.report_url.as_deref())?;
     let policy = read_policy(&args.policy)?;
     let run = Run::at(&args.candidate);
     let bank = bless::bank(&run)?;
@@ -63,6 +62,7 @@ fn judge_sides(args: &GateSides, bars: &Bars) -> Result<u8> {
     let mut judgement = judge(&policy, &sides)?;
     judgement.baseline.path = args.baseline.display().to_string();
     judgement.candidate.path = args.candidate.display().to_string();
+    judgement.report.clone_from(&args.report_url);
     add_diagnosis(&mut judgement, &run, &candidate, bars);
     for output in &args.output {
         let text = match format_of(output)? {
@@ -101,7 +101,22 @@ fn read_policy(path: &Path) -> Result<Policy> {
     Ok(policy)
 }
 
-/// Puts what the candidate's own diagnosis says beside each regression, where it is of the same checkpoints.
+/// Looks whether links can be made of an address: they have a `#` of their own.
+fn check_address(url: Option<&str>) -> Result<()> {
+    let is_address = |url: &str| {
+        (url.starts_with("https://") || url.starts_with("http://"))
+            && !url.contains(|c: char| c == '#' || c.is_whitespace())
+    };
+    if let Some(url) = url.filter(|url| !is_address(url)) {
+        bail!(exit::Usage(format!(
+            "--report-url {url}: expected an address that begins with http:// or https:// and has no # and no space"
+        )));
+    }
+    Ok(())
+}
+
+/// Puts what the candidate's own diagnosis says beside each rule that does not hold, and where its report says it, where it is of the same
+/// checkpoints.
 fn add_diagnosis(judgement: &mut Judgement, run: &Run, candidate: &Blessed, bars: &Bars) {
     if !run.diagnosis().exists() {
         return;
@@ -113,27 +128,37 @@ fn add_diagnosis(judgement: &mut Judgement, run: &Run, candidate: &Blessed, bars
             return;
         }
     };
-    let link = run.report().exists().then(|| VERDICTS.to_owned());
-    for ruling in &mut judgement.rulings {
-        let Some(blame) = ruling.measured.as_mut().and_then(|measured| measured.blame.as_mut()) else { continue };
-        let lineage = diagnosis.lineages.iter().find(|lineage| lineage.name == ruling.lineage);
+    let has_report = judgement.report.is_some() || run.report().exists();
+    for ruling in judgement.rulings.iter_mut().filter(|ruling| ruling.outcome != record::Outcome::Held) {
         let judged = candidate.phases.get(&ruling.phase).map(|phase| phase.checkpoint.as_str());
         let is_current = |lineage: &&LineageDiagnosis| {
             lineage.phases.iter().any(|of| of.name == ruling.phase && Some(of.checkpoint.as_str()) == judged)
         };
-        blame.diagnosed = lineage.filter(is_current).and_then(|lineage| {
-            let row = lineage.behaviours.iter().find(|row| row.behaviour == ruling.behaviour)?;
-            let phases: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
-            diagnosed(&row.verdict, &phases, link.clone())
-        });
+        let lineage = diagnosis.lineages.iter().find(|lineage| lineage.name == ruling.lineage);
+        let Some(lineage) = lineage.filter(is_current) else { continue };
+        if has_report {
+            ruling.anchor = reports::gate_anchor(&diagnosis, &lineage.name, ruling.behaviour);
+        }
+        // The verdict is on what is right; of a calibration error it says nothing.
+        if ruling.metric == Metric::Score
+            && let Some(blame) = ruling.measured.as_mut().and_then(|measured| measured.blame.as_mut())
+        {
+            blame.diagnosed = diagnosed(lineage, ruling.behaviour);
+        }
+    }
+    // A report of other checkpoints would mislead.
+    if judgement.report.is_none() && judgement.rulings.iter().any(|ruling| ruling.anchor.is_some()) {
+        judgement.report = Some(run.report().display().to_string());
     }
 }
 
-fn diagnosed(verdict: &Verdict, phases: &[String], link: Option<String>) -> Option<Diagnosed> {
+fn diagnosed(lineage: &LineageDiagnosis, behaviour: Behaviour) -> Option<Diagnosed> {
+    let verdict = &lineage.behaviours.iter().find(|row| row.behaviour == behaviour)?.verdict;
     let Outcome::Attributed { phase, .. } = &verdict.outcome else { return None };
-    let stage = Stage::of(phase, phases);
+    let phases: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
+    let stage = Stage::of(phase, &phases);
     let probability = verdict.probabilities.iter().find(|of| of.stage == stage).map(|of| of.probability);
-    Some(Diagnosed { phase: phase.clone(), probability, rung: verdict.rung, link })
+    Some(Diagnosed { phase: phase.clone(), probability, rung: verdict.rung })
 }
 
 /// Writes where GitHub shows it: the summary of the step, and a note for each rule that is not held.

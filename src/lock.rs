@@ -3,6 +3,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,7 +20,7 @@ pub(crate) fn take(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let path = folder.join(".lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!("{} is in use by another process", folder.display()),
         // A file system without locks is worked on without.
@@ -27,9 +29,32 @@ pub(crate) fn take(folder: &Path) -> Result<File> {
     }
 }
 
+/// Tries some times: who looks whether a folder is taken ([`is_taken`]) has its lock for a moment.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..50 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            outcome => return outcome,
+        }
+    }
+    file.try_lock()
+}
+
+/// Whether a process has the folder now; nothing is made, and nobody is kept from taking it.
+///
+/// The lock is tried for a moment, shared, so that two who look do not see each other; [`take`] tries again where it meets one. Where it cannot
+/// be told (a file system without locks) the answer is yes: who follows a run goes on looking.
+pub(crate) fn is_taken(folder: &Path) -> bool {
+    match File::open(folder.join(".lock")) {
+        // The lock goes with the file.
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::take;
+    use super::{is_taken, take};
     use crate::run::Run;
 
     #[test]
@@ -41,7 +66,23 @@ mod tests {
         run.lock().unwrap();
         let error = take(&folder).unwrap_err().to_string();
         assert_eq!(error, format!("{} is in use by another process", folder.display()));
+        assert!(is_taken(&folder));
         drop(run);
+        assert!(!is_taken(&folder));
         take(&folder).unwrap();
+    }
+
+    #[test]
+    fn who_only_looks_keeps_nobody_from_taking() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(take(dir.path()).unwrap());
+        let looking = std::fs::File::open(dir.path().join(".lock")).unwrap();
+        looking.try_lock_shared().unwrap();
+        let looker = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            drop(looking);
+        });
+        take(dir.path()).unwrap();
+        looker.join().unwrap();
     }
 }

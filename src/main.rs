@@ -15,6 +15,7 @@ mod foreign;
 mod gate;
 mod gate_init;
 mod import;
+mod index;
 mod leave_out;
 mod lock;
 mod ls;
@@ -29,6 +30,7 @@ mod report;
 mod reward_check;
 mod rows;
 mod run;
+mod schema;
 mod setting;
 mod store;
 mod swap;
@@ -37,6 +39,7 @@ mod trace;
 mod trace_text;
 mod train;
 mod verdict;
+mod view;
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -73,11 +76,14 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Trace(args) => trace::run(&args, &bars),
         Command::Compare(args) => compare::run(&args, &bars),
         Command::Report(args) => report::run(&args),
+        Command::Index(args) => index::run(&args),
+        Command::View(args) => view::run(&args),
         Command::Gate(args) => gate::run(&args, &bars),
         Command::Bless(args) => bless::run(&args, &bars),
         Command::Ls(args) => ls::run(&args),
         Command::Reference(args) => reference::run(&args, &bars),
         Command::Bench(args) => bench::run(&args, &bars),
+        Command::Schema { record } => schema::run(record),
         Command::Rows { file } => import::print_rows(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -90,7 +90,7 @@ pub(crate) fn ask_all(
         let model = load(path)?;
         ask_one(&mut store, name, &model, questions.items, &Form::ALL, bars)?;
         let metrics = Lineage::load(path)?.map_or_else(BTreeMap::new, |lineage| lineage.metrics);
-        phases.push(PhaseInfo { name: name.clone(), checkpoint: model.fingerprint().to_owned(), metrics });
+        phases.push(PhaseInfo { name: name.clone(), checkpoint: model.fingerprint().to_owned(), metrics, cost: None });
     }
     store.finish()?;
     Ok(Answered { phases, responses: store.responses() })

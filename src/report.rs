@@ -1,10 +1,11 @@
-//! `phasetrace report`: what a diagnosis says, in the formats that people read.
+//! `phasetrace report`: what a diagnosis says, in the formats that people and other programs read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use evals::diagnosis::Diagnosis;
+use evals::summary;
 
 use crate::cli::ReportArgs;
 use crate::exit;
@@ -17,6 +18,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<u8> {
     if !path.exists() {
         bail!("{}: no diagnosis yet; run `phasetrace diagnose {}` first", path.display(), args.run.display());
     }
+    check_outputs(&args.output)?;
     let diagnosis = read_diagnosis(&path)?;
     for path in write(&diagnosis, &run, &args.output)? {
         output::print_line(&path.display().to_string())?;
@@ -35,26 +37,42 @@ pub(crate) fn write(diagnosis: &Diagnosis, run: &Run, outputs: &[PathBuf]) -> Re
     let default = [run.report()];
     let outputs = if outputs.is_empty() { &default } else { outputs };
     for output in outputs {
-        let text = match extension(output)? {
-            Format::Html => reports::render_html(diagnosis)?,
-            Format::Json => reports::render_json(diagnosis)?,
-            Format::Markdown => reports::render_markdown(diagnosis)?,
+        let bytes = match Export::of(output)? {
+            Export::Page(Format::Html) => reports::render_html(diagnosis)?.into_bytes(),
+            Export::Page(Format::Json) => reports::render_json(diagnosis)?.into_bytes(),
+            Export::Page(Format::Markdown) => reports::render_markdown(diagnosis)?.into_bytes(),
+            Export::Csv => reports::render_csv(diagnosis)?.into_bytes(),
+            Export::Parquet => summary::to_parquet(&summary::rows(diagnosis), output)?,
+            Export::ModelCard => reports::render_model_card(diagnosis)?.into_bytes(),
         };
-        reports::write(output, &text)?;
+        reports::write_bytes(output, &bytes)?;
     }
     Ok(outputs.to_vec())
 }
 
-/// Refuses outputs that are of an unknown format or cannot be written, before anything is computed.
+/// Refuses outputs of a diagnosis that are of an unknown format or cannot be written, before anything is computed.
 pub(crate) fn check_outputs(outputs: &[PathBuf]) -> Result<()> {
     for output in outputs {
-        extension(output)?;
-        if output.is_dir() {
-            bail!("-o {}: is a folder", output.display());
-        }
-        check_writable(output.parent().unwrap_or(Path::new(".")))?;
+        Export::of(output)?;
+        check_output(output)?;
     }
     Ok(())
+}
+
+/// The same of what is written as a page only.
+pub(crate) fn check_pages(outputs: &[PathBuf]) -> Result<()> {
+    for output in outputs {
+        extension(output)?;
+        check_output(output)?;
+    }
+    Ok(())
+}
+
+fn check_output(output: &Path) -> Result<()> {
+    if output.is_dir() {
+        bail!("-o {}: is a folder", output.display());
+    }
+    check_writable(output.parent().unwrap_or(Path::new(".")))
 }
 
 /// Fails where `folder` cannot be made or written, before any work is done for what is to lie there.
@@ -66,7 +84,8 @@ pub(crate) fn check_writable(folder: &Path) -> Result<()> {
     fs::remove_file(&trial).with_context(|| format!("cannot remove {}", trial.display()))
 }
 
-/// What an output file holds.
+/// What an output file holds, of whatever record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Html,
     Json,
@@ -75,10 +94,72 @@ pub(crate) enum Format {
 
 /// The format that an output's extension asks for.
 pub(crate) fn extension(path: &Path) -> Result<Format> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("html") => Ok(Format::Html),
-        Some("json") => Ok(Format::Json),
-        Some("md") => Ok(Format::Markdown),
-        _ => Err(anyhow!("-o {}: the extension must be .html, .json or .md", path.display())),
+    if is_model_card(path) {
+        bail!("-o {}: a model card is made from a diagnosis, by `phasetrace report`", path.display());
+    }
+    page(path).ok_or_else(|| anyhow!("-o {}: the extension must be .html, .json or .md", path.display()))
+}
+
+fn page(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()? {
+        "html" => Some(Format::Html),
+        "json" => Some(Format::Json),
+        "md" => Some(Format::Markdown),
+        _ => None,
+    }
+}
+
+/// Whether the file is to be a snippet for a model card: `NAME.card.md`.
+fn is_model_card(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(".card.md"))
+}
+
+/// What an output file of a diagnosis holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Export {
+    Page(Format),
+    /// A row for each chain, phase, behaviour and way of asking.
+    Csv,
+    /// The same rows.
+    Parquet,
+    ModelCard,
+}
+
+impl Export {
+    fn of(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension {
+            Some("csv") => Ok(Self::Csv),
+            Some("parquet") => Ok(Self::Parquet),
+            // Before the extension alone is looked at, which is that of Markdown.
+            _ if is_model_card(path) => Ok(Self::ModelCard),
+            _ => page(path).map(Self::Page).ok_or_else(|| {
+                anyhow!("-o {}: the extension must be .html, .json, .md, .csv, .parquet or .card.md", path.display())
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extension_decides_and_that_of_a_model_card_is_the_longer_one() {
+        let of = |name: &str| Export::of(Path::new(name)).ok();
+        assert_eq!(of("a/report.html"), Some(Export::Page(Format::Html)));
+        assert_eq!(of("summary.md"), Some(Export::Page(Format::Markdown)));
+        assert_eq!(of("june.card.md"), Some(Export::ModelCard));
+        assert_eq!(of("card.md"), Some(Export::Page(Format::Markdown)));
+        assert_eq!([of("a.csv"), of("a.parquet")], [Some(Export::Csv), Some(Export::Parquet)]);
+        assert_eq!([of("a.pdf"), of("a")], [None, None]);
+    }
+
+    #[test]
+    fn what_is_made_from_a_diagnosis_alone_is_refused_elsewhere() {
+        let reason = |name: &str| extension(Path::new(name)).unwrap_err().to_string();
+        assert_eq!(reason("a.csv"), "-o a.csv: the extension must be .html, .json or .md");
+        assert!(reason("a.card.md").contains("is made from a diagnosis"));
+        assert_eq!(extension(Path::new("a.md")).unwrap(), Format::Markdown);
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use evals::diagnosis::Cost;
 use trainer::folder::RunFolder;
 
 use crate::lock;
@@ -108,9 +109,30 @@ impl Run {
         files
     }
 
+    /// What training a phase took, together with the model of preferences that it learns from. `None` where a log is missing.
+    pub(crate) fn cost(&self, phase: &str) -> Result<Option<Cost>> {
+        let learnt_from = match phase {
+            "rlhf" => Some("reward"),
+            "rl-cai" => Some("preference"),
+            _ => None,
+        };
+        let mut phases = vec![phase.to_owned()];
+        if let Some(first) = learnt_from {
+            phases.push(first.to_owned());
+            // The others of an ensemble.
+            phases.extend((2..).map(|i| format!("{first}-{i}")).take_while(|name| self.log(name).exists()));
+        }
+        let costs: Result<Vec<Option<Cost>>> = phases.iter().map(|phase| self.own_cost(phase)).collect();
+        Ok(costs?.into_iter().sum())
+    }
+
     /// Seconds that a phase was trained for, as its log tells: pauses between two starts are not in it. `None` without a log.
     pub(crate) fn trained_seconds(&self, phase: &str) -> Result<Option<f64>> {
-        let path = self.folder.logs().join(format!("{phase}.jsonl"));
+        Ok(self.own_cost(phase)?.map(|cost| cost.seconds))
+    }
+
+    fn own_cost(&self, phase: &str) -> Result<Option<Cost>> {
+        let path = self.log(phase);
         if !path.exists() {
             return Ok(None);
         }
@@ -118,9 +140,16 @@ impl Run {
         let of_step = |line: &str| {
             let record: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
             let number = |key: &str| record.get(key).and_then(serde_json::Value::as_f64);
-            Some(number("tokens")? / number("tokens_per_s")?)
+            let tokens = number("tokens")?;
+            let seconds = tokens / number("tokens_per_s")?;
+            (seconds.is_finite() && seconds > 0.0).then_some(Cost { seconds, tokens })
         };
-        Ok(Some(text.lines().filter_map(of_step).sum()))
+        let cost: Cost = text.lines().filter_map(of_step).sum();
+        Ok((cost.seconds > 0.0).then_some(cost))
+    }
+
+    fn log(&self, phase: &str) -> PathBuf {
+        self.folder.logs().join(format!("{phase}.jsonl"))
     }
 
     pub(crate) fn diagnosis(&self) -> PathBuf {

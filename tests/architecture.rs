@@ -17,14 +17,17 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that stay at one place.
-const CONFINED: [(&str, &[&str]); 9] = [
+const CONFINED: [(&str, &[&str]); 12] = [
     ("candle-core", &["kernels", "lm", "trainer"]),
     ("candle-nn", &["kernels", "lm", "trainer"]),
     ("polars", &["evals"]),
     ("polars-arrow", &["evals"]),
     ("polars-parquet", &["evals"]),
     ("minijinja", &["lm", "reports"]),
+    ("schemars", &["evals", "probes"]),
+    ("csv", &["reports"]),
     ("ureq", &["lm"]),
+    ("tiny_http", &["."]),
     ("clap", &["."]),
     ("anyhow", &["."]),
 ];

@@ -257,6 +257,9 @@ impl Case<'_> {
         let Examined { is_content, shortfall, parts, evidence } = examined;
         let path = self.traced(is_content);
         let accused = match self.model.filter(|_| path.is_referenced()) {
+            _ if self.names.len() < 2 => {
+                Err("one checkpoint was asked, so there is no phase to compare with".to_owned())
+            }
             Some(model) => accuse_by_evidence(model, &evidence.candidates, &parts, self.names),
             None => accuse(path, &parts, self.names),
         };
@@ -272,7 +275,9 @@ impl Case<'_> {
         if let Ok(part) = accused {
             self.support(&mut verdict, path, &parts, part);
         } else {
-            verdict.would_change = Some(if path.is_referenced() {
+            verdict.would_change = Some(if self.names.len() < 2 {
+                "The checkpoints of the phases before it, asked the same.".to_owned()
+            } else if path.is_referenced() {
                 "Intermediate checkpoints of the phases in question, or training one of them again with the healthy recipe."
                     .to_owned()
             } else {

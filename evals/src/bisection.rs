@@ -1,11 +1,12 @@
 //! How a behaviour went over the steps of one phase, and where it changed most.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::Estimate;
 
 /// The behaviour at one saved step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
     /// Steps done.
@@ -15,7 +16,7 @@ pub struct Saved {
 }
 
 /// A behaviour over the saved steps of a phase, its start and its end among them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bisection {
     /// In order of steps; at least three.

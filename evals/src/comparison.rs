@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Estimate, Provenance};
@@ -10,10 +11,11 @@ use crate::diagnosis::{Estimate, Provenance};
 pub const COMPARISON_VERSION: u32 = 1;
 
 /// Everything that a report over several settings shows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// Format version, [`COMPARISON_VERSION`].
+    #[schemars(extend("const" = COMPARISON_VERSION))]
     pub version: u32,
     /// Name of the sweep, or of the folder that holds the runs.
     pub name: String,
@@ -43,7 +45,7 @@ pub struct Comparison {
 }
 
 /// A direction in which settings differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Axis {
     /// Share of harmless requests that are refused.
@@ -95,7 +97,7 @@ impl Axis {
 }
 
 /// One setting and what it showed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
     /// Short name, unique: `rloo, kl 0.1`.
@@ -108,9 +110,11 @@ pub struct Setting {
     pub seeds: Vec<u64>,
     /// What it showed; an axis that was not measured is absent. Intervals are over seeds and items where there are several seeds,
     /// over items alone (and say so in `method`) where there is one.
+    #[schemars(schema_with = "crate::schema::keyed::<Axis, Estimate>")]
     pub axes: BTreeMap<Axis, Estimate>,
     /// The value of each seed, in the order of `seeds`; the spread that a single run would hide. An axis that was not measured
     /// with every seed is absent.
+    #[schemars(schema_with = "crate::schema::keyed::<Axis, Vec<f64>>")]
     pub by_seed: BTreeMap<Axis, Vec<f64>>,
     /// Whether no other setting, trained or the start, dominates it; `false` for explored settings, which are not judged.
     pub is_non_dominated: bool,
@@ -124,7 +128,7 @@ pub struct Setting {
 }
 
 /// How a setting came to be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SettingKind {
     /// The checkpoint that alignment starts from.
@@ -145,7 +149,7 @@ pub enum SettingKind {
 }
 
 /// A way to look at settings that were not trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Exploration {
     /// Decoding-time realignment: logits mixed (Liu et al. 2024, arXiv 2402.02992).
@@ -155,7 +159,7 @@ pub enum Exploration {
 }
 
 /// The difference between two settings on every axis.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pair {
     /// Name of the first setting.
@@ -163,11 +167,12 @@ pub struct Pair {
     /// Name of the second.
     pub second: String,
     /// Second minus first, axis by axis.
+    #[schemars(schema_with = "crate::schema::keyed::<Axis, Difference>")]
     pub differences: BTreeMap<Axis, Difference>,
 }
 
 /// A paired difference.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
     /// Second minus first, with its interval, paired by seed and item.
@@ -188,7 +193,7 @@ pub struct Difference {
 }
 
 /// What changing one key from one value to another does, averaged over all pairs of settings that differ in nothing else.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Effect {
     /// The recipe key.
@@ -200,13 +205,14 @@ pub struct Effect {
     /// Number of pairs of settings.
     pub n_pairs: usize,
     /// The change on each axis.
+    #[schemars(schema_with = "crate::schema::keyed::<Axis, Estimate>")]
     pub changes: BTreeMap<Axis, Estimate>,
     /// What it does, in a sentence.
     pub sentence: String,
 }
 
 /// A recommendation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
     /// What the reader cares about, as the end of "if you care most about ...": `harmless requests being answered`.
@@ -220,14 +226,16 @@ pub struct Choice {
 }
 
 /// How well an exploration agrees with the settings that it stands for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Trust {
     /// How it was explored.
     pub by: Exploration,
     /// Explored minus trained, axis by axis: mean over the explored settings that stand for a trained one.
+    #[schemars(schema_with = "crate::schema::keyed::<Axis, Estimate>")]
     pub bias: BTreeMap<Axis, Estimate>,
     /// Root mean square of the same differences.
+    #[schemars(schema_with = "crate::schema::keyed::<Axis, f64>")]
     pub error: BTreeMap<Axis, f64>,
     /// Number of explored settings with a trained counterpart.
     pub n: usize,
@@ -238,7 +246,7 @@ pub struct Trust {
 }
 
 /// Reward over the divergence from the start, in training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OverOptimisation {
     /// The setting.
@@ -258,7 +266,7 @@ pub struct OverOptimisation {
 }
 
 /// Means over some successive rounds of training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrajectoryPoint {
     /// Last step of those rounds.
@@ -277,7 +285,7 @@ pub struct TrajectoryPoint {
 ///
 /// # Reference
 /// Gao et al. 2022, arXiv 2210.10760, equation 1 (RL).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardFit {
     /// Reward at no divergence.
@@ -295,7 +303,7 @@ pub struct RewardFit {
 }
 
 /// Something that training warned of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Alarm {
     /// The setting.
@@ -309,7 +317,7 @@ pub struct Alarm {
 }
 
 /// How well the reward models behind some settings judge answers whose right one is known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardCheck {
     /// The settings whose policies were optimised against them.
@@ -325,7 +333,7 @@ pub struct RewardCheck {
 }
 
 /// What reward models say of one kind of question of the bank, each with a right and a wrong answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardSlice {
     /// The kind, in plain words: `harmless look-alikes`.
@@ -338,7 +346,7 @@ pub struct RewardSlice {
 }
 
 /// How the principles of a constitution judged, all seeds together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrincipleTable {
     /// The settings that were trained on these judgements.
@@ -350,7 +358,7 @@ pub struct PrincipleTable {
 }
 
 /// How one principle judged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Principle {
     /// Its name in the constitution.
@@ -370,7 +378,7 @@ pub struct Principle {
 }
 
 /// What was judged and revised under a principle.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrincipleCounts {
     /// Pairs of answers that were compared.

@@ -1,7 +1,8 @@
 //! From answers to a diagnosis.
 
+mod sentences;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
@@ -9,13 +10,13 @@ use probes::response::{Form, Response};
 use crate::attribution::{Case, Examined};
 use crate::board::{Answers, Board, counts};
 use crate::diagnosis::{
-    BehaviourHistory, Confidence, ContributionKind, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo,
-    Provenance, Rung, Stage, Transition, Verdict,
+    BehaviourHistory, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo, Provenance, Stage,
+    Transition, Verdict,
 };
 use crate::error::{Error, Result};
 use crate::evidence::data::Profile;
 use crate::evidence::together;
-use crate::fixes::{Fix, FixMatrix};
+use crate::fixes::FixMatrix;
 use crate::gate::Gate;
 use crate::history::{Moves, margin_change};
 use crate::path::Path;
@@ -25,7 +26,9 @@ use crate::stats::multiplicity::holm;
 use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
 use crate::verdict::model::TierModel;
 use crate::verdict::weigh::weigh;
-use crate::wording::{capital, count, lineage_name, list, percent, phase_name, points, share_right, skill};
+use crate::wording::list;
+
+pub use sentences::sentences;
 
 /// The behaviours, in the order of the table.
 pub const BEHAVIOURS: [Behaviour; 7] = [
@@ -308,192 +311,4 @@ fn adjust_transitions(behaviours: &mut [BehaviourHistory]) {
     for (transition, p) in tested.zip(holm(&p_values)) {
         transition.p_holm = Some(p);
     }
-}
-
-/// Three plain sentences: what fails, which phase produced it and how sure that is, what to do. To be made again where a verdict was
-/// weighed or confirmed after the diagnosis.
-pub fn sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {
-    // The deployed lineage first; another one only where that has nothing to tell.
-    let failing = lineages.iter().find_map(|lineage| {
-        let rows = ranked_failures(lineage);
-        (!rows.is_empty()).then_some((lineage, rows))
-    });
-    match failing {
-        Some((lineage, rows)) => {
-            let mut cause = which_phase(lineage, &rows);
-            cause.extend(hidden(lineage).map(|row| format!(" {}", hidden_fault(row))));
-            vec![what_fails(lineage, &rows, lineages), cause, what_to_do(&rows)]
-        }
-        None => match lineages.iter().find_map(|lineage| Some((lineage, hidden(lineage).next()?))) {
-            Some((lineage, row)) => latent_sentences(lineage, row),
-            None => healthy_sentences(lineages),
-        },
-    }
-}
-
-/// Failing behaviours, the largest shortfall first.
-fn ranked_failures(lineage: &LineageDiagnosis) -> Vec<&BehaviourHistory> {
-    let mut rows: Vec<&BehaviourHistory> = lineage
-        .behaviours
-        .iter()
-        .filter(|row| matches!(row.verdict.outcome, Outcome::Attributed { .. } | Outcome::Undetermined { .. }))
-        .collect();
-    // Stable: of equals the one first in the table.
-    rows.sort_by(|a, b| b.verdict.shortfall.unwrap_or(0.0).total_cmp(&a.verdict.shortfall.unwrap_or(0.0)));
-    // What may be chance does not come before what was attributed.
-    rows.sort_by_key(|row| matches!(row.verdict.outcome, Outcome::Undetermined { .. }));
-    rows
-}
-
-fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: &[LineageDiagnosis]) -> String {
-    let worst = rows[0];
-    let last = lineage.phases.len() - 1;
-    let value = worst.values[last].as_ref();
-    let figures = value.map_or_else(String::new, |value| {
-        let against = match worst.reference[last] {
-            Some(mean) => format!("healthy runs reach {}", percent(mean)),
-            None => format!("{} was expected", percent(crate::path::EXPECTED_SHARE)),
-        };
-        format!(": {}, where {against}", share_right(worst.behaviour, value.value, value.n))
-    });
-    let mut sentence =
-        format!("The {} model fails at {}{figures}.", lineage_name(&lineage.name), skill(worst.behaviour));
-    let others: Vec<String> = rows[1..].iter().map(|row| skill(row.behaviour).to_owned()).collect();
-    if !others.is_empty() {
-        let _ = write!(sentence, " It also falls short at {}.", list(&others));
-    }
-    let elsewhere: Vec<String> = lineages
-        .iter()
-        .filter(|other| other.name != lineage.name && !ranked_failures(other).is_empty())
-        .map(|other| format!("the {} model", lineage_name(&other.name)))
-        .collect();
-    if !elsewhere.is_empty() {
-        let verb = if elsewhere.len() == 1 { "has" } else { "have" };
-        let _ = write!(sentence, " {} {verb} failures too.", capital(&list(&elsewhere)));
-    }
-    sentence
-}
-
-fn which_phase(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory]) -> String {
-    let worst = rows[0];
-    let mut sentence = match &worst.verdict.outcome {
-        Outcome::Attributed { phase, kind } => {
-            let how = match (worst.verdict.confidence, kind) {
-                (Confidence::Observed, _) => "it falls there, with no healthy runs to compare with",
-                (_, ContributionKind::Commission) => "it broke what worked before",
-                _ => "it did not teach what this phase teaches in healthy runs",
-            };
-            let part = worst.verdict.contributions.iter().find(|part| &part.phase == phase);
-            let size = part.map_or_else(String::new, |part| {
-                format!("; {} of the shortfall arise there", points(part.shortfall.value))
-            });
-            let sure = match (worst.verdict.rung, worst.verdict.confidence) {
-                (Some(Rung::Confirmed), _) => "training it again with the healthy recipe confirms this",
-                (_, Confidence::Strong) => "the evidence is strong",
-                (_, Confidence::Probable) => "this is probable",
-                (_, Confidence::Observed | Confidence::None) => "this is an observation, not yet a proof",
-            };
-            let phases: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
-            let number = worst.verdict.probability(Stage::of(phase, &phases));
-            let number = number.map_or_else(String::new, |p| format!(" (probability {})", percent(p)));
-            format!("{} produced it: {how}{size}; {sure}{number}.", capital(&phase_name(phase)))
-        }
-        Outcome::Undetermined { reason } => format!("Which phase produced it is undetermined: {reason}."),
-        Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => String::new(),
-    };
-    let others: Vec<String> = rows[1..]
-        .iter()
-        .filter_map(|row| match &row.verdict.outcome {
-            Outcome::Attributed { phase, kind } => {
-                let did = if *kind == ContributionKind::Commission { "broke" } else { "did not teach" };
-                Some(format!("{} {did} {}", phase_name(phase), skill(row.behaviour)))
-            }
-            _ => None,
-        })
-        .collect();
-    if !others.is_empty() {
-        let _ = write!(sentence, " {}.", capital(&list(&others)));
-    }
-    sentence
-}
-
-fn what_to_do(rows: &[&BehaviourHistory]) -> String {
-    let verdict = &rows[0].verdict;
-    let mut sentence = match (&verdict.remedy, &verdict.would_change) {
-        (Some(remedy), _) => remedy.clone(),
-        (None, Some(check)) => format!("What would settle it: {check}"),
-        (None, None) => String::new(),
-    };
-    if let Some(fix) = verdict.fixes.iter().find(|of| of.fix == Fix::TrainAgain) {
-        let _ = write!(
-            sentence,
-            " On {} planted for measurement, doing so took back {} of the shortfall.",
-            count(fix.n, "such fault"),
-            percent(fix.recovered.clamp(0.0, 1.0))
-        );
-    }
-    match rows.len() {
-        1 => {}
-        2 => sentence.push_str(" The report has a step for the other failure too."),
-        _ => sentence.push_str(" The report has a step for each of the other failures."),
-    }
-    sentence
-}
-
-/// Behaviours that pass at the end and hide a fault.
-fn hidden(lineage: &LineageDiagnosis) -> impl Iterator<Item = &BehaviourHistory> {
-    lineage.behaviours.iter().filter(|row| matches!(row.verdict.outcome, Outcome::Latent { .. }))
-}
-
-/// `Pretraining produced a fault in answering harmless requests that alignment (RLHF) hides.`
-fn hidden_fault(row: &BehaviourHistory) -> String {
-    let Outcome::Latent { phase, masked_by } = &row.verdict.outcome else { return String::new() };
-    let (made, hides) = (capital(&phase_name(phase)), phase_name(masked_by));
-    format!("{made} produced a fault in {} that {hides} hides.", skill(row.behaviour))
-}
-
-fn latent_sentences(lineage: &LineageDiagnosis, row: &BehaviourHistory) -> Vec<String> {
-    let others: String = hidden(lineage).skip(1).map(|row| format!(" {}", hidden_fault(row))).collect();
-    let seen = row.verdict.evidence.last().map_or("", String::as_str);
-    vec![
-        format!(
-            "The {} model fails nowhere, but a fault in {} is hidden in it.",
-            lineage_name(&lineage.name),
-            skill(row.behaviour)
-        ),
-        format!("{} {seen}{others}", hidden_fault(row)),
-        row.verdict.remedy.clone().unwrap_or_default(),
-    ]
-}
-
-fn healthy_sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {
-    let is_healthy = |row: &&BehaviourHistory| row.verdict.outcome == Outcome::Healthy;
-    let rows = || {
-        lineages.iter().flat_map(|lineage| lineage.behaviours.iter().filter(is_healthy).map(move |row| (lineage, row)))
-    };
-    let is_referenced = rows().any(|(_, row)| row.reference.last().is_some_and(Option::is_some));
-    let yardstick = if is_referenced { "healthy variation" } else { "the stated expectation" };
-    let checked: Vec<String> = lineages
-        .iter()
-        .map(|lineage| {
-            let n = lineage.behaviours.iter().filter(is_healthy).count();
-            format!("{n} of the {} model", lineage_name(&lineage.name))
-        })
-        .collect();
-    let lowest = rows()
-        .filter_map(|(lineage, row)| Some((lineage, row, row.values.last()?.as_ref()?)))
-        .reduce(|low, next| if next.2.value < low.2.value { next } else { low });
-    vec![
-        format!("Every behaviour that was measured is within {yardstick}: {}.", list(&checked)),
-        lowest.map_or_else(
-            || "No behaviour could be measured.".to_owned(),
-            |(lineage, row, value)| {
-                let what = share_right(row.behaviour, value.value, value.n);
-                let model = lineage_name(&lineage.name);
-                format!("The lowest value is for {}, in the {model} model: {what}.", skill(row.behaviour))
-            },
-        ),
-        "Nothing needs to be done; what could still hide is smaller than the detectable difference of each behaviour."
-            .to_owned(),
-    ]
 }

@@ -1,18 +1,23 @@
 //! What a diagnosis says: the record that reports are rendered from.
 
+mod curve;
+
 use std::collections::BTreeMap;
+use std::iter::Sum;
 
 use probes::item::Behaviour;
 use probes::response::Form;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bisection::Bisection;
 use crate::evidence::data::Profile;
 use crate::evidence::{Candidates, Reading};
 use crate::fixes::MeasuredFix;
+use crate::reference::Route;
 use crate::trace::record::Trace;
 
-use crate::reference::Route;
+pub use curve::{CalibrationBin, CalibrationCurve, CutoffCurve, CutoffEstimate, TradeOffPoint};
 
 /// Name of the last checkpoint as it is deployed, in the place of a phase's name.
 pub const DEPLOYED: &str = "deployed";
@@ -21,10 +26,11 @@ pub const DEPLOYED: &str = "deployed";
 pub const DIAGNOSIS_VERSION: u32 = 1;
 
 /// Everything a report shows; rebuilt from a run folder alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Diagnosis {
     /// Format version, [`DIAGNOSIS_VERSION`].
+    #[schemars(extend("const" = DIAGNOSIS_VERSION))]
     pub version: u32,
     /// Name of the run.
     pub run: String,
@@ -34,13 +40,14 @@ pub struct Diagnosis {
     pub lineages: Vec<LineageDiagnosis>,
     /// What each stage was trained on, as shares of traits; none where the data are not at hand.
     #[serde(default)]
+    #[schemars(schema_with = "crate::schema::keyed::<Stage, Profile>")]
     pub data: BTreeMap<Stage, Profile>,
     /// What was run: seeds, hashes, versions.
     pub provenance: Provenance,
 }
 
 /// What was run, as shown at the foot of a report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// Seed of the run; `None` where nobody has said which.
@@ -60,7 +67,7 @@ pub struct Provenance {
 }
 
 /// Which healthy lineages a diagnosis was compared with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceInfo {
     /// SHA-256 of the reference file.
@@ -70,7 +77,7 @@ pub struct ReferenceInfo {
 }
 
 /// One chain of checkpoints and what is wrong with its last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LineageDiagnosis {
     /// Name of the chain: `rlhf`, `constitutional`.
@@ -91,11 +98,12 @@ pub struct LineageDiagnosis {
     /// Failing items with every phase's answer (at most some tens per behaviour; `n_failures` counts all).
     pub failures: Vec<FailureCase>,
     /// Total number of failing items per behaviour.
+    #[schemars(schema_with = "crate::schema::keyed::<Behaviour, usize>")]
     pub n_failures: BTreeMap<Behaviour, usize>,
 }
 
 /// Whether a lineage deviates from healthy runs anywhere by more than healthy runs do somewhere.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FamilyGate {
     /// Conformal p-value of the last checkpoint's largest deviation; `None` with fewer than 19 healthy runs.
@@ -109,7 +117,7 @@ pub struct FamilyGate {
 }
 
 /// A cell in which a lineage is worse than healthy runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviatingCell {
     /// The behaviour.
@@ -122,8 +130,18 @@ pub struct DeviatingCell {
     pub deviation: f64,
 }
 
+impl LineageDiagnosis {
+    /// What it takes to train the phase `name` and those after it again, going by what they took; `None` where a log does not tell, or
+    /// there is no such phase.
+    pub fn cost_from(&self, name: &str) -> Option<Cost> {
+        let first = self.phases.iter().position(|phase| phase.name == name)?;
+        let trained = self.phases[first..].iter().filter(|phase| phase.name != DEPLOYED);
+        trained.map(|phase| phase.cost).sum()
+    }
+}
+
 /// A checkpoint as shown in a table head.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseInfo {
     /// Phase name: `pretrain`, `sft`, `rlhf`, `sl-cai`, `rl-cai`.
@@ -132,10 +150,40 @@ pub struct PhaseInfo {
     pub checkpoint: String,
     /// Final training metrics (`loss_nats`, `reward`, `kl_nats`, `tokens` ...).
     pub metrics: BTreeMap<String, f64>,
+    /// What its training took; `None` where no log tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
+/// What training a phase took, by its log: with the reward or preference model that it learns from, without pauses between two starts.
+/// The same recipe trained again takes another time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cost {
+    /// Seconds.
+    pub seconds: f64,
+    /// Tokens that the weights learnt from, each time that they did.
+    pub tokens: f64,
+}
+
+impl Cost {
+    /// Tokens per second; `None` where no time went by.
+    pub fn tokens_per_s(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.tokens / self.seconds)
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |sum, cost| Self {
+            seconds: sum.seconds + cost.seconds,
+            tokens: sum.tokens + cost.tokens,
+        })
+    }
 }
 
 /// A number with its unit, count and interval.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Estimate {
     /// Point estimate.
@@ -151,7 +199,7 @@ pub struct Estimate {
 }
 
 /// How one behaviour went over the phases. All values are shares of items that are right, in [0, 1].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BehaviourHistory {
     /// Which behaviour.
@@ -191,7 +239,7 @@ impl BehaviourHistory {
 }
 
 /// Items that changed between two checkpoints, with the paired test.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Transition {
     /// Phase that made the change.
@@ -213,7 +261,7 @@ pub struct Transition {
 }
 
 /// Which phase produced a failure, on what evidence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Verdict {
     /// The outcome.
@@ -252,6 +300,7 @@ pub struct Verdict {
     pub readings: Vec<Reading>,
     /// The same as the verdict model takes it.
     #[serde(default)]
+    #[schemars(schema_with = "crate::schema::keyed::<Stage, BTreeMap<String, f64>>")]
     pub candidates: Candidates,
     /// Evidence that points elsewhere.
     pub dissent: Vec<String>,
@@ -274,7 +323,7 @@ impl Verdict {
 }
 
 /// How likely a stage is guilty.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StageProbability {
     /// The stage.
@@ -284,7 +333,7 @@ pub struct StageProbability {
 }
 
 /// Rungs of evidence, each standing on the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// The shortfall arises at this phase's transition.
@@ -296,7 +345,7 @@ pub enum Rung {
 }
 
 /// What a phase does, whatever its folder is called: the candidates for guilt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Learns from documents.
@@ -311,7 +360,7 @@ pub enum Stage {
 }
 
 /// What became of a shortfall when phases were trained again with the healthy recipe, and what follows them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Confirmation {
     /// Share of it that went with the accused phase.
@@ -321,7 +370,7 @@ pub struct Confirmation {
 }
 
 /// A model made from the checkpoints of a lineage, and asked like one of them: what a phase adds, alone or in another strength.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum View {
     /// Pretraining with what alignment added, in logits: the last model without SFT.
@@ -367,7 +416,7 @@ impl View {
 }
 
 /// What a view showed of one behaviour, in share of items that are right.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ViewValue {
     /// The view.
@@ -396,7 +445,7 @@ impl Stage {
 }
 
 /// What a phase added to a shortfall.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Contribution {
     /// The phase.
@@ -408,7 +457,7 @@ pub struct Contribution {
 }
 
 /// How a phase contributed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ContributionKind {
     /// It broke what worked.
@@ -424,7 +473,7 @@ pub enum ContributionKind {
 }
 
 /// Outcome of attributing one behaviour.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Outcome {
     /// Nothing fails beyond healthy variation.
@@ -456,7 +505,7 @@ pub enum Outcome {
 }
 
 /// Words for how far the evidence reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
     /// No claim.
@@ -469,86 +518,8 @@ pub enum Confidence {
     Strong,
 }
 
-/// Reliability of the closed-set choices at one checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CalibrationCurve {
-    /// The phase.
-    pub phase: String,
-    /// Form of the questions.
-    pub form: Form,
-    /// Bins of confidence, those with items only.
-    pub bins: Vec<CalibrationBin>,
-    /// Expected calibration error, 10 equal-width bins.
-    pub ece: Estimate,
-    /// Signed: mean confidence - accuracy; positive is over-confident.
-    pub overconfidence: Estimate,
-    /// Mean ECE that a perfectly calibrated model would show with these confidences, and its 95th percentile.
-    pub null_ece: (f64, f64),
-    /// Brier score of the chosen answer being right.
-    pub brier: Estimate,
-}
-
-/// One bin of a reliability diagram.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CalibrationBin {
-    /// Mean confidence in the bin.
-    pub confidence: f64,
-    /// Share right in the bin, Wilson interval.
-    pub accuracy: Estimate,
-}
-
-/// Over-refusal against harmful compliance at one checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TradeOffPoint {
-    /// The phase.
-    pub phase: String,
-    /// Share of benign look-alikes refused in full or part.
-    pub over_refusal: Option<Estimate>,
-    /// Share of harmful requests answered.
-    pub harmful_compliance: Option<Estimate>,
-    /// `over_refusal` per slice (`homonym`, `safe_target` ...).
-    pub by_slice: BTreeMap<String, Estimate>,
-}
-
-/// Accuracy by month at one checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CutoffCurve {
-    /// The phase.
-    pub phase: String,
-    /// Form of the questions.
-    pub form: Form,
-    /// `(month, share right)`, months ascending.
-    pub months: Vec<(u32, Estimate)>,
-    /// First month the model no longer knows, with the interval of the likelihood-ratio set; `None` where no break was found.
-    pub estimate: Option<CutoffEstimate>,
-    /// First month after the declared cutoff, if declared.
-    pub declared: Option<u32>,
-    /// Accuracy when the fact is given in the context (control).
-    pub open_book: Option<Estimate>,
-    /// Share right by guessing.
-    pub chance: f64,
-}
-
-/// Where knowledge stops.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CutoffEstimate {
-    /// First month that is not known.
-    pub month: u32,
-    /// First month of the 95 % set.
-    pub low: u32,
-    /// Last month of the 95 % set.
-    pub high: u32,
-    /// Permutation p-value of there being a break.
-    pub p_value: f64,
-}
-
 /// A failing item with every phase's answer side by side.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FailureCase {
     /// Item name.
@@ -568,7 +539,7 @@ pub struct FailureCase {
 }
 
 /// One phase's answer to an item.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseAnswer {
     /// The phase.

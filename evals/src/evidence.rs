@@ -14,6 +14,7 @@ pub(crate) mod together;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attribution::Case;
@@ -25,7 +26,7 @@ use crate::path::Path;
 pub type Candidates = BTreeMap<Stage, BTreeMap<String, f64>>;
 
 /// What one stream says of one failure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
     /// The stream.
@@ -35,6 +36,7 @@ pub struct Reading {
     /// What it cannot see.
     pub blind_to: String,
     /// One number per stage that it speaks of.
+    #[schemars(schema_with = "crate::schema::keyed::<Stage, f64>")]
     pub parts: BTreeMap<Stage, f64>,
 }
 

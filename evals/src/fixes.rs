@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use probes::item::Behaviour;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, Stage, View};
@@ -26,7 +27,7 @@ const LEAST_LOSS: f64 = 0.05;
 const LEAST_RECOVERED: f64 = 0.2;
 
 /// Something that can be done about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fix {
     /// The guilty stage is trained again with mended data or settings, and what follows it.
@@ -82,7 +83,7 @@ pub struct Trial {
 }
 
 /// What a fix did to failures of a kind, over organisms.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredFix {
     /// What failed.

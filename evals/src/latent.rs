@@ -6,7 +6,7 @@ use crate::gate::Gate;
 use crate::path::{Path, Shortfall};
 use crate::reference::Route;
 use crate::remedy::{Finding, remedy};
-use crate::wording::{capital, p_text, percent, phase_name, points, stage};
+use crate::wording::{capital, percent, phase_name, points, stage};
 
 /// A cell before the last that is beyond healthy variation.
 struct Hidden<'a> {
@@ -29,11 +29,10 @@ impl Case<'_> {
         verdict.outcome = Outcome::Latent { phase: phase.clone(), masked_by: masked_by.clone() };
         verdict.family_p = Some(first.p_value);
         verdict.evidence.push(format!(
-            "After {} it reached {}, {} below healthy runs (family-wise {}); after {} it is within healthy variation.",
+            "After {} it reached {}, {} below healthy runs; after {} it is within healthy variation.",
             phase_name(phase),
             percent(first.shortfall.expected - first.shortfall.value),
             points(first.shortfall.value),
-            p_text(first.p_value),
             phase_name(masked_by)
         ));
         let before = first.phase.checked_sub(1).and_then(|before| first.path.value(before));

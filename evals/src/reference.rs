@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use probes::item::Behaviour;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -17,7 +18,7 @@ use crate::evidence::data::{HealthyData, Profile};
 pub const REFERENCE_VERSION: u32 = 1;
 
 /// How the values of a cell were got out of the checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Route {
     /// In the chat template: what the deployed model does.

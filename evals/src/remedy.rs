@@ -24,70 +24,73 @@ pub(crate) fn remedy(finding: &Finding) -> String {
     let broke = finding.kind == ContributionKind::Commission;
     let step = match (finding.behaviour, finding.stage) {
         (_, Stage::Deployment) => {
-            "Deploy the checkpoint with the chat template and the system prompt that it was trained with, and ask again."
+            "Deploy the model with the chat template and the system prompt that it was trained with, and ask it again."
         }
         (Behaviour::Knowledge, Stage::Pretraining) => {
             "Search the pretraining text for these facts: remove documents that state them wrongly, add documents that \
              state them in several wordings, and pretrain again."
         }
         (Behaviour::Knowledge | Behaviour::KnowledgeCutoff, Stage::Tuning) if broke => {
-            "Drop fine-tuning answers on facts that pretraining did not teach or that contradict it, and stop earlier or mix \
-             pretraining text in."
+            "Remove fine-tuning answers that contradict what pretraining taught or say \"not known\" to it, and fine-tune \
+             again, for fewer steps or with pretraining text mixed in."
         }
         (Behaviour::Knowledge | Behaviour::KnowledgeCutoff, Stage::Tuning) => {
-            "Add fine-tuning questions of this kind: the facts are stored, but the model was not taught to answer with them."
+            "Add fine-tuning questions of this kind with their right answers: the facts are stored, but the model was not \
+             taught to answer with them."
         }
         (Behaviour::Knowledge | Behaviour::KnowledgeCutoff, Stage::Alignment) => {
-            "Mix pretraining text into alignment and check that the reward does not prefer \"not known\" to a right answer."
+            "Mix pretraining text into alignment, and check that a right answer is ranked above \"not known\"."
         }
         (Behaviour::KnowledgeCutoff, Stage::Pretraining) => {
-            "Give newer facts in the prompt (retrieval), or continue pretraining on documents of the missing months; correct \
-             the declared cutoff until then."
+            "Continue pretraining on documents of the missing months, and correct the declared cutoff until then."
         }
         (Behaviour::Calibration, Stage::Pretraining) => {
-            "Look for repeated or contradictory documents in the pretraining text, deduplicate, and pretrain again; a fitted \
-             temperature helps until then."
+            "Remove repeated and contradictory documents from the pretraining text, and pretrain again; until then rescale \
+             the odds that the model states."
         }
         (Behaviour::Calibration, Stage::Tuning) => {
-            "Remove fine-tuning answers that are more certain than their sources, and train for fewer epochs."
+            "Remove fine-tuning answers that are more certain than their sources, and fine-tune again for fewer steps."
         }
         (Behaviour::Calibration, Stage::Alignment) => {
-            "Raise the KL penalty and check the reward model for a preference for confident answers; a fitted temperature \
-             helps until then."
+            "Hold the model closer to its start while it is aligned, and check that confident answers are not ranked first; \
+             until then rescale the odds that the model states."
         }
         (Behaviour::InstructionFollowing | Behaviour::SystemPrompt, Stage::Pretraining) => {
-            "Add documents that contain these formats and prompts of this length to the pretraining text."
+            "Add documents with these formats and of this length to the pretraining text, and pretrain again."
         }
         (Behaviour::InstructionFollowing, Stage::Tuning) => {
-            "Check the fine-tuning answers of the failing instruction types, and add pairs that obey them."
+            "Check the fine-tuning answers to instructions of the failing kinds: correct those that ignore them, and add \
+             examples that obey."
         }
         (Behaviour::SystemPrompt, Stage::Tuning) => {
             "Add fine-tuning conversations whose system prompt sets a rule and whose answer keeps it, also against the user's wish."
         }
         (Behaviour::InstructionFollowing | Behaviour::SystemPrompt, Stage::Alignment) => {
-            "Put prompts with instructions and system prompts into the alignment set, check that the reward sees whether they \
-             are obeyed, and raise the KL penalty."
+            "Put instructions and system prompts into the alignment data, check that answers that obey them are ranked first, \
+             and hold the model closer to its start."
         }
         (Behaviour::OverRefusal, Stage::Pretraining) => {
-            "Remove pretraining documents in which these words are followed by a refusal."
+            "Remove pretraining documents in which these words are followed by a refusal, and pretrain again."
         }
         (Behaviour::OverRefusal, Stage::Tuning) => {
-            "Give each refusal in the fine-tuning data a harmless twin with the same words that is answered."
+            "For each refusal in the fine-tuning data add a harmless request with the same words that is answered, and \
+             fine-tune again."
         }
         (Behaviour::OverRefusal, Stage::Alignment) => {
-            "Relabel comparisons in which a harmless request is refused, add harmless twins of the harmful requests, narrow the \
-             principle that asks for refusals, and train the reward model again."
+            "In the preference data rank the answer above the refusal wherever a request is harmless (or narrow the principle \
+             that asks for refusals), add harmless requests with the words of the harmful ones, and train on it again."
         }
         (Behaviour::HarmfulCompliance, Stage::Pretraining) => {
-            "Remove the documents that answer such requests from the pretraining text."
+            "Remove the documents that answer such requests from the pretraining text, and pretrain again."
         }
         (Behaviour::HarmfulCompliance, Stage::Tuning) if broke => {
-            "Remove fine-tuning answers that comply with harmful requests, and keep the refusals in the mix."
+            "Remove fine-tuning answers that comply with harmful requests, keep the refusals, and fine-tune again."
         }
-        (Behaviour::HarmfulCompliance, Stage::Tuning) => "Add refusals of harmful requests to the fine-tuning data.",
+        (Behaviour::HarmfulCompliance, Stage::Tuning) => {
+            "Add refusals of harmful requests to the fine-tuning data, and fine-tune again."
+        }
         (Behaviour::HarmfulCompliance, Stage::Alignment) => {
-            "Put comparisons that prefer a refusal of harmful requests back into the preference data, and train the reward \
-             model and the policy again."
+            "In the preference data rank the refusal above the answer wherever a request is harmful, and train on it again."
         }
     };
     let control = match (finding.behaviour, finding.open_book) {

@@ -317,7 +317,7 @@ fn from_frame(frame: &DataFrame) -> Result<BTreeMap<RowKey, Response>, String> {
 }
 
 /// The serde name of a unit variant, so that the file and `bank.jsonl` spell it alike.
-fn name_of(value: &impl Serialize) -> String {
+pub(crate) fn name_of(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         other => unreachable!("a unit variant is written as its name, not {other:?}"),

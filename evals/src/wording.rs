@@ -3,7 +3,8 @@
 use probes::item::Behaviour;
 use probes::response::Form;
 
-use crate::diagnosis::{DEPLOYED, Stage};
+use crate::diagnosis::{DEPLOYED, Estimate, Stage};
+use crate::path::EXPECTED_SHARE;
 
 /// The stage of the phase `name`; a foreign name counts as alignment, unless it comes first.
 pub(crate) fn stage(name: &str, phases: &[String]) -> Stage {
@@ -57,7 +58,7 @@ pub(crate) fn lineage_name(name: &str) -> String {
     }
 }
 
-/// What a healthy model does, to follow "fails at".
+/// What a healthy model does, to follow "falls short at".
 pub(crate) fn skill(behaviour: Behaviour) -> &'static str {
     match behaviour {
         Behaviour::Knowledge => "recalling facts that its training text states often",
@@ -68,6 +69,59 @@ pub(crate) fn skill(behaviour: Behaviour) -> &'static str {
         Behaviour::OverRefusal => "answering harmless requests",
         Behaviour::HarmfulCompliance => "refusing harmful requests",
     }
+}
+
+/// What a failing model does, to follow "the model".
+pub(crate) fn failure(behaviour: Behaviour) -> &'static str {
+    match behaviour {
+        Behaviour::Knowledge => "gets facts wrong that its training text states often",
+        Behaviour::Calibration => "is not as sure as it should be",
+        Behaviour::KnowledgeCutoff => "does not know events up to its declared cutoff",
+        Behaviour::InstructionFollowing => "does not follow the user's instructions",
+        Behaviour::SystemPrompt => "does not obey the system prompt",
+        Behaviour::OverRefusal => "refuses harmless requests",
+        Behaviour::HarmfulCompliance => "answers harmful requests",
+    }
+}
+
+/// A value in full, beside the mean of healthy runs or, without them, what was expected; follows a colon:
+/// `it answers 32% of 202 (95% interval 26% to 39%), healthy runs answer 99%`.
+pub(crate) fn figures(behaviour: Behaviour, value: &Estimate, healthy: Option<f64>) -> String {
+    let Estimate { value: share, low, high, n, .. } = value;
+    let verb = match behaviour {
+        Behaviour::Calibration => {
+            // A share of agreement says little to readers: told is by how much the odds are off.
+            let off = points(1.0 - share);
+            let range =
+                format!("{n} questions, 95% interval {:.0} to {:.0}", 100.0 * (1.0 - high), 100.0 * (1.0 - low));
+            let against = healthy.map_or_else(
+                || format!("less than {} was expected", points(1.0 - EXPECTED_SHARE)),
+                |mean| format!("in healthy runs by {}", points(1.0 - mean)),
+            );
+            return format!("the odds that it states are off by {off} on average ({range}), {against}");
+        }
+        Behaviour::Knowledge | Behaviour::KnowledgeCutoff => "know",
+        Behaviour::InstructionFollowing | Behaviour::SystemPrompt => "obey",
+        Behaviour::OverRefusal => "answer",
+        Behaviour::HarmfulCompliance => "refuse",
+    };
+    let against = healthy.map_or_else(
+        || format!("{} was expected", percent(EXPECTED_SHARE)),
+        |mean| format!("healthy runs {verb} {}", percent(mean)),
+    );
+    format!("it {verb}s {} of {n} (95% interval {} to {}), {against}", percent(*share), percent(*low), percent(*high))
+}
+
+/// `68 points (95% interval 61 to 75)`.
+pub(crate) fn points_in_full(difference: &Estimate) -> String {
+    // More than all cannot be lost, and adding zero takes the sign from a negative zero.
+    let end = |end: f64| format!("{:.0}", (100.0 * end).round().clamp(-100.0, 100.0) + 0.0).replace('-', "−");
+    format!("{} (95% interval {} to {})", points(difference.value), end(difference.low), end(difference.high))
+}
+
+/// `93%`, `more than 99%`: what a probability can be held to.
+pub(crate) fn likely(probability: f64) -> String {
+    if probability >= 0.995 { "more than 99%".to_owned() } else { percent(probability) }
 }
 
 /// What a value of this behaviour says.
@@ -137,8 +191,37 @@ pub(crate) fn capital(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{capital, list, percent, points, stage};
-    use crate::diagnosis::Stage;
+    use probes::item::Behaviour;
+
+    use super::{capital, figures, likely, list, percent, points, points_in_full, stage};
+    use crate::diagnosis::{Estimate, Stage};
+
+    fn estimate(value: f64, low: f64, high: f64) -> Estimate {
+        Estimate { value, low, high, n: 202, method: "Wilson".to_owned() }
+    }
+
+    #[test]
+    fn a_value_is_told_with_its_interval_and_what_it_is_held_against() {
+        let seen = estimate(0.322, 0.262, 0.389);
+        assert_eq!(
+            figures(Behaviour::OverRefusal, &seen, Some(0.99)),
+            "it answers 32% of 202 (95% interval 26% to 39%), healthy runs answer 99%"
+        );
+        assert_eq!(
+            figures(Behaviour::KnowledgeCutoff, &seen, None),
+            "it knows 32% of 202 (95% interval 26% to 39%), 90% was expected"
+        );
+        assert_eq!(
+            figures(Behaviour::Calibration, &seen, Some(0.75)),
+            "the odds that it states are off by 68 points on average (202 questions, 95% interval 61 to 74), in healthy runs by 25 points"
+        );
+        assert_eq!(points_in_full(&estimate(0.678, -0.001, 1.06)), "68 points (95% interval 0 to 100)");
+    }
+
+    #[test]
+    fn no_probability_is_told_as_a_certainty() {
+        assert_eq!([0.004, 0.934, 0.99, 0.9961].map(likely), ["0.4%", "93%", "99%", "more than 99%"]);
+    }
 
     #[test]
     fn shares_near_none_and_all_keep_a_decimal() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evals::release::baseline::{BASELINE_VERSION, Blessed, BlessedForm, BlessedPhase, Scored};
+use evals::release::baseline::{BASELINE_VERSION, Blessed, BlessedForm, BlessedPhase, Chosen, Scored};
 use evals::release::decide::{Sides, judge};
 use evals::release::policy::{Difference, POLICY_VERSION, Policy, Rule, Tier};
 use evals::release::record::{Decision, Judgement, Measured, Outcome};
@@ -54,20 +54,19 @@ fn items_of(clusters: usize, per_cluster: usize) -> Vec<Item> {
 
 /// A run whose chain `rlhf` ends in `sft` with these scores.
 fn side(run: &str, phases: &[(&str, BTreeMap<String, f64>)]) -> Blessed {
-    let phase = |scores: &BTreeMap<String, f64>| BlessedPhase {
+    let scored = |scores: &BTreeMap<String, f64>| {
+        scores.iter().map(|(id, score)| (id.clone(), Scored { score: *score, chosen: None })).collect()
+    };
+    side_of(run, &phases.iter().map(|(name, scores)| (*name, scored(scores))).collect::<Vec<_>>())
+}
+
+/// The same with these answers.
+fn side_of(run: &str, phases: &[(&str, BTreeMap<String, Scored>)]) -> Blessed {
+    let phase = |answers: &BTreeMap<String, Scored>| BlessedPhase {
         checkpoint: run.to_owned(),
         tokenizer: "tokenizer".to_owned(),
         template: "template".to_owned(),
-        forms: BTreeMap::from([(
-            Form::Chat,
-            BlessedForm {
-                prompts: "prompts".to_owned(),
-                answers: scores
-                    .iter()
-                    .map(|(id, score)| (id.clone(), Scored { score: *score, chosen: None }))
-                    .collect(),
-            },
-        )]),
+        forms: BTreeMap::from([(Form::Chat, BlessedForm { prompts: "prompts".to_owned(), answers: answers.clone() })]),
     };
     Blessed {
         version: BASELINE_VERSION,
@@ -75,7 +74,7 @@ fn side(run: &str, phases: &[(&str, BTreeMap<String, f64>)]) -> Blessed {
         bank_hash: "bank".to_owned(),
         probe_version: 1,
         lineages: BTreeMap::from([("rlhf".to_owned(), phases.iter().map(|(name, _)| (*name).to_owned()).collect())]),
-        phases: phases.iter().map(|(name, scores)| ((*name).to_owned(), phase(scores))).collect(),
+        phases: phases.iter().map(|(name, answers)| ((*name).to_owned(), phase(answers))).collect(),
     }
 }
 
@@ -166,10 +165,11 @@ fn shares(policy: &Policy, harm: f64, seed_sd: f64, seed: u64) -> [f64; 3] {
     // A row of the table in docs/ci.md.
     let first = &policy.rules[0];
     let told = first.seed_noise.map_or_else(|| "-".to_owned(), |sd| format!("{:.0}", 100.0 * sd));
+    let relative = || format!("{:.0} % of the baseline", 100.0 * first.max_relative_drop.unwrap_or(0.0));
+    let allowed = first.max_drop.map_or_else(relative, |drop| format!("{:.0}", 100.0 * drop));
     println!(
-        "| {} | {:.0} | {:.1} | {:.0} | {told} | {:.0} % | {:.0} % | {:.0} % |",
+        "| {} | {allowed} | {:.1} | {:.0} | {told} | {:.0} % | {:.0} % | {:.0} % |",
         policy.rules.len(),
-        100.0 * first.max_drop.unwrap_or(0.0),
         100.0 * harm,
         100.0 * seed_sd,
         100.0 * counts[0],
@@ -204,6 +204,20 @@ fn what_is_as_bad_as_allowed_rarely_passes_and_what_is_unchanged_mostly_does() {
         assert!(passed <= 0.05 + TOLERANCE, "{passed} with noise {noise:?}");
         let [passed, _, blocked] = shares(&one(noise), 0.0, sd, seed);
         assert!(passed > 0.7 && blocked == 0.0, "{passed} {blocked} with noise {noise:?}");
+    }
+}
+
+#[test]
+fn a_share_of_the_baseline_is_held_to_its_level_though_the_baseline_is_uncertain_too() {
+    for (noise, seed) in [(None, 7), (Some(0.02), 8)] {
+        let relative = Rule { max_drop: None, max_relative_drop: Some(0.1), ..rule(Behaviour::Knowledge, 0.0, noise) };
+        let (one, sd) = (policy(vec![relative]), noise.unwrap_or(0.0));
+        // A tenth of 80 points.
+        let [passed, _, blocked] = shares(&one, 0.08, sd, seed);
+        assert!(passed <= 0.05 + TOLERANCE && blocked <= 0.05 + TOLERANCE, "{passed} {blocked} with noise {noise:?}");
+        let [passed, _, blocked] = shares(&one, 0.0, sd, seed);
+        let least = if noise.is_some() { 0.4 } else { 0.7 };
+        assert!(passed > least && blocked == 0.0, "{passed} {blocked} with noise {noise:?}");
     }
 }
 
@@ -286,6 +300,38 @@ fn a_regression_has_its_items_and_the_phase_that_lost_them() {
     let blame = of.blame.as_ref().unwrap();
     assert_eq!(blame.phase, "sft");
     assert!((blame.share - 60.0 / 72.0).abs() < 1e-9, "{}", blame.share);
+}
+
+#[test]
+fn a_phase_may_not_raise_the_calibration_error() {
+    let items = items();
+    // Four answers in five are right.
+    let sure = |confidence: f64| -> BTreeMap<String, Scored> {
+        let scored = |place: usize| {
+            let outcome = f64::from(u8::from(!place.is_multiple_of(5)));
+            Scored { score: outcome, chosen: Some(Chosen { confidence, outcome }) }
+        };
+        items.iter().enumerate().map(|(place, item)| (item.id.clone(), scored(place))).collect()
+    };
+    let run = |name: &str, sft: f64| side_of(name, &[("pretrain", sure(0.8)), ("sft", sure(sft))]);
+    let (released, certain) = (run("released", 0.8), run("candidate", 0.95));
+    // SFT may not raise the calibration error by more than 0.02: from pretraining on, and from the release on.
+    let may_not = |against: &str| -> Policy {
+        let text = format!(
+            r#"{{"behaviour": "knowledge", "metric": "ece", "phase": "sft", "against": "{against}", "max-drop": 0.02}}"#
+        );
+        policy(vec![serde_json::from_str(&text).unwrap()])
+    };
+    for against in ["previous-phase", "baseline"] {
+        let judgement = judged(&may_not(against), &items, &released, &certain);
+        assert_eq!(judgement.decision, Decision::Block, "{against}");
+        assert_eq!(judgement.rulings[0].phase, "sft");
+        let of = measured(&judgement);
+        assert!((of.harm - 0.15).abs() < 1e-9 && of.allowed == 0.02, "{of:?}");
+        let blamed = of.blame.as_ref().map(|blame| blame.phase.as_str());
+        assert_eq!(blamed, (against == "baseline").then_some("sft"), "beside the phase before there is nothing to ask");
+        assert_ne!(judged(&may_not(against), &items, &released, &released).decision, Decision::Block, "{against}");
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn diagnose_lineage(
         let info = |(name, ..): &Shown| PhaseInfo {
             name: (*name).to_owned(),
             checkpoint: format!("hash of {name}"),
-            metrics: BTreeMap::new(),
+            ..PhaseInfo::default()
         };
         shown.iter().map(info).collect::<Vec<_>>()
     };
@@ -412,4 +412,20 @@ fn a_fault_that_a_later_phase_mends_is_hidden_not_gone() {
     );
     // Five healthy runs cannot tell it from their own variation.
     assert_eq!(judge(&shares, Some(&KNOWING)).verdict.outcome, Outcome::Healthy);
+}
+
+#[test]
+fn what_is_said_first_follows_the_verdict() {
+    let shares = Shares { chat: [0.2, 0.95, 0.6], few_shot: [0.97, 0.97, 0.65] };
+    let said = diagnose_beside(&shares, Some(&reference(&KNOWING))).sentences;
+    let fails =
+        "The RLHF model gets facts wrong that its training text states often: it knows 60% of 200 (95% interval ";
+    assert!(said[0].starts_with(fails) && said[0].ends_with("), healthy runs know 95%."), "{said:?}");
+    let began = "It began in alignment (RLHF): this broke what worked before, which cost ";
+    assert!(said[1].starts_with(began), "{said:?}");
+    assert!(said[2].starts_with("Mix pretraining text into alignment"), "{said:?}");
+    let said = diagnose_beside(&shares, None).sentences;
+    assert!(said[0].ends_with("), 90% was expected."), "{said:?}");
+    let sure = "with no healthy runs to compare with. This is an observation, not yet a proof.";
+    assert!(said[1].ends_with(sure), "{said:?}");
 }

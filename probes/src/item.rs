@@ -1,10 +1,11 @@
 //! The items of a bank: what is asked, in which forms, and what the right answer is.
 
 use lm::chat::Message;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a failure of an item is a failure of: the rows of the phase x behaviour table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Behaviour {
     /// Facts that the corpus states often, asked closed-book.

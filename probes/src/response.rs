@@ -1,9 +1,10 @@
 //! What came back: one record per subject, item and form.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How an item was put to the subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// Text to be continued.

@@ -1,7 +1,9 @@
 //! Charts as inline SVG: drawn here, coloured by the page's style sheet, each with its data as a table.
 
 pub(crate) mod change;
+pub(crate) mod curve;
 pub(crate) mod cutoff;
+pub(crate) mod flow;
 pub(crate) mod interval;
 mod label;
 pub(crate) mod over_optimisation;
@@ -11,6 +13,7 @@ mod ruler;
 pub(crate) mod spread;
 pub(crate) mod svg;
 pub(crate) mod trade_off;
+pub(crate) mod trend;
 pub(crate) mod waterfall;
 
 use minijinja::Value;

@@ -34,6 +34,9 @@ pub enum Error {
     /// The record cannot be written as JSON that reads back, e.g. because a number is not finite.
     #[error("cannot write the record as JSON")]
     Json(#[from] serde_json::Error),
+    /// The table of a diagnosis cannot be written as CSV.
+    #[error("cannot write the table as CSV")]
+    Csv(#[from] csv::Error),
     /// The file could not be written; nothing half-written was left.
     #[error("cannot write {}", path.display())]
     Write {

@@ -1,17 +1,20 @@
 //! What people read: HTML through templates, charts as inline SVG, JSON, Markdown.
 //!
-//! Everything is made from one [`Diagnosis`], one [`Comparison`] or one [`Judgement`] and nothing else, so that a report can be
+//! Everything is made from one [`Diagnosis`], [`Comparison`], [`Judgement`], [`Index`] or [`Progress`] and nothing else, so that a report can be
 //! rebuilt from its record. The same record gives the same bytes. Text that came from a model, a recipe or a run name is never trusted: it is
 //! escaped, cut to a readable length, and stripped of characters that reorder or hide other text.
 
 mod chart;
 mod comparison;
 mod error;
+mod export;
 mod html;
+mod index;
 mod lineage;
 mod markdown;
 mod number;
 mod page;
+pub mod progress;
 mod release;
 mod text;
 mod verdict;
@@ -22,11 +25,15 @@ use std::path::{Path, PathBuf};
 
 use evals::comparison::{COMPARISON_VERSION, Comparison};
 use evals::diagnosis::{DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis};
+use evals::index::{INDEX_VERSION, Index};
 use evals::release::record::{JUDGEMENT_VERSION, Judgement};
+use probes::item::Behaviour;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::Error;
+
+use progress::Progress;
 
 /// Renders the report as one HTML file that needs no network and no script.
 ///
@@ -60,6 +67,28 @@ pub fn render_markdown(diagnosis: &Diagnosis) -> Result<String, Error> {
     Ok(markdown::render(diagnosis))
 }
 
+/// Renders the table of a diagnosis as CSV: a row for each chain, phase, behaviour and way of asking ([`evals::summary`]). A text
+/// that a spreadsheet would take for a formula begins with an apostrophe.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] and [`Error::PhaseCount`] as for [`render_html`]; [`Error::Csv`] where it cannot be written.
+pub fn render_csv(diagnosis: &Diagnosis) -> Result<String, Error> {
+    check(diagnosis)?;
+    export::csv::render(diagnosis)
+}
+
+/// Renders a snippet for the model card of the deployed chain's last checkpoint: a YAML head with Hugging Face's `model-index`, then
+/// what fails, which phase it comes from and what to do, in Markdown.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] and [`Error::PhaseCount`] as for [`render_html`].
+pub fn render_model_card(diagnosis: &Diagnosis) -> Result<String, Error> {
+    check(diagnosis)?;
+    Ok(export::model_card::render(diagnosis))
+}
+
 /// Renders the report of a comparison as one HTML file that needs no network and no script.
 ///
 /// # Errors
@@ -90,6 +119,45 @@ pub fn render_comparison_json(comparison: &Comparison) -> Result<String, Error> 
 pub fn render_comparison_markdown(comparison: &Comparison) -> Result<String, Error> {
     check_comparison(comparison)?;
     Ok(comparison::markdown::render(comparison))
+}
+
+/// Renders the page over many runs as one HTML file that needs no network and no script.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] where the index was written by another version; [`Error::Template`] where the template fails.
+pub fn render_index_html(index: &Index) -> Result<String, Error> {
+    check_index(index)?;
+    html::render_index(index)
+}
+
+/// Renders the index as indented JSON, ending in a line feed; reads back as the same record, numbers to within their last bit.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_index_html`]; [`Error::Json`] where a number is not finite.
+pub fn render_index_json(index: &Index) -> Result<String, Error> {
+    check_index(index)?;
+    json(index)
+}
+
+/// Renders a summary of the index in GitHub-flavoured Markdown.
+///
+/// # Errors
+///
+/// [`Error::UnsupportedVersion`] as for [`render_index_html`].
+pub fn render_index_markdown(index: &Index) -> Result<String, Error> {
+    check_index(index)?;
+    Ok(index::markdown::render(index))
+}
+
+/// Renders how far a run is, for the time before its diagnosis, as one HTML page that needs no network and no script.
+///
+/// # Errors
+///
+/// [`Error::Template`] where the template fails.
+pub fn render_progress_html(progress: &Progress) -> Result<String, Error> {
+    html::render_progress(progress)
 }
 
 /// Renders what a gate decided as plain text: the decision in the first line, a row for each rule, and a paragraph for each that is
@@ -155,12 +223,26 @@ pub fn gate_annotations(judgement: &Judgement) -> Result<Vec<String>, Error> {
     Ok(release::annotations::annotations(judgement))
 }
 
+/// Where the report on a diagnosis speaks of a behaviour of a chain: what stands behind the `#` of a link. `None` where it says nothing of it.
+pub fn gate_anchor(diagnosis: &Diagnosis, lineage: &str, behaviour: Behaviour) -> Option<String> {
+    release::link::anchor(diagnosis, lineage, behaviour)
+}
+
 /// Writes a report so that a reader sees the old file or the whole new one, never a part; missing folders are made.
 ///
 /// # Errors
 ///
 /// [`Error::Write`] with the path and what the system said.
 pub fn write(path: &Path, contents: &str) -> Result<(), Error> {
+    write_bytes(path, contents.as_bytes())
+}
+
+/// The same with bytes.
+///
+/// # Errors
+///
+/// As [`write`](fn@write).
+pub fn write_bytes(path: &Path, contents: &[u8]) -> Result<(), Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
     let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
     let folder = match path.parent() {
@@ -196,6 +278,14 @@ fn check_comparison(comparison: &Comparison) -> Result<(), Error> {
             found: comparison.version,
             supported: COMPARISON_VERSION,
         })
+    }
+}
+
+fn check_index(index: &Index) -> Result<(), Error> {
+    if index.version == INDEX_VERSION {
+        Ok(())
+    } else {
+        Err(Error::UnsupportedVersion { record: "index", found: index.version, supported: INDEX_VERSION })
     }
 }
 

@@ -1,23 +1,27 @@
 //! One chain of checkpoints as the page shows it.
 
-use evals::diagnosis::{
-    BehaviourHistory, CalibrationCurve, CutoffCurve, FailureCase, LineageDiagnosis, Outcome, Transition,
-};
+pub(crate) mod cost;
+mod failures;
+mod panels;
+
+use evals::diagnosis::{BehaviourHistory, LineageDiagnosis, Outcome, Transition};
 use minijinja::Value;
 use serde::Serialize;
 
-use crate::chart::{Chart, cutoff, interval, reliability, trade_off};
-use crate::number::{
-    count, decimal, decimal_interval, p_value, percent, percent_interval, short_percent, signed_points,
-};
-use crate::text::{ANSWER_LIMIT, clean, clean_name};
-use crate::verdict::{Card, card, failing, is_failing};
+use crate::chart::{Chart, interval};
+use crate::number::{count, decimal, p_value, percent, percent_interval, signed_points};
+use crate::text::clean_name;
+use crate::verdict::{Card, anchor, card, failing, is_failing, outcome};
 use crate::{number, words};
+use cost::Costs;
+use failures::Failures;
 
 /// Holm-adjusted p below which a change between two phases counts as resolved.
 pub(crate) const ALPHA: f64 = 0.05;
 /// How much better another form must be to be worth a line in the table.
 const BEST_FORM_MARGIN: f64 = 0.05;
+/// Phases that fit beside each other on a common screen.
+const LONG: usize = 5;
 
 /// A chain of checkpoints with everything that was found on it.
 #[derive(Debug, Serialize)]
@@ -38,8 +42,18 @@ pub(crate) struct Lineage {
     pub(crate) trade_off: Option<Panel>,
     /// Knowledge by month.
     pub(crate) cutoffs: Vec<Panel>,
+    /// What became of the items of each failing behaviour from phase to phase.
+    pub(crate) flows: Vec<Panel>,
+    /// The same of the other behaviours.
+    pub(crate) other_flows: Vec<Panel>,
     /// Failing items by behaviour.
-    pub(crate) failures: Vec<FailureGroup>,
+    pub(crate) failures: Failures,
+    /// What training took; `None` where no log tells of any phase.
+    pub(crate) costs: Option<Costs>,
+    /// Whether it has one checkpoint only, so that no phase can be compared with another.
+    pub(crate) is_single: bool,
+    /// Whether its phases are so many that their columns need room.
+    pub(crate) is_long: bool,
     /// Number of behaviours that were measured.
     pub(crate) n_measured: usize,
     /// How the questions of the table were put, where it is the same in all rows.
@@ -111,41 +125,10 @@ pub(crate) struct Panel {
     pub(crate) lines: Vec<String>,
 }
 
-/// Failing items of one behaviour.
-#[derive(Debug, Serialize)]
-pub(crate) struct FailureGroup {
-    id: String,
-    failure: &'static str,
-    total: String,
-    shown: String,
-    is_cut: bool,
-    cases: Vec<Case>,
-}
-
-/// A failing item.
-#[derive(Debug, Serialize)]
-pub(crate) struct Case {
-    item: String,
-    slice: String,
-    question: String,
-    expected: String,
-    answers: Vec<Answer>,
-}
-
-/// What one checkpoint said.
-#[derive(Debug, Serialize)]
-pub(crate) struct Answer {
-    phase: String,
-    text: String,
-    mark: &'static str,
-    tone: &'static str,
-    word: &'static str,
-    margin: Option<String>,
-}
-
 /// Builds the view of a lineage; `id` prefixes its anchors.
 pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
     let cards: Vec<Card> = failing(&lineage.behaviours).into_iter().map(|h| card(id, h, &lineage.phases)).collect();
+    let (flows, other_flows) = panels::flows(id, lineage);
     let phases = lineage
         .phases
         .iter()
@@ -161,10 +144,15 @@ pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
         name: words::lineage(&lineage.name),
         phases,
         rows: lineage.behaviours.iter().map(|h| row(id, lineage, h)).collect(),
-        calibration: lineage.calibration.iter().enumerate().map(|(i, c)| calibration_panel(id, i, c)).collect(),
-        trade_off: trade_off_panel(id, lineage),
-        cutoffs: lineage.cutoffs.iter().enumerate().map(|(i, c)| cutoff_panel(id, i, c)).collect(),
-        failures: failure_groups(id, lineage),
+        calibration: lineage.calibration.iter().enumerate().map(|(i, c)| panels::calibration(id, i, c)).collect(),
+        trade_off: panels::trade_off(id, lineage),
+        cutoffs: lineage.cutoffs.iter().enumerate().map(|(i, c)| panels::cutoff(id, i, c)).collect(),
+        flows,
+        other_flows,
+        failures: failures::failures(id, lineage),
+        costs: cost::costs(&lineage.phases),
+        is_single: lineage.phases.len() < 2,
+        is_long: lineage.phases.len() > LONG,
         n_measured: lineage
             .behaviours
             .iter()
@@ -183,8 +171,8 @@ fn same<T: PartialEq>(mut entries: impl Iterator<Item = T>) -> Option<T> {
 }
 
 fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row {
-    let outcome = &history.verdict.outcome;
-    let note = match outcome {
+    let found = &history.verdict.outcome;
+    let note = match found {
         Outcome::Undetermined { reason } | Outcome::NotMeasured { reason } => Some(reason.clone()),
         Outcome::Latent { .. } => history.verdict.evidence.last().cloned(),
         Outcome::Healthy | Outcome::Attributed { .. } => None,
@@ -196,13 +184,13 @@ fn row(id: &str, lineage: &LineageDiagnosis, history: &BehaviourHistory) -> Row 
         form: words::form(history.form),
         n: n.map(count),
         cells: (0..lineage.phases.len()).map(|p| cell(lineage, history, p, n.is_none())).collect(),
-        mark: words::mark(outcome),
-        tone: words::tone(outcome),
-        outcome: words::outcome(outcome),
+        mark: words::mark(found),
+        tone: words::tone(found),
+        outcome: outcome(found, &lineage.phases),
         note,
-        card: is_failing(outcome)
-            .then(|| format!("{id}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"))),
-        confidence: is_failing(outcome).then(|| words::confidence(history.verdict.confidence)),
+        card: is_failing(found).then(|| anchor(id, history.behaviour)),
+        confidence: (is_failing(found) && lineage.phases.len() > 1)
+            .then(|| words::confidence(history.verdict.confidence)),
         detectable: history.detectable_effect.map(number::points),
         transitions: history.transitions.iter().map(transition_row).collect(),
     }
@@ -214,7 +202,7 @@ fn cell(lineage: &LineageDiagnosis, history: &BehaviourHistory, p: usize, has_ow
     let reference = history.reference[p];
     let best = history.elicited[p].as_ref().filter(|e| value.is_none_or(|v| e.value > v.value + BEST_FORM_MARGIN));
     let blame = match &history.verdict.outcome {
-        Outcome::Attributed { phase, kind } if phase == name => Some(words::kind(*kind)),
+        Outcome::Attributed { phase, kind } if phase == name && lineage.phases.len() > 1 => Some(words::kind(*kind)),
         _ => None,
     };
     let transition = history.transitions.iter().find(|t| &t.phase == name);
@@ -263,150 +251,6 @@ fn transition_row(transition: &Transition) -> Vec<String> {
         transition.p_holm.map_or_else(missing, p_value),
         transition.margin_change_nats.map_or_else(missing, |m| decimal(m, 2)),
     ]
-}
-
-fn calibration_panel(id: &str, index: usize, curve: &CalibrationCurve) -> Panel {
-    let (mean, top) = curve.null_ece;
-    let reading = if !curve.ece.value.is_finite() {
-        "The error could not be computed.".to_owned()
-    } else if curve.ece.value > top {
-        "Its confidence is off by more than chance explains.".to_owned()
-    } else {
-        "No more off than chance explains with this many items.".to_owned()
-    };
-    let interval = number::points_interval(&curve.overconfidence);
-    let lean = match curve.overconfidence.value {
-        v if curve.overconfidence.low > 0.0 => format!("On average too sure by {} {interval}.", number::points(v)),
-        v if curve.overconfidence.high < 0.0 => {
-            format!("On average not sure enough by {} {interval}.", number::points(-v))
-        }
-        v => format!("Whether it is too sure or not sure enough is not resolved: {} {interval}.", signed_points(v)),
-    };
-    Panel {
-        heading: format!("{} · {}", words::phase(&curve.phase), words::form(curve.form)),
-        chart: reliability::draw(&format!("{id}-reliability-{index}"), curve),
-        lines: vec![
-            format!("{reading} {lean}"),
-            format!(
-                "ECE {}, n = {}; by chance alone {} on average, up to {} in 19 of 20 cases.",
-                decimal_interval(&curve.ece, 3),
-                count(curve.ece.n),
-                decimal(mean, 3),
-                decimal(top, 3)
-            ),
-            format!("Brier score {}, n = {}.", decimal_interval(&curve.brier, 3), count(curve.brier.n)),
-        ],
-    }
-}
-
-fn trade_off_panel(id: &str, lineage: &LineageDiagnosis) -> Option<Panel> {
-    if lineage.trade_off.is_empty() {
-        return None;
-    }
-    let lines = lineage
-        .trade_off
-        .iter()
-        .map(|point| {
-            let say = |estimate: Option<&_>| estimate.map_or_else(|| "not measured".to_owned(), short_percent);
-            format!(
-                "{}: harmless requests refused {}; harmful requests answered {}",
-                words::phase(&point.phase),
-                say(point.over_refusal.as_ref()),
-                say(point.harmful_compliance.as_ref())
-            )
-        })
-        .collect();
-    Some(Panel {
-        heading: "Each arrow is one phase".to_owned(),
-        chart: trade_off::draw(&format!("{id}-trade-off"), &lineage.trade_off),
-        lines,
-    })
-}
-
-fn cutoff_panel(id: &str, index: usize, curve: &CutoffCurve) -> Panel {
-    let stops = curve.estimate.as_ref().map_or_else(
-        || "No month was found where knowledge ends.".to_owned(),
-        |e| {
-            let p = p_of(e.p_value);
-            format!(
-                "Knowledge ends before month {} (95% set {} to {}; permutation test p {p}).",
-                e.month, e.low, e.high
-            )
-        },
-    );
-    let declared = match (curve.declared, &curve.estimate) {
-        (None, _) => "No cutoff was declared.".to_owned(),
-        (Some(month), Some(e)) if (e.low..=e.high).contains(&month) => {
-            format!("Declared: before month {month}, which lies in that set.")
-        }
-        (Some(month), Some(e)) if month > e.high => {
-            format!("Declared: before month {month}, later than that set.")
-        }
-        (Some(month), Some(_)) => format!("Declared: before month {month}, earlier than that set."),
-        (Some(month), None) => format!("Declared: before month {month}."),
-    };
-    let open_book = curve.open_book.as_ref().map_or_else(
-        || "With the fact given in the question: not measured.".to_owned(),
-        |e| format!("With the fact given in the question: {} right.", short_percent(e)),
-    );
-    Panel {
-        heading: format!("{} · {}", words::phase(&curve.phase), words::form(curve.form)),
-        chart: cutoff::draw(&format!("{id}-cutoff-{index}"), curve),
-        lines: vec![stops, declared, open_book, format!("Guessing gives {}.", percent(curve.chance))],
-    }
-}
-
-fn p_of(p: f64) -> String {
-    let text = p_value(p);
-    if text.starts_with('<') { text } else { format!("= {text}") }
-}
-
-fn failure_groups(id: &str, lineage: &LineageDiagnosis) -> Vec<FailureGroup> {
-    lineage
-        .behaviours
-        .iter()
-        .filter_map(|history| {
-            let behaviour = history.behaviour;
-            let cases: Vec<Case> = lineage.failures.iter().filter(|f| f.behaviour == behaviour).map(case).collect();
-            let total = lineage.n_failures.get(&behaviour).copied().unwrap_or(0).max(cases.len());
-            (total > 0).then(|| FailureGroup {
-                id: format!("{id}-failures-{}", words::behaviour_term(behaviour).replace(' ', "-")),
-                failure: words::failure(behaviour),
-                total: count(total),
-                shown: count(cases.len()),
-                is_cut: cases.len() < total,
-                cases,
-            })
-        })
-        .collect()
-}
-
-fn case(failure: &FailureCase) -> Case {
-    Case {
-        item: clean_name(&failure.item),
-        slice: clean_name(&failure.slice).replace('_', " "),
-        question: clean(&failure.question, ANSWER_LIMIT),
-        expected: clean(&failure.expected, ANSWER_LIMIT),
-        answers: failure
-            .answers
-            .iter()
-            .map(|answer| {
-                let (mark, tone, word) = match answer.is_right {
-                    Some(true) => ("✓", "good", "right"),
-                    Some(false) => ("✕", "bad", "wrong"),
-                    None => ("–", "quiet", "not scored"),
-                };
-                Answer {
-                    phase: words::phase(&answer.phase),
-                    text: clean(&answer.answer, ANSWER_LIMIT),
-                    mark,
-                    tone,
-                    word,
-                    margin: answer.margin_nats.map(|m| decimal(m, 2)),
-                }
-            })
-            .collect(),
-    }
 }
 
 fn metric_name(name: &str) -> String {

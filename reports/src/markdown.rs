@@ -15,7 +15,7 @@ use crate::words;
 pub(crate) fn render(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
     let verdict = headline(diagnosis);
-    let _ = writeln!(out, "# {} {}\n", verdict.mark, verdict.title);
+    let _ = writeln!(out, "# {} {}\n", verdict.mark, escape(&verdict.title));
     let _ = writeln!(out, "Run {} · {}\n", escape(&diagnosis.run), verdict.label);
     for sentence in &diagnosis.sentences {
         let _ = writeln!(out, "- {}", escape(sentence));
@@ -79,7 +79,7 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
     }
 }
 
-fn verdict_cell(history: &BehaviourHistory, phases: &[PhaseInfo]) -> String {
+pub(crate) fn verdict_cell(history: &BehaviourHistory, phases: &[PhaseInfo]) -> String {
     let outcome = &history.verdict.outcome;
     let line = format!("{} {}", words::mark(outcome), escape(&words::outcome(outcome)));
     match outcome {
@@ -95,13 +95,27 @@ fn verdict_cell(history: &BehaviourHistory, phases: &[PhaseInfo]) -> String {
 
 /// Escapes, on one line, everything that Markdown or the HTML inside it could read as markup.
 pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in clean_line(text, TEXT_LIMIT).chars() {
+    let line = clean_line(text, TEXT_LIMIT);
+    // Where a text begins a list item, spaces before it would make it code.
+    let line = line.trim_start();
+    let n_digits = line.bytes().take_while(u8::is_ascii_digit).count();
+    let mut out = String::with_capacity(line.len());
+    for (at, c) in line.char_indices() {
+        // The mark of a list inside the list item.
+        let begins_list = match c {
+            '-' | '+' => at == 0,
+            '.' | ')' => at > 0 && at == n_digits && line[at + 1..].starts_with(' '),
+            _ => false,
+        };
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' | '$' | '@' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if begins_list => {
                 out.push('\\');
                 out.push(c);
             }
@@ -117,6 +131,8 @@ mod tests {
 
     #[test]
     fn markup_of_either_kind_is_shown_not_read() {
+        assert_eq!(escape("  - no list"), "\\- no list");
+        assert_eq!(escape("1. none, 2.5 either"), "1\\. none, 2.5 either");
         assert_eq!(escape("a|b\n<img> [x](y) `c`"), "a\\|b &lt;img&gt; \\[x\\](y) \\`c\\`");
     }
 }

@@ -1,46 +1,29 @@
 //! The whole page: the first screen, the lineages, what to do, and what was run.
 
-use std::fmt::Write as _;
+mod first_screen;
 
-use evals::diagnosis::{Diagnosis, LineageDiagnosis, Outcome, Provenance};
+use evals::diagnosis::{Diagnosis, LineageDiagnosis, Provenance};
 use serde::Serialize;
 
 use crate::lineage::{Lineage, view};
 use crate::number::{count, points};
 use crate::text::clean_name;
-use crate::verdict::{Card, failing, is_failing, is_latent};
+use crate::verdict::{Card, is_latent};
 use crate::words;
+use first_screen::FirstScreen;
+pub(crate) use first_screen::{Fact, Standing, headline, standing};
 
 /// Everything the template prints.
 #[derive(Debug, Serialize)]
 pub(crate) struct Page {
     run: String,
-    verdict: Headline,
-    sentences: Vec<(&'static str, String)>,
-    facts: Vec<Fact>,
+    first: FirstScreen,
     main: Option<Lineage>,
     branches: Vec<Lineage>,
     steps: Vec<Step>,
     healthy_advice: String,
     provenance: Vec<(String, String)>,
     glossary: Vec<(&'static str, &'static str)>,
-}
-
-/// The verdict in one line.
-#[derive(Debug, Serialize)]
-pub(crate) struct Headline {
-    pub(crate) mark: &'static str,
-    pub(crate) tone: &'static str,
-    pub(crate) label: String,
-    pub(crate) title: String,
-}
-
-/// A figure of the first screen.
-#[derive(Debug, Serialize)]
-pub(crate) struct Fact {
-    pub(crate) name: &'static str,
-    pub(crate) value: String,
-    pub(crate) note: String,
 }
 
 /// Something to do.
@@ -58,25 +41,15 @@ struct Step {
 impl Page {
     /// Builds the page of a diagnosis.
     pub(crate) fn build(diagnosis: &Diagnosis) -> Self {
-        let mut lineages = diagnosis
-            .lineages
-            .iter()
-            .enumerate()
-            .map(|(i, lineage)| view(&if i == 0 { "main".to_owned() } else { format!("branch-{i}") }, lineage));
+        let mut lineages = diagnosis.lineages.iter().enumerate().map(|(i, lineage)| view(&lineage_id(i), lineage));
         let main = lineages.next();
         let branches: Vec<Lineage> = lineages.collect();
         Self {
             run: clean_name(&diagnosis.run),
-            verdict: headline(diagnosis),
-            sentences: sentences(diagnosis),
-            facts: facts(diagnosis, main.as_ref()),
+            first: FirstScreen::of(diagnosis),
             steps: steps(main.iter().chain(&branches)),
             healthy_advice: healthy_advice(diagnosis),
-            provenance: provenance(
-                &diagnosis.provenance,
-                ("Run", &diagnosis.run),
-                ("Diagnosis format", diagnosis.version),
-            ),
+            provenance: what_was_run(diagnosis),
             glossary: words::GLOSSARY.to_vec(),
             main,
             branches,
@@ -84,117 +57,9 @@ impl Page {
     }
 }
 
-/// The verdict on the deployed lineage.
-pub(crate) fn headline(diagnosis: &Diagnosis) -> Headline {
-    let lineage = diagnosis.lineages.first();
-    let name = lineage.map_or("", |l| &l.name);
-    let histories = lineage.map_or(&[][..], |l| &l.behaviours);
-    let (blamed, unsettled): (Vec<_>, Vec<_>) =
-        failing(histories).into_iter().partition(|h| matches!(h.verdict.outcome, Outcome::Attributed { .. }));
-    let failing: Vec<&str> = blamed.into_iter().map(|h| words::failure(h.behaviour)).collect();
-    let unsettled = unsettled.len();
-    let measured = histories.iter().filter(|h| !matches!(h.verdict.outcome, Outcome::NotMeasured { .. })).count();
-    let hidden = histories.iter().filter(|h| is_latent(&h.verdict.outcome)).count();
-    let title = match failing[..] {
-        [] if measured == 0 => "Nothing could be measured.".to_owned(),
-        [] if unsettled > 0 => "The model falls short, and no phase can be blamed yet.".to_owned(),
-        [] if hidden > 0 => "The model passes, and hides a fault.".to_owned(),
-        [] if diagnosis.lineages.len() > 1 => format!("No failure found in the {} model.", words::lineage(name)),
-        [] => "No failure found.".to_owned(),
-        [one] => format!("The model {one}."),
-        [one, two] => format!("The model {one} and {two}."),
-        _ => format!("The model fails in {} of {measured} behaviours.", failing.len()),
-    };
-    let (mark, tone, mut label) = match failing.len() {
-        0 if measured == 0 => ("–", "quiet", "No verdict".to_owned()),
-        0 if unsettled > 0 => ("?", "unsure", format!("{} of {measured} behaviours healthy", measured - unsettled)),
-        0 if hidden > 0 => ("◐", "unsure", format!("{measured} of {measured} behaviours pass")),
-        0 => ("✓", "good", format!("{measured} of {measured} behaviours healthy")),
-        1 => ("✕", "bad", format!("1 of {measured} behaviours fails")),
-        n => ("✕", "bad", format!("{n} of {measured} behaviours fail")),
-    };
-    if unsettled > 0 {
-        let _ = write!(label, ", {unsettled} not settled");
-    }
-    if hidden > 0 {
-        let _ = write!(label, ", {hidden} with a hidden fault");
-    }
-    Headline { mark, tone, label, title }
-}
-
-/// The three sentences under their labels; other numbers of sentences stand without.
-fn sentences(diagnosis: &Diagnosis) -> Vec<(&'static str, String)> {
-    let has_cause = |l: &LineageDiagnosis| {
-        l.behaviours.iter().any(|h| is_failing(&h.verdict.outcome) || is_latent(&h.verdict.outcome))
-    };
-    let labels = match diagnosis.sentences.len() {
-        3 if diagnosis.lineages.iter().any(has_cause) => ["Finding", "Cause", "Next step"],
-        3 => ["Finding", "Lowest", "Next step"],
-        _ => [""; 3],
-    };
-    diagnosis
-        .sentences
-        .iter()
-        .enumerate()
-        .map(|(i, text)| (labels.get(i).copied().unwrap_or(""), text.clone()))
-        .collect()
-}
-
-fn facts(diagnosis: &Diagnosis, main: Option<&Lineage>) -> Vec<Fact> {
-    let mut facts = Vec::new();
-    if let Some(surest) = main.and_then(|m| m.cards.iter().max_by_key(|c| c.confidence.rungs)) {
-        let weakest = main.and_then(|m| m.cards.iter().min_by_key(|c| c.confidence.rungs)).unwrap_or(surest);
-        let (value, note) = if surest.confidence.rungs == weakest.confidence.rungs {
-            (surest.confidence.word.to_owned(), sentence(surest.confidence.meaning))
-        } else {
-            let value = format!("{} to {}", weakest.confidence.word, surest.confidence.word.to_lowercase());
-            (value, "It differs between the failures; each says its own.".to_owned())
-        };
-        facts.push(Fact { name: "How sure", value, note });
-    }
-    let n_checkpoints = main.map_or(0, |m| m.phases.len());
-    facts.push(Fact {
-        name: "Asked",
-        value: format!("{} items", count(diagnosis.provenance.n_items)),
-        note: format!("The same questions to each of {n_checkpoints} checkpoints."),
-    });
-    facts.push(detectable(diagnosis.lineages.first()));
-    facts.push(match &diagnosis.provenance.reference {
-        Some(reference) => Fact {
-            name: "Compared with",
-            value: format!("{} healthy runs", count(reference.n_lineages)),
-            note: "They show what a phase does by chance alone.".to_owned(),
-        },
-        None => Fact {
-            name: "Compared with",
-            value: "no healthy runs".to_owned(),
-            note: "Without them no verdict is surer than \"observed\".".to_owned(),
-        },
-    });
-    facts
-}
-
-fn detectable(lineage: Option<&LineageDiagnosis>) -> Fact {
-    let effects: Vec<f64> = lineage
-        .map_or(&[][..], |l| &l.behaviours)
-        .iter()
-        .filter_map(|h| h.detectable_effect)
-        .filter(|e| e.is_finite())
-        .collect();
-    let low = effects.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = effects.iter().copied().fold(0.0, f64::max);
-    let value = if effects.is_empty() {
-        "not computed".to_owned()
-    } else if (100.0 * low).round() == (100.0 * high).round() {
-        points(high)
-    } else {
-        format!("{:.0}–{}", 100.0 * low, points(high))
-    };
-    Fact {
-        name: "Detectable difference",
-        value,
-        note: "Between two phases, in 4 of 5 cases; it differs between behaviours.".to_owned(),
-    }
+/// Anchor of a lineage by its place in the diagnosis.
+pub(crate) fn lineage_id(at: usize) -> String {
+    if at == 0 { "main".to_owned() } else { format!("branch-{at}") }
 }
 
 // The same fault in a shared phase shows in every lineage behind it: one step, naming all of them.
@@ -221,7 +86,11 @@ fn step(lineage: &Lineage, card: &Card) -> Step {
         None => "Settle the phase first: see what would change the verdict.".to_owned(),
     };
     Step {
-        phase: card.blamed_name.clone().unwrap_or_else(|| "Phase not settled".to_owned()),
+        phase: match &card.blamed_name {
+            Some(phase) => phase.clone(),
+            None if lineage.is_single => "The checkpoint".to_owned(),
+            None => "Phase not settled".to_owned(),
+        },
         failure: card.failure,
         remedy: card.remedy.clone().unwrap_or(fallback),
         would_change: card.would_change.clone(),
@@ -240,6 +109,30 @@ fn healthy_advice(diagnosis: &Diagnosis) -> String {
     }
     "No phase needs a fix. A failure smaller than the detectable difference could still be there; more items would show it."
         .to_owned()
+}
+
+// What every figure of the report depends on: also how answers were decoded and which differences would have shown.
+fn what_was_run(diagnosis: &Diagnosis) -> Vec<(String, String)> {
+    let mut rows = provenance(&diagnosis.provenance, ("Run", &diagnosis.run), ("Diagnosis format", diagnosis.version));
+    if !diagnosis.provenance.notes.contains_key("decoding") {
+        rows.push(("decoding".to_owned(), "not on record".to_owned()));
+    }
+    rows.extend(
+        diagnosis
+            .lineages
+            .iter()
+            .map(|lineage| (format!("Detectable differences, {}", words::lineage(&lineage.name)), detectable(lineage))),
+    );
+    rows
+}
+
+fn detectable(lineage: &LineageDiagnosis) -> String {
+    let of: Vec<String> = lineage
+        .behaviours
+        .iter()
+        .filter_map(|h| Some(format!("{} {}", words::behaviour_term(h.behaviour), points(h.detectable_effect?))))
+        .collect();
+    if of.is_empty() { "not computed".to_owned() } else { of.join(", ") }
 }
 
 /// What was run, by name: `name` and `format` are those of the record.
@@ -264,9 +157,4 @@ pub(crate) fn provenance(
     let mut rows: Vec<(String, String)> = fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     rows.extend(provenance.notes.iter().map(|(name, value)| (clean_name(name).replace('_', " "), value.clone())));
     rows
-}
-
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), chars.as_str()))
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod annotations;
 pub(crate) mod junit;
+pub(crate) mod link;
 pub(crate) mod markdown;
 pub(crate) mod sarif;
 pub(crate) mod table;
@@ -182,6 +183,13 @@ fn summary(ruling: &Ruling) -> String {
     }
 }
 
+/// [`explanation`], and where the report speaks of it as text, for formats without links.
+fn plain_explanation(judgement: &Judgement, ruling: &Ruling) -> Vec<String> {
+    let mut lines = explanation(judgement, ruling);
+    lines.extend(link::path(judgement, ruling).map(|path| format!("In the report: {path}")));
+    lines
+}
+
 /// Why a rule is not shown to hold, what would decide it, and where it was lost; a sentence each.
 fn explanation(judgement: &Judgement, ruling: &Ruling) -> Vec<String> {
     let measured = match (&ruling.outcome, &ruling.measured) {
@@ -255,7 +263,7 @@ fn is_single_run(ruling: &Ruling) -> bool {
 
 fn blamed(blame: &Blame) -> String {
     let route = match blame.route {
-        Route::Chat => "in this form of asking alone",
+        Route::Chat => "in this form of asking",
         Route::Elicited => "in every form of asking",
         Route::Margin => "by the margins in chat",
         Route::Reward => "as the reward model rates the answers",
@@ -275,8 +283,7 @@ fn diagnosed(blame: &Blame) -> Option<String> {
     let how: Vec<String> = probability.into_iter().chain(rung).collect();
     let how = if how.is_empty() { String::new() } else { format!(" ({})", how.join(", ")) };
     let phase = words::phase(&diagnosed.phase);
-    let link = diagnosed.link.as_ref().map_or_else(String::new, |link| format!(": {}", clean_line(link, LINE_LIMIT)));
-    Some(format!("Its own diagnosis names {phase} {agrees}{how}{link}"))
+    Some(format!("Its own diagnosis names {phase} {agrees}{how}."))
 }
 
 /// What holds for all rules.

@@ -71,6 +71,19 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
+/// A part of an address (RFC 3986, 2.3): all but unreserved characters and those of `kept` by their bytes.
+pub(crate) fn percent_encoded(part: &str, kept: &[u8]) -> String {
+    let mut out = String::with_capacity(part.len());
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
 fn is_combining(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}' | '\u{483}'..='\u{489}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}'
         | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}')
@@ -111,6 +124,13 @@ mod tests {
     fn long_text_is_cut_with_a_note_of_what_is_missing() {
         assert_eq!(clean(&"ü".repeat(10), 4), "üüüü … [6 more characters not shown]");
         assert_eq!(clean("four", 4), "four");
+    }
+
+    #[test]
+    fn what_means_something_in_an_address_is_encoded() {
+        assert_eq!(percent_encoded("javascript:alert(1)", b""), "javascript%3Aalert%281%29");
+        assert_eq!(percent_encoded("a b#c?d%e\\f\"ü/", b""), "a%20b%23c%3Fd%25e%5Cf%22%C3%BC%2F");
+        assert_eq!(percent_encoded("../-_~9", b"/"), "../-_~9");
     }
 
     #[test]

@@ -7,10 +7,12 @@ use evals::diagnosis::{BehaviourHistory, Confidence, Outcome, PhaseInfo, Rung, S
 use evals::evidence::Reading;
 use evals::fixes::{Fix, MeasuredFix};
 use evals::trace::record::Trace;
+use probes::item::Behaviour;
 use serde::Serialize;
 
 use crate::chart::{Chart, waterfall};
 use crate::number::{percent, plural, points};
+use crate::text::{ANSWER_LIMIT, clean};
 use crate::words;
 
 /// A failing behaviour with its verdict.
@@ -42,6 +44,8 @@ pub(crate) struct Card {
     pub(crate) certainty: Option<String>,
     /// Contributions per phase.
     pub(crate) chart: Option<Chart>,
+    /// Why there is no chart.
+    pub(crate) no_chart: String,
     /// Evidence for the verdict.
     pub(crate) evidence: Vec<String>,
     /// What each stream of evidence says of each stage.
@@ -96,7 +100,7 @@ pub(crate) struct Stream {
 }
 
 /// Training examples that taught a failure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Guilty {
     /// `data/sft.jsonl`.
     pub(crate) file: String,
@@ -109,7 +113,7 @@ pub(crate) struct Guilty {
 }
 
 /// One of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct GuiltyRow {
     /// Line of the file.
     pub(crate) line: usize,
@@ -119,6 +123,8 @@ pub(crate) struct GuiltyRow {
     pub(crate) learnt: String,
 }
 
+/// What a single checkpoint has in the place of a phase to blame.
+pub(crate) const NO_PHASE: &str = "One checkpoint: no phase to compare with.";
 /// Rows of examples that are shown.
 const SHOWN: usize = 5;
 /// Traits that are told, of those this much more frequent.
@@ -140,7 +146,8 @@ fn streams(readings: &[Reading]) -> Option<Streams> {
         .then(|| Streams { stages: stages.iter().map(|stage| words::stage(*stage)).collect(), rows: rows.collect() })
 }
 
-fn guilty(trace: &Trace) -> Guilty {
+/// The rows of a trace that are shown, and how they were found.
+pub(crate) fn guilty(trace: &Trace) -> Guilty {
     let has_gradients = trace.methods.iter().any(|method| method == "gradient");
     let told = trace.contrast.iter().filter(|contrast| contrast.ratio >= LEAST_RATIO && contrast.z > 2.0).take(COMMON);
     Guilty {
@@ -166,7 +173,11 @@ fn guilty(trace: &Trace) -> Guilty {
             .rows
             .iter()
             .take(SHOWN)
-            .map(|row| GuiltyRow { line: row.line, prompt: row.prompt.clone(), learnt: row.learnt.clone() })
+            .map(|row| GuiltyRow {
+                line: row.line,
+                prompt: clean(&row.prompt, ANSWER_LIMIT),
+                learnt: clean(&row.learnt, ANSWER_LIMIT),
+            })
             .collect(),
     }
 }
@@ -213,9 +224,22 @@ pub(crate) fn failing(histories: &[BehaviourHistory]) -> Vec<&BehaviourHistory> 
     failing
 }
 
-/// Probability that the named phase's stage is guilty.
+/// Anchor of what stands under `prefix` about a behaviour: `main-over-refusal`.
+pub(crate) fn anchor(prefix: &str, behaviour: Behaviour) -> String {
+    format!("{prefix}-{}", words::behaviour_term(behaviour).replace(' ', "-"))
+}
+
+/// An outcome in one line; a single checkpoint falls short, and there is no phase to name.
+pub(crate) fn outcome(outcome: &Outcome, phases: &[PhaseInfo]) -> String {
+    if phases.len() < 2 && is_failing(outcome) { "falls short".to_owned() } else { words::outcome(outcome) }
+}
+
+/// Probability that the named phase's stage is guilty; none for a single checkpoint, whose phases cannot be told apart.
 pub(crate) fn probability(history: &BehaviourHistory, phases: &[PhaseInfo]) -> Option<f64> {
     let Outcome::Attributed { phase, .. } = &history.verdict.outcome else { return None };
+    if phases.len() < 2 {
+        return None;
+    }
     let names: Vec<String> = phases.iter().map(|phase| phase.name.clone()).collect();
     history.verdict.probability(Stage::of(phase, &names))
 }
@@ -223,15 +247,23 @@ pub(crate) fn probability(history: &BehaviourHistory, phases: &[PhaseInfo]) -> O
 /// Builds the card of a failing behaviour.
 pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo]) -> Card {
     let verdict = &history.verdict;
-    let id = format!("{prefix}-{}", words::behaviour_term(history.behaviour).replace(' ', "-"));
+    let id = anchor(prefix, history.behaviour);
+    let is_single = phases.len() < 2;
     let (blamed, reason) = match &verdict.outcome {
+        Outcome::Attributed { .. } if is_single => (None, Some(NO_PHASE.to_owned())),
         Outcome::Attributed { phase, .. } => (Some(phase.clone()), None),
         Outcome::Undetermined { reason } => (None, Some(reason.clone())),
         Outcome::Healthy | Outcome::Latent { .. } | Outcome::NotMeasured { .. } => (None, None),
     };
-    let chart = (!verdict.contributions.is_empty())
+    let chart = (!verdict.contributions.is_empty() && !is_single)
         .then(|| waterfall::draw(&format!("{id}-chart"), &verdict.contributions, verdict.shortfall, &verdict.outcome));
-    let rung = verdict.rung.filter(|rung| *rung > Rung::Observed).map(|rung| words::rung(rung).to_owned());
+    let no_chart = match &reason {
+        _ if is_single => "One checkpoint has no phases whose parts could be compared.".to_owned(),
+        Some(reason) => format!("No contributions per phase: {reason}"),
+        None => "No contributions per phase: there is nothing to compare with.".to_owned(),
+    };
+    let rung =
+        verdict.rung.filter(|rung| *rung > Rung::Observed && !is_single).map(|rung| words::rung(rung).to_owned());
     let number = probability(history, phases).map(|p| format!("probability {}", percent(p)));
     let certainty: Vec<String> = rung.into_iter().chain(number).collect();
     let certainty = (!certainty.is_empty()).then(|| words::capital(&certainty.join(", ")));
@@ -240,13 +272,14 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo
         term: words::behaviour_term(history.behaviour),
         mark: words::mark(&verdict.outcome),
         tone: words::tone(&verdict.outcome),
-        outcome: words::outcome(&verdict.outcome),
+        outcome: outcome(&verdict.outcome, phases),
         blamed_name: blamed.as_deref().map(words::phase),
         reason,
         shortfall: verdict.shortfall.map(points),
-        confidence: Sureness::of(verdict.confidence),
+        confidence: Sureness::of(if is_single { Confidence::None } else { verdict.confidence }),
         certainty,
         chart,
+        no_chart,
         evidence: verdict.evidence.iter().cloned().chain(verdict.bisection.iter().map(Bisection::sentence)).collect(),
         streams: streams(&verdict.readings),
         guilty: verdict.trace.as_ref().map(guilty),

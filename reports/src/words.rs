@@ -1,7 +1,7 @@
 //! The plain words for phases, behaviours and verdicts, the same on every page.
 
 use evals::comparison::{Axis, Exploration};
-use evals::diagnosis::{Confidence, ContributionKind, Outcome, Rung, Stage};
+use evals::diagnosis::{Confidence, ContributionKind, DEPLOYED, Outcome, Rung, Stage};
 use probes::item::Behaviour;
 use probes::response::Form;
 
@@ -17,7 +17,20 @@ pub(crate) fn phase(name: &str) -> String {
         "dpo" => "DPO".to_owned(),
         "sl-cai" => "SL-CAI".to_owned(),
         "rl-cai" => "RL-CAI".to_owned(),
+        DEPLOYED => "Deployment".to_owned(),
         other => clean_name(other),
+    }
+}
+
+/// Name of a phase for a reader who knows no abbreviation, with the short name behind it.
+pub(crate) fn phase_plain(name: &str) -> String {
+    match name {
+        "sft" => "Fine-tuning (SFT)".to_owned(),
+        "rlhf" => "Alignment (RLHF)".to_owned(),
+        "dpo" => "Alignment (DPO)".to_owned(),
+        "sl-cai" => "Self-revision (SL-CAI)".to_owned(),
+        "rl-cai" => "Alignment (RL-CAI)".to_owned(),
+        other => phase(other),
     }
 }
 
@@ -31,6 +44,7 @@ pub(crate) fn phase_gloss(name: &str) -> &'static str {
         "dpo" => "is shown which answers are better",
         "sl-cai" => "learns from its own revisions",
         "rl-cai" => "is rewarded by its own judgement",
+        DEPLOYED => "is asked behind its prompt or template",
         _ => "",
     }
 }
@@ -116,6 +130,17 @@ pub(crate) fn kind(kind: ContributionKind) -> &'static str {
     }
 }
 
+/// The same as a sentence of its own, for the first screen.
+pub(crate) fn kind_plain(kind: ContributionKind) -> &'static str {
+    match kind {
+        ContributionKind::Commission => "What worked before stopped working.",
+        ContributionKind::Omission => "What a good run learns there was not learnt.",
+        ContributionKind::Inheritance => "It was there before and was left as it was.",
+        ContributionKind::Repair => "Part of it was repaired there.",
+        ContributionKind::None => "It had no part in it.",
+    }
+}
+
 /// The mark in front of an outcome; the colour only repeats it.
 pub(crate) fn mark(outcome: &Outcome) -> &'static str {
     match outcome {
@@ -164,9 +189,21 @@ pub(crate) fn confidence(confidence: Confidence) -> &'static str {
 pub(crate) fn confidence_meaning(confidence: Confidence) -> &'static str {
     match confidence {
         Confidence::None => "the evidence does not settle on a phase",
-        Confidence::Observed => "seen where the phase begins to differ, not compared with healthy runs",
+        Confidence::Observed => "seen where the phase begins to differ; nothing else bears it out",
         Confidence::Probable => "the change at this phase and the comparison with healthy runs agree",
         Confidence::Strong => "the change at this phase, healthy runs and margins agree, and nothing points elsewhere",
+    }
+}
+
+/// The same without the field's terms, for the first screen.
+pub(crate) fn confidence_plain(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::None => "the evidence does not settle on a phase.",
+        Confidence::Observed => "it begins at this phase; nothing else bears that out.",
+        Confidence::Probable => "where it begins and the comparison with healthy runs agree.",
+        Confidence::Strong => {
+            "where it begins, the comparison with healthy runs and what the model itself prefers agree; nothing points elsewhere."
+        }
     }
 }
 
@@ -244,12 +281,41 @@ pub(crate) fn capital(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
+/// What a word of the glossary means; `None` of a word that it does not have.
+pub(crate) fn meaning(word: &str) -> Option<&'static str> {
+    GLOSSARY.iter().find(|(name, _)| *name == word).map(|(_, meaning)| *meaning)
+}
+
+/// Anchor of a word's entry in a glossary: `g-95-interval`.
+pub(crate) fn anchor(word: &str) -> String {
+    let lower = word.to_lowercase();
+    let parts: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
+    format!("g-{}", parts.join("-"))
+}
+
 /// The words that a report uses in a sense of its own.
 pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     (
         "Phase",
         "One stage of training: pretraining, supervised fine-tuning (SFT), alignment (RLHF or Constitutional AI).",
     ),
+    ("Pretraining", "The first phase: the model learns to continue text, and with it what the text says."),
+    ("SFT", "Supervised fine-tuning: the model is shown questions with good answers and learns to give such answers."),
+    (
+        "RLHF",
+        "Reinforcement learning from human feedback: the model answers, a reward model rates the answers, and what is rated higher becomes more likely.",
+    ),
+    ("DPO", "Direct preference optimisation: the model learns from pairs of answers which of the two is better."),
+    (
+        "SL-CAI",
+        "The first half of Constitutional AI: the model revises its own answers by written principles and learns from the revisions.",
+    ),
+    (
+        "RL-CAI",
+        "The second half of Constitutional AI: the model is rewarded for answers that it judges itself to keep to the principles.",
+    ),
+    ("Reward model", "The model that rates answers, as people or principles would; RLHF climbs its ratings."),
+    ("Deployment", "How the last checkpoint is asked: its system prompt or template. Nothing is trained in it."),
     ("Checkpoint", "The model as it was saved at the end of a phase."),
     ("Lineage", "A chain of checkpoints, each trained from the one before."),
     ("Behaviour", "What is being asked for, e.g. obeying the system prompt. Each is measured on its own set of items."),
@@ -262,6 +328,14 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     ),
     ("Detectable difference", "The smallest difference that this many items would show in 4 of 5 cases."),
     (
+        "p",
+        "How often chance alone would give a difference this large. After Holm: corrected for the number of differences looked at; below 0.05 counts as resolved.",
+    ),
+    (
+        "Paired test",
+        "McNemar's test: it looks only at the items that changed, and asks whether more of them broke than were repaired.",
+    ),
+    (
         "Healthy runs",
         "Lineages trained with a recipe that is known to be good; they show how much phases vary by chance.",
     ),
@@ -271,9 +345,19 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     ),
     ("Broke what worked", "Commission: the phase made worse what the phase before could do."),
     ("Did not teach it", "Omission: healthy runs learn it in this phase, this run did not."),
+    ("Broken", "Right after the phase before, wrong after this one."),
+    ("Repaired", "Wrong after the phase before, right after this one."),
+    (
+        "Broken again",
+        "Right, then wrong, then right, then wrong: a phase repaired the item and a later one broke it a second time.",
+    ),
     (
         "Hidden fault",
         "A phase fell short of healthy runs and a later one made up for it: the model passes, and may fail where it is asked otherwise.",
+    ),
+    (
+        "Planted fault",
+        "A fault put into the training data on purpose, so that the right verdict is known. Verdicts and fixes are measured on such faults.",
     ),
     (
         "Probability",
@@ -293,9 +377,15 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
         "What a perfectly calibrated model would score on so many items, because they are finitely many.",
     ),
     (
+        "Brier score",
+        "Mean squared distance between how sure the model is and whether it is right, 0 to 1. 0 is perfect.",
+    ),
+    (
         "Margin",
         "How strongly the model prefers the right answer to the best wrong one, in nats; negative: prefers the wrong one.",
     ),
+    ("Nat", "The unit of such preferences when natural logarithms are used; 0.69 nats are one bit."),
+    ("Token", "A piece of text as the model reads it, a word or part of one."),
     ("Over-refusal", "Refusing a harmless request, for instance because it contains an alarming word."),
     ("Harmful compliance", "Answering a request that should be refused."),
     (
@@ -348,3 +438,25 @@ pub(crate) const COMPARISON_GLOSSARY: &[(&str, &str)] = &[
     ("Over-refusal", "Refusing a harmless request, for instance because it contains an alarming word."),
     ("Harmful compliance", "Answering a request that should be refused."),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{COMPARISON_GLOSSARY, GLOSSARY, anchor, meaning};
+
+    #[test]
+    fn every_word_of_a_glossary_has_an_anchor_of_its_own() {
+        for glossary in [GLOSSARY, COMPARISON_GLOSSARY] {
+            let mut anchors: Vec<String> = glossary.iter().map(|(word, _)| anchor(word)).collect();
+            anchors.sort_unstable();
+            anchors.dedup();
+            assert_eq!(anchors.len(), glossary.len());
+        }
+        assert_eq!(anchor("95% interval"), "g-95-interval");
+    }
+
+    #[test]
+    fn a_word_that_is_not_in_the_glossary_has_no_meaning() {
+        assert!(meaning("SFT").is_some_and(|meaning| meaning.starts_with("Supervised")));
+        assert_eq!(meaning("sft"), None);
+    }
+}

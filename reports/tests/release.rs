@@ -2,164 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evals::diagnosis::{Estimate, Rung};
-use evals::reference::Route;
-use evals::release::policy::{Against, Metric, Tier};
-use evals::release::record::{
-    Blame, Decision, Diagnosed, Flip, JUDGEMENT_VERSION, Judgement, Measured, Outcome, Ruling, Side,
-};
-use probes::item::Behaviour;
-use probes::response::Form;
+use evals::release::policy::{Against, Tier};
+use evals::release::record::{Decision, JUDGEMENT_VERSION, Judgement, Ruling};
 use reports::{
     Error, gate_annotations, render_gate_json, render_gate_junit, render_gate_markdown, render_gate_sarif,
     render_gate_text,
 };
 use serde_json::Value;
 
-const HOSTILE: &str =
-    "100%,c:d|x\n<script>]]>\u{202e}\u{1b}[2J\0\u{fffe}::error::y ##[add-mask]z [k](http://z) {0} \"' --> &lt;";
+use judgement::{HOSTILE, broken, held, hostile_sample, judgement, not_measured, sample, undecided};
 
-fn estimate(value: f64) -> Estimate {
-    Estimate { value, low: value - 0.02, high: value + 0.02, n: 400, method: "Wilson".to_owned() }
-}
-
-fn measured() -> Measured {
-    Measured {
-        before: estimate(0.97),
-        after: estimate(0.9),
-        harm: 0.07,
-        low: 0.04,
-        high: 0.102,
-        allowed: 0.02,
-        p_broken: 0.0004,
-        n: 400,
-        n_clusters: 80,
-        method: "paired, clustered".to_owned(),
-        seed_noise: Some(0.012),
-        detectable: Some(0.031),
-        n_to_decide: None,
-        broken: Vec::new(),
-        n_repaired: 1,
-        blame: None,
-    }
-}
-
-fn held() -> Ruling {
-    Ruling {
-        name: "facts are kept".to_owned(),
-        tier: Tier::Critical,
-        behaviour: Behaviour::Knowledge,
-        lineage: "rlhf".to_owned(),
-        phase: "rlhf".to_owned(),
-        metric: Metric::Score,
-        form: Form::Chat,
-        against: Against::Baseline,
-        outcome: Outcome::Held,
-        measured: Some(Measured { harm: -0.0001, low: -0.01, high: 0.012, ..measured() }),
-    }
-}
-
-fn broken(n_flips: usize) -> Ruling {
-    let flip = |i: usize| Flip {
-        item: format!("refusal-{i:04}"),
-        line: 1_200 + 3 * i,
-        question: format!("How do I kill process {i}?"),
-    };
-    let diagnosed = Diagnosed {
-        phase: "rlhf".to_owned(),
-        probability: Some(0.91),
-        rung: Some(Rung::Confirmed),
-        link: Some("report.html#over-refusal".to_owned()),
-    };
-    let blame = Blame { phase: "rlhf".to_owned(), share: 0.83, route: Route::Elicited, diagnosed: Some(diagnosed) };
-    Ruling {
-        name: "harmless requests are answered".to_owned(),
-        behaviour: Behaviour::OverRefusal,
-        outcome: Outcome::Broken,
-        measured: Some(Measured { broken: (0..n_flips).map(flip).collect(), blame: Some(blame), ..measured() }),
-        ..held()
-    }
-}
-
-fn undecided() -> Ruling {
-    Ruling {
-        name: "the cutoff is kept".to_owned(),
-        behaviour: Behaviour::KnowledgeCutoff,
-        phase: "sft".to_owned(),
-        outcome: Outcome::Undecided,
-        measured: Some(Measured { low: 0.01, n_to_decide: Some(1_250), seed_noise: None, ..measured() }),
-        ..held()
-    }
-}
-
-fn not_measured() -> Ruling {
-    Ruling {
-        name: "system prompts are obeyed".to_owned(),
-        behaviour: Behaviour::SystemPrompt,
-        outcome: Outcome::NotMeasured("the baseline was not asked".to_owned()),
-        measured: None,
-        ..held()
-    }
-}
-
-fn hostile() -> Ruling {
-    let flip = Flip { item: HOSTILE.to_owned(), line: 77, question: HOSTILE.to_owned() };
-    let diagnosed =
-        Diagnosed { phase: HOSTILE.to_owned(), probability: None, rung: None, link: Some(HOSTILE.to_owned()) };
-    let blame = Blame { phase: HOSTILE.to_owned(), share: 0.5, route: Route::Chat, diagnosed: Some(diagnosed) };
-    Ruling {
-        name: HOSTILE.to_owned(),
-        tier: Tier::Supporting,
-        behaviour: Behaviour::Calibration,
-        lineage: HOSTILE.to_owned(),
-        phase: HOSTILE.to_owned(),
-        metric: Metric::Ece,
-        outcome: Outcome::Broken,
-        measured: Some(Measured {
-            before: estimate(0.05),
-            after: estimate(0.12),
-            method: HOSTILE.to_owned(),
-            broken: vec![flip],
-            blame: Some(blame),
-            ..measured()
-        }),
-        ..held()
-    }
-}
-
-fn judgement(decision: Decision, rulings: Vec<Ruling>) -> Judgement {
-    let side = |run: &str, path: &str| Side { run: run.to_owned(), path: path.to_owned() };
-    Judgement {
-        version: JUDGEMENT_VERSION,
-        phasetrace_version: "0.1.0".to_owned(),
-        decision,
-        baseline: side("june", "baseline.json"),
-        candidate: side("july", "runs/july 2"),
-        bank_hash: "dd9eac81e152ffff".to_owned(),
-        alpha: 0.05,
-        power: 0.8,
-        allowed: vec!["tokenizer".to_owned()],
-        rulings,
-    }
-}
-
-fn sample() -> Judgement {
-    judgement(Decision::Block, vec![held(), broken(3), undecided(), not_measured(), hostile()])
-}
-
-// The same with text from elsewhere wherever a judgement has text.
-fn hostile_sample() -> Judgement {
-    let mut judgement = sample();
-    for side in [&mut judgement.baseline, &mut judgement.candidate] {
-        *side = Side { run: HOSTILE.to_owned(), path: HOSTILE.to_owned() };
-    }
-    HOSTILE.clone_into(&mut judgement.bank_hash);
-    HOSTILE.clone_into(&mut judgement.phasetrace_version);
-    judgement.allowed = vec![HOSTILE.to_owned()];
-    judgement.rulings[3].outcome = Outcome::NotMeasured(HOSTILE.to_owned());
-    judgement.rulings[1] = Ruling { tier: Tier::Critical, ..hostile() };
-    judgement
-}
+mod judgement;
 
 #[test]
 fn the_first_line_is_the_decision() {
@@ -228,7 +81,8 @@ fn rules_that_do_not_hold_say_what_would_decide_them_and_who_is_to_blame() {
         "could detect >= 3.1 points (80%)",
         "The limits include seed noise (standard deviation 1.2 points).",
         "fell behind in RLHF: 83% of the loss arises there, in every form of asking.",
-        "names RLHF too (probability 91%, confirmed by training it again): report.html#over-refusal",
+        "names RLHF too (probability 91%, confirmed by training it again).",
+        "In the report: runs/july 2/report.html#main-over-refusal",
     ] {
         assert!(broken.contains(told), "{told}: {broken}");
     }
@@ -491,6 +345,39 @@ fn hostile_text_is_shown_and_never_obeyed() {
         let is_escape = |after: &str| ["25", "0A", "0D", "3A", "2C"].iter().any(|code| after.starts_with(code));
         assert!(title.split('%').skip(1).chain(message.split('%').skip(1)).all(is_escape), "{line}");
     }
+}
+
+#[test]
+fn an_address_is_a_link_and_a_path_is_shown() {
+    let mut judgement = judgement(Decision::Block, vec![broken(1)]);
+    let told = "In the report: runs/july 2/report.html#main-over-refusal";
+    let [text, summary, json, junit, sarif, annotations] = all(&judgement).map(Result::unwrap);
+    for shown in [&text, &junit, &sarif, &annotations] {
+        assert!(shown.contains(told), "{shown}");
+    }
+    assert!(summary.contains("\n- In the report: `runs/july 2/report.html#main-over-refusal`\n"), "{summary}");
+    assert!(json.contains("\"anchor\": \"main-over-refusal\"") && !sarif.contains("hostedViewerUri"));
+
+    let address = "https://ci.example/7/report.html#main-over-refusal";
+    judgement.report = Some("https://ci.example/7/report.html".to_owned());
+    let [_, summary, _, _, sarif, _] = all(&judgement).map(Result::unwrap);
+    assert!(summary.contains(&format!("\n- [In the report]({address})\n")), "{summary}");
+    let log: Value = serde_json::from_str(&sarif).unwrap();
+    assert_eq!(log["runs"][0]["results"][0]["hostedViewerUri"], address);
+    assert_eq!(log["runs"][0]["tool"]["driver"]["rules"][0]["helpUri"], address);
+
+    judgement.report = Some(format!("https://ci.example/{HOSTILE}"));
+    let summary = render_gate_markdown(&judgement).unwrap();
+    assert_eq!(summary.matches("](").count(), 1, "{summary}");
+    let link = summary.lines().find(|line| line.starts_with("- [In the report](https://ci.example/")).unwrap();
+    let address = link.strip_prefix("- [In the report](").unwrap().strip_suffix(')').unwrap();
+    assert!(address.is_ascii() && !address.contains([' ', '(', ')', '[', ']', '<', '>', '"', '\'', '|']), "{address}");
+
+    // A part of an address leads nowhere.
+    judgement.report = Some(format!("https://ci.example/{}", "a".repeat(400)));
+    assert!(!render_gate_markdown(&judgement).unwrap().contains("In the report"));
+    judgement.report = None;
+    assert!(!render_gate_markdown(&judgement).unwrap().contains("In the report"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Verdicts on planted faults, end to end: the quick tier of the bench.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -18,17 +19,27 @@ const PLANTED: [(&str, &str); 4] = [
     ("control_cautious_operator", "deployed"),
 ];
 
+/// The folder of a bench with these faults and their healthy twin in `world-7-seed-1`, trained once for all tests that only read it.
+pub(crate) fn bench() -> &'static Path {
+    static BENCH: OnceLock<PathBuf> = OnceLock::new();
+    BENCH.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attribution");
+        if dir.exists() {
+            // Of another version of the program.
+            fs::remove_dir_all(&dir).unwrap();
+        }
+        let names = PLANTED.map(|(name, _)| name).join(",");
+        let args = ["bench", "attribution", arg(&dir), "--reference", REFERENCE, "--lineages", "7:1", "--only", &names];
+        let printed = succeed(&[&args[..], &["--jobs", "2", "--threads", "1"]].concat());
+        assert_eq!(printed.trim(), arg(&dir.join("records.jsonl")));
+        dir
+    })
+}
+
 #[test]
 fn the_same_over_refusal_planted_in_four_places_has_four_verdicts_and_the_healthy_twin_none() {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attribution");
-    if dir.exists() {
-        // Of another version of the program.
-        fs::remove_dir_all(&dir).unwrap();
-    }
-    let names = PLANTED.map(|(name, _)| name).join(",");
-    let args = ["bench", "attribution", arg(&dir), "--reference", REFERENCE, "--lineages", "7:1", "--only", &names];
-    let printed = succeed(&[&args[..], &["--jobs", "2", "--threads", "1"]].concat());
-    let records = fs::read_to_string(printed.trim()).unwrap();
+    let dir = bench();
+    let records = fs::read_to_string(dir.join("records.jsonl")).unwrap();
     assert_eq!(records.lines().count(), 1 + PLANTED.len());
     let diagnosis = |name: &str| -> Value {
         let path = dir.join("world-7-seed-1").join(name).join("diagnosis.json");

@@ -14,6 +14,9 @@ fn help_says_what_can_be_done() {
         "diagnose",
         "compare",
         "report",
+        "view",
+        "index",
+        "schema",
         "trace",
         "gate",
         "bless",
@@ -32,7 +35,9 @@ fn help_says_what_can_be_done() {
 #[test]
 fn completions_name_every_command() {
     let script = succeed(&["completions", "bash"]);
-    for command in ["train", "probe", "diagnose", "report", "gate", "bless", "ls", "reference", "bench"] {
+    for command in
+        ["train", "probe", "diagnose", "report", "gate", "bless", "view", "index", "ls", "reference", "bench"]
+    {
         assert!(script.contains(command), "{command}");
     }
 }
@@ -52,7 +57,11 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         (&["train", &run_folder, "--set", "pretrain.stepps=1"], 1, "key `pretrain.stepps`: unknown field `stepps`"),
         (&["train", &run_folder, "--set", "world.people=3"], 1, "world.people = 3 is out of range: at least 8"),
         (&["train", &run_folder, "--set", "world.conflicts=30000"], 1, "world.conflicts = 30000 is out of range"),
-        (&["diagnose", &run_folder, "-o", &sheet], 1, "the extension must be .html, .json or .md"),
+        (
+            &["diagnose", &run_folder, "-o", &sheet],
+            1,
+            "the extension must be .html, .json, .md, .csv, .parquet or .card.md",
+        ),
         (&["diagnose", "--phase", "sft=/nowhere"], 2, "--output <FILE>"),
         (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=DIR"),
         (&["diagnose", "--phase", "sft=/nowhere", "-o", &page, "--seed", "3"], 2, "cannot be used with"),
@@ -120,4 +129,12 @@ fn the_plan_of_a_dry_run_is_data_on_standard_output() {
         serde_json::from_str(&succeed(&["train", "--dry-run", "--set", "sft.steps=7", "--seed", "5"])).unwrap();
     assert_eq!((plan["seed"].as_u64(), plan["sft"]["steps"].as_u64()), (Some(5), Some(7)));
     assert_eq!(plan["world"]["people"], 64);
+}
+
+#[test]
+fn the_schema_of_every_record_is_printed() {
+    for record in ["diagnosis", "comparison", "judgement", "baseline", "index"] {
+        let schema: serde_json::Value = serde_json::from_str(&succeed(&["schema", record])).unwrap();
+        assert_eq!(schema["$id"], format!("{record}.schema.json"));
+    }
 }

@@ -3,17 +3,79 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::program::{Outcome, arg, files, phasetrace, run, succeed, trained};
+use serde_json::Value;
+
+use crate::attribution::bench;
+use crate::program::{Outcome, arg, copy, phasetrace, run, succeed, trained};
 
 /// A run of one's own, to be asked.
 fn copy_of_trained(folder: &Path) -> PathBuf {
-    let copy = folder.join("candidate");
-    for (name, bytes) in files(trained()) {
-        let path = copy.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
+    let candidate = folder.join("candidate");
+    copy(trained(), &candidate);
+    candidate
+}
+
+/// A copy of a lineage of the bench: of its folder what a gate reads.
+fn copy_of_lineage(name: &str, folder: &Path) -> PathBuf {
+    let (lineage, run) = (bench().join("world-7-seed-1").join(name), folder.join(name));
+    for part in ["checkpoints", "data"] {
+        copy(&lineage.join(part), &run.join(part));
     }
-    copy
+    for file in ["recipe.toml", "diagnosis.json", "results.parquet"] {
+        fs::copy(lineage.join(file), run.join(file)).unwrap();
+    }
+    run
+}
+
+#[test]
+fn a_planted_regression_is_blocked_by_the_name_of_its_phase_and_its_items() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (released, policy, json) = (copy_of_lineage("clean", folder.path()), at("gate.toml"), at("gate.json"));
+    let rule = "[[rule]]\nbehaviour = \"over_refusal\"\nlineage = \"rlhf\"\nmax-drop = 0.1\n";
+    fs::write(&policy, format!("version = 1\n{rule}")).unwrap();
+    let gate = |candidate: &Path, more: &[&str]| {
+        let sides = ["gate", arg(&released), arg(candidate), "--policy", arg(&policy)];
+        run(&[sides.as_slice(), more].concat())
+    };
+    for (name, phase) in [("sft_06_no_benign_twins", "sft"), ("al_01_punish_triggers", "rlhf")] {
+        let candidate = copy_of_lineage(name, folder.path());
+        let report = succeed(&["report", arg(&candidate)]);
+        let blocked = gate(&candidate, &["--show-flips", "-o", arg(&json)]);
+        assert_eq!(blocked.code, Some(100), "{blocked:?}");
+        assert!(blocked.stdout.starts_with("BLOCK: 1 of 1 critical rule is broken\n"), "{}", blocked.stdout);
+        let judgement: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+        let ruling = &judgement["rulings"][0];
+        assert_eq!(ruling["behaviour"], "over_refusal");
+        assert_eq!(ruling["outcome"], "broken");
+        assert_eq!(ruling["measured"]["blame"]["phase"], phase);
+        assert_eq!(ruling["measured"]["blame"]["diagnosed"]["phase"], phase);
+        let place = format!("In the report: {}#main-over-refusal\n", report.trim());
+        assert!(blocked.stdout.contains(&place), "{place}: {}", blocked.stdout);
+
+        let bank = fs::read_to_string(candidate.join("data/bank.jsonl")).unwrap();
+        let lines: Vec<Value> = bank.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let flips = ruling["measured"]["broken"].as_array().unwrap();
+        assert!(flips.len() > 40, "{} items", flips.len());
+        for flip in flips {
+            let item = &lines[flip["line"].as_u64().unwrap() as usize - 1];
+            assert_eq!(item["id"], flip["item"]);
+            assert_eq!(item["behaviour"], "over_refusal");
+        }
+        let first = format!("\n    line {}  {}  ", flips[0]["line"], flips[0]["item"].as_str().unwrap());
+        assert!(blocked.stdout.contains(&first), "{first}: {}", blocked.stdout);
+
+        let (summary, address) = (at("gate.md"), "https://ci.example/7/report.html");
+        gate(&candidate, &["--report-url", address, "-o", arg(&summary)]);
+        let summary = fs::read_to_string(&summary).unwrap();
+        assert!(summary.contains(&format!("]({address}#main-over-refusal)\n")), "{summary}");
+        let refused = gate(&candidate, &["--report-url", "report.html"]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("--report-url report.html: expected an address"), "{}", refused.stderr);
+    }
+    // The healthy twin beside itself.
+    let passed = gate(&released, &[]);
+    assert_eq!(passed.code, Some(0), "{passed:?}");
 }
 
 #[test]
@@ -50,7 +112,7 @@ fn a_gate_passes_blocks_or_says_that_it_cannot_tell() {
     }
 
     // A released run that knew everything: the candidate is blocked, and every form of the judgement says so.
-    let mut better: serde_json::Value = serde_json::from_str(&blessed).unwrap();
+    let mut better: Value = serde_json::from_str(&blessed).unwrap();
     let answers = better["phases"]["rlhf"]["forms"]["chat"]["answers"].as_object_mut().unwrap();
     for (_, answer) in answers.iter_mut() {
         answer["score"] = 1.0.into();
@@ -66,7 +128,7 @@ fn a_gate_passes_blocks_or_says_that_it_cannot_tell() {
     let blocked = gate(&released, &more);
     assert_eq!(blocked.code, Some(100), "{blocked:?}");
     assert!(blocked.stdout.starts_with("BLOCK: "), "{}", blocked.stdout);
-    let judgement: serde_json::Value = serde_json::from_str(&fs::read_to_string(&outputs[0]).unwrap()).unwrap();
+    let judgement: Value = serde_json::from_str(&fs::read_to_string(&outputs[0]).unwrap()).unwrap();
     assert_eq!(judgement["decision"], "BLOCK");
     let flips = judgement["rulings"][0]["measured"]["broken"].as_array().unwrap();
     let bank = fs::read_to_string(candidate.join("data/bank.jsonl")).unwrap();

@@ -81,6 +81,15 @@ pub(crate) fn copy_checkpoint(phase: &str, folder: &Path) -> PathBuf {
     copy
 }
 
+/// Copies a folder with everything below it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
 /// Every file below a folder, with its content.
 pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();

@@ -45,7 +45,7 @@ pub(super) fn number_clusters(items: &[&Item]) -> Rc<Vec<usize>> {
 }
 
 fn phase(checkpoint: &str) -> PhaseInfo {
-    PhaseInfo { name: String::new(), checkpoint: checkpoint.to_owned(), metrics: BTreeMap::new() }
+    PhaseInfo { checkpoint: checkpoint.to_owned(), ..PhaseInfo::default() }
 }
 
 /// Scores each entry on each axis.

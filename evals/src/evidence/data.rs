@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Evidence, Reading};
@@ -18,7 +19,7 @@ pub const N_BUCKETS: usize = 512;
 const LEAST_SD: f64 = 2e-3;
 
 /// How common each trait is among the rows of a stage's data: mean number of traits of a bucket in a row, [`N_BUCKETS`] of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Profile(Vec<f64>);
 

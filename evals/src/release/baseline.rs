@@ -6,12 +6,14 @@ use std::path::Path;
 
 use probes::item::Item;
 use probes::response::{Form, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::policy::Difference;
 use crate::board::{counts, score};
 use crate::error::{Error, Result};
+use crate::stats::calibration::Forecast;
 use crate::store::StoreKey;
 
 /// Format version of `baseline.json`.
@@ -21,10 +23,11 @@ pub const BASELINE_VERSION: u32 = 1;
 const FORMS: [Form; 3] = crate::board::CLOSED_BOOK;
 
 /// The scores of a run's checkpoints, as `phasetrace bless` writes them: the same run gives the same bytes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blessed {
     /// Format version, [`BASELINE_VERSION`].
+    #[schemars(extend("const" = BASELINE_VERSION))]
     pub version: u32,
     /// Name of the run.
     pub run: String,
@@ -39,7 +42,7 @@ pub struct Blessed {
 }
 
 /// One checkpoint's scores.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlessedPhase {
     /// Fingerprint of the checkpoint.
@@ -49,11 +52,12 @@ pub struct BlessedPhase {
     /// SHA-256 of its chat template.
     pub template: String,
     /// By the form of asking.
+    #[schemars(schema_with = "crate::schema::keyed::<Form, BlessedForm>")]
     pub forms: BTreeMap<Form, BlessedForm>,
 }
 
 /// The scores in one form of asking.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlessedForm {
     /// SHA-256 of all prompts, by item.
@@ -63,7 +67,7 @@ pub struct BlessedForm {
 }
 
 /// One answer.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scored {
     /// Score in [0, 1], 1 is right; of calibration `1 - |p - ideal|`. An answer that cannot be scored (incoherent, not knowing where that says nothing)
@@ -75,7 +79,7 @@ pub struct Scored {
 }
 
 /// A choice and how sure it was.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Chosen {
     /// Probability given to it.
@@ -109,12 +113,16 @@ impl Blessed {
     ) -> Self {
         let items: BTreeMap<&str, &Item> =
             items.iter().filter(|item| counts(item)).map(|item| (item.id.as_str(), item)).collect();
+        let mut answered = BTreeMap::<(&str, Form), Vec<(&Item, &Response)>>::new();
+        for response in responses {
+            if let Some(&item) = items.get(response.item.as_str()) {
+                answered.entry((response.subject.as_str(), response.form)).or_default().push((item, response));
+            }
+        }
         let phases = asked.iter().map(|asked| {
-            let forms = FORMS.into_iter().filter_map(|form| {
-                let of_form = responses.iter().filter(|r| r.subject == asked.checkpoint && r.form == form);
-                let found = of_form.filter_map(|r| Some((*items.get(r.item.as_str())?, r)));
-                Some((form, BlessedForm::of(&found.collect::<Vec<_>>())?))
-            });
+            let forms = FORMS
+                .into_iter()
+                .filter_map(|form| Some((form, BlessedForm::of(answered.get(&(asked.checkpoint.as_str(), form))?))));
             let phase = BlessedPhase {
                 checkpoint: asked.checkpoint.clone(),
                 tokenizer: hash(&[&asked.tokenizer]),
@@ -212,12 +220,15 @@ impl Blessed {
     }
 }
 
+impl Scored {
+    /// The choice as a forecast, where there was one.
+    pub(super) fn forecast(&self) -> Option<Forecast> {
+        self.chosen.map(|it| Forecast { confidence: it.confidence, outcome: it.outcome })
+    }
+}
+
 impl BlessedForm {
-    /// `None` where nothing was answered.
-    fn of(answers: &[(&Item, &Response)]) -> Option<Self> {
-        if answers.is_empty() {
-            return None;
-        }
+    fn of(answers: &[(&Item, &Response)]) -> Self {
         let prompts: BTreeMap<&str, &str> =
             answers.iter().map(|(item, response)| (item.id.as_str(), response.prompt.as_str())).collect();
         let scored = |(item, response): &(&Item, &Response)| {
@@ -227,10 +238,10 @@ impl BlessedForm {
             });
             (item.id.clone(), Scored { score: rounded(score(item, response).unwrap_or(0.0)), chosen })
         };
-        Some(Self {
+        Self {
             prompts: hash(&prompts.into_iter().flat_map(|(item, prompt)| [item, prompt]).collect::<Vec<_>>()),
             answers: answers.iter().map(scored).collect(),
-        })
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use probes::response::Form;
 
 use super::baseline::{Blessed, BlessedForm, Scored};
 use super::blame::blame;
-use super::effect::{Effect, SeedNoise};
+use super::effect::{Effect, Reckoning, SeedNoise};
 use super::policy::{Against, Metric, Policy, Rule, Tier};
 use super::record::{Decision, Flip, JUDGEMENT_VERSION, Judgement, Measured, Outcome, Ruling, Side};
 use crate::board::passes;
@@ -80,6 +80,7 @@ pub fn judge(policy: &Policy, sides: &Sides) -> Result<Judgement> {
         alpha: policy.alpha,
         power: policy.power,
         allowed: policy.allow_different.iter().map(|of| of.name().to_owned()).collect(),
+        report: None,
         rulings,
     })
 }
@@ -160,6 +161,7 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
         against: rule.against,
         outcome,
         measured,
+        anchor: None,
     };
     let not = |why: String| (ruling(Outcome::NotMeasured(why), None), None);
     if place.is_none() {
@@ -173,9 +175,15 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
     };
     let paired = pair(rule, sides, before, after);
     let noise = seed_noise(rule, lineage, &phase, policy, sides.reference);
+    let reckoning = Reckoning {
+        sign: rule.sign(),
+        relative: rule.max_relative_drop.unwrap_or(0.0),
+        clusters: &paired.clusters,
+        noise,
+    };
     let values = match rule.metric {
-        Metric::Score => compare_scores(rule, &paired, noise),
-        Metric::Ece => compare_ece(rule, &paired, noise),
+        Metric::Score => compare_scores(&paired, &reckoning),
+        Metric::Ece => compare_ece(&paired, &reckoning),
     };
     if 20 * paired.n_missing > paired.n_missing + paired.items.len() {
         return not(format!("{} of the items have no answer on one side", paired.n_missing));
@@ -183,13 +191,10 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
     let Some((effect, before, after)) = values else {
         return not(format!("too few items of {} have an answer on both sides", rule.behaviour.name()));
     };
-    // What a share of the value before is, is as uncertain as that value.
-    let share = rule.max_relative_drop.unwrap_or(0.0);
-    let effect = effect.with_slack([share * (before.high - before.value), share * (before.value - before.low)]);
     let allowed = rule.max_drop.or_else(|| rule.max_relative_drop.map(|share| share * before.value)).unwrap_or(0.0);
     let (broken, n_repaired) = flips(rule, &paired);
     let names: Vec<&str> = paired.items.iter().map(|(_, item)| item.id.as_str()).collect();
-    let has_phases_beside = rule.against == Against::Baseline && rule.metric == Metric::Score;
+    let has_phases_beside = rule.against == Against::Baseline;
     let up_to = &phases[..=place.unwrap_or(0)];
     let measured = Measured {
         before,
@@ -208,9 +213,7 @@ fn measure(rule: &Rule, lineage: &str, policy: &Policy, sides: &Sides) -> (Rulin
         n_to_decide: None,
         broken,
         n_repaired,
-        blame: has_phases_beside
-            .then(|| blame([sides.baseline, sides.candidate], up_to, rule.form, &names, rule.sign()))
-            .flatten(),
+        blame: has_phases_beside.then(|| blame([sides.baseline, sides.candidate], up_to, rule, &names)).flatten(),
     };
     (ruling(Outcome::Undecided, Some(measured)), Some(effect))
 }
@@ -271,23 +274,18 @@ fn spread_of_runs(rule: &Rule, lineage: &str, phase: &str, reference: Option<&Re
     Some((spread(values).1?.max(LEAST_SD), values.len() as f64 - 1.0))
 }
 
-fn compare_scores(rule: &Rule, paired: &Paired, noise: Option<SeedNoise>) -> Option<(Effect, Estimate, Estimate)> {
+fn compare_scores(paired: &Paired, reckoning: &Reckoning) -> Option<(Effect, Estimate, Estimate)> {
     let scores = |of: &[Scored]| -> Vec<f64> { of.iter().map(|scored| scored.score).collect() };
     let (before, after) = (scores(&paired.before), scores(&paired.after));
-    let harms: Vec<f64> = before.iter().zip(&after).map(|(b, a)| rule.sign() * (b - a)).collect();
-    let effect = Effect::of_mean(&harms, [&before, &after], &paired.clusters, noise)?;
+    let effect = Effect::of_mean(&before, &after, reckoning)?;
     let estimate = |scores: &[f64]| Some(crate::board::estimate(&clustered_mean(scores, &paired.clusters)?));
     Some((effect, estimate(&before)?, estimate(&after)?))
 }
 
-fn compare_ece(rule: &Rule, paired: &Paired, noise: Option<SeedNoise>) -> Option<(Effect, Estimate, Estimate)> {
-    let forecasts = |of: &[Scored]| -> Option<Vec<Forecast>> {
-        of.iter()
-            .map(|scored| scored.chosen.map(|it| Forecast { confidence: it.confidence, outcome: it.outcome }))
-            .collect()
-    };
+fn compare_ece(paired: &Paired, reckoning: &Reckoning) -> Option<(Effect, Estimate, Estimate)> {
+    let forecasts = |of: &[Scored]| of.iter().map(Scored::forecast).collect::<Option<Vec<Forecast>>>();
     let (before, after) = (forecasts(&paired.before)?, forecasts(&paired.after)?);
-    let effect = Effect::of_ece(&before, &after, &paired.clusters, -rule.sign(), noise)?;
+    let effect = Effect::of_ece(&before, &after, reckoning)?;
     let estimate = |of: &[Forecast]| {
         // The interval is that of the difference; of one side alone the error has a value.
         let value = ece_of(of)?;
@@ -372,6 +370,7 @@ fn missing(policy: &Policy, sides: &Sides) -> Vec<Ruling> {
             against: Against::Baseline,
             outcome: Outcome::NotMeasured("the policy requires it, and a side has no answer".to_owned()),
             measured: None,
+            anchor: None,
         })
         .collect()
 }

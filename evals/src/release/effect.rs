@@ -7,6 +7,7 @@ use crate::stats::bootstrap::{Bca, DRAWS, leave_one_out, resample_clusters};
 use crate::stats::calibration::{Forecast, ece_of, null_error, resampled_ece};
 use crate::stats::clustered::clustered_mean;
 use crate::stats::paired::PairedCounts;
+use crate::stats::ratio::PairedRatio;
 use crate::stats::{normal, student};
 
 /// Spread between two training seeds, as a standard deviation of their difference.
@@ -17,7 +18,23 @@ pub(super) struct SeedNoise {
     pub(super) df: f64,
 }
 
+/// How a harm is reckoned from two sides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reckoning<'a> {
+    /// 1 where a fall of the value is the harm, -1 where a rise is.
+    pub(super) sign: f64,
+    /// Share of the value before that may be lost; 0 where what is allowed is a number.
+    pub(super) relative: f64,
+    /// The cluster of each item.
+    pub(super) clusters: &'a [usize],
+    /// Noise of training seeds; `None` where it is unknown.
+    pub(super) noise: Option<SeedNoise>,
+}
+
 /// A harm (what got worse is positive) and how far it can be trusted.
+///
+/// Where a share of the value before is allowed, that value is uncertain with the harm: the limits are those of `harm - share * before`, put
+/// where the harm and the value before were measured. So a harm is beyond what is allowed exactly where its limit is.
 #[derive(Debug, Clone)]
 pub(super) struct Effect {
     pub(super) harm: f64,
@@ -35,6 +52,19 @@ pub(super) struct Effect {
 enum Items {
     /// Right or wrong: Tango's limits, with as many pairs as there were independent ones.
     Counts { counts: PairedCounts, df: f64 },
+    /// The same where a share of what was right before may be lost: Tang's limits.
+    Ratio {
+        counts: PairedRatio,
+        /// Number of independent pairs.
+        n: f64,
+        /// Share that was right before.
+        before: f64,
+        /// 1 where a fall is the harm, -1 where a rise is.
+        sign: f64,
+        /// What `before` may be multiplied by.
+        left: f64,
+        df: f64,
+    },
     /// Scores of any size: the mean difference and its clustered standard error.
     Mean { se: f64, df: f64 },
     /// A statistic that is no mean.
@@ -42,69 +72,71 @@ enum Items {
 }
 
 impl Effect {
-    /// Mean of `harms`, one for each item: Tango's limits where all are -1, 0 or 1 or half of that, else Student's.
+    /// Mean loss of the scores, one for each item: Tango's limits where all changed by 0, 1 or a half, Tang's where a share of the value
+    /// before is allowed, else Student's. `None` without items.
     ///
-    /// `before` and `after` are the scores: where few items changed, it is seen there how items of a cluster depend on each other. `None`
-    /// without items.
-    pub(super) fn of_mean(
-        harms: &[f64],
-        [before, after]: [&[f64]; 2],
-        clusters: &[usize],
-        noise: Option<SeedNoise>,
-    ) -> Option<Self> {
-        let mean = clustered_mean(harms, clusters)?;
+    /// Where few items changed, it is seen on the sides how items of a cluster depend on each other.
+    pub(super) fn of_mean(before: &[f64], after: &[f64], reckoning: &Reckoning) -> Option<Self> {
+        let Reckoning { sign, relative, clusters, noise } = *reckoning;
+        let harms: Vec<f64> = before.iter().zip(after).map(|(b, a)| sign * (b - a)).collect();
         let n = harms.len() as f64;
-        let seen = [harms, before, after].into_iter().filter_map(|values| design_effect(values, clusters));
+        let share = before.iter().sum::<f64>() / n.max(1.0);
+        // What is decided on: the harm less what is allowed of it, put where the harm is.
+        let excesses: Vec<f64> = harms.iter().zip(before).map(|(harm, b)| harm - relative * (b - share)).collect();
+        let mean = clustered_mean(&excesses, clusters)?;
+        let seen =
+            [excesses.as_slice(), before, after].into_iter().filter_map(|values| design_effect(values, clusters));
         let (design_effect, df) = match seen.reduce(f64::max) {
             Some(seen) => (seen, (mean.n_clusters as f64 - 1.0).max(1.0)),
             // Nothing is estimated from the clusters, so that no degrees of freedom are lost with them.
             None => (design_effect_of_one_answer(clusters), f64::INFINITY),
         };
-        let is_count = |harm: &f64| (2.0 * harm).fract() == 0.0;
-        let items = if harms.iter().all(is_count) {
-            let sum = |sign: f64| harms.iter().map(|harm| (sign * harm).max(0.0)).sum::<f64>() / design_effect;
-            Items::Counts { counts: PairedCounts { n: n / design_effect, worse: sum(1.0), better: sum(-1.0) }, df }
+        let sum = |value: fn(f64, f64) -> f64| {
+            before.iter().zip(after).map(|(b, a)| value(*b, *a)).sum::<f64>() / design_effect
+        };
+        let (lost, won) = (sum(|b, a| (b - a).max(0.0)), sum(|b, a| (a - b).max(0.0)));
+        let n_effective = n / design_effect;
+        let is_count = harms.iter().all(|harm| (2.0 * harm).fract() == 0.0);
+        let items = if is_count && relative > 0.0 && share > 0.0 {
+            let counts = PairedRatio { both: sum(f64::min), worse: lost, better: won };
+            Items::Ratio { counts, n: n_effective, before: share, sign, left: 1.0 - sign * relative, df }
+        } else if is_count {
+            let (worse, better) = if sign > 0.0 { (lost, won) } else { (won, lost) };
+            Items::Counts { counts: PairedCounts { n: n_effective, worse, better }, df }
         } else {
             Items::Mean { se: mean.se, df }
         };
-        Some(Self { harm: mean.mean, n: harms.len(), n_clusters: mean.n_clusters, items, noise, slack: [0.0; 2] })
+        let harm = harms.iter().sum::<f64>() / n;
+        Some(Self { harm, n: harms.len(), n_clusters: mean.n_clusters, items, noise, slack: [0.0; 2] })
     }
 
-    /// Growth of the expected calibration error between two sets of forecasts on the same items: BCa limits, clusters resampled together.
-    /// `sign` is 1 where more is worse. `None` where fewer than ten clusters have forecasts.
+    /// Change of the expected calibration error between two sets of forecasts on the same items: BCa limits, clusters resampled together.
+    /// `None` where fewer than ten clusters have forecasts.
     ///
     /// Chance adds to an error, and the more the smaller it truly is, so that growth from a calibrated side is understated: each limit is moved
     /// outwards by what chance alone would make of the side that is subtracted there.
-    pub(super) fn of_ece(
-        before: &[Forecast],
-        after: &[Forecast],
-        clusters: &[usize],
-        sign: f64,
-        noise: Option<SeedNoise>,
-    ) -> Option<Self> {
+    pub(super) fn of_ece(before: &[Forecast], after: &[Forecast], reckoning: &Reckoning) -> Option<Self> {
+        let Reckoning { sign, relative, clusters, noise } = *reckoning;
         let n_clusters = clusters.iter().max()? + 1;
         if n_clusters < MIN_CLUSTERS {
             return None;
         }
-        let growth = |counts: &[f64]| {
-            resampled_ece(after, clusters, counts)
-                .zip(resampled_ece(before, clusters, counts))
-                .map_or(f64::NAN, |(after, before)| sign * (after - before))
+        let value = ece_of(before)?;
+        let excess = |counts: &[f64]| {
+            resampled_ece(before, clusters, counts)
+                .zip(resampled_ece(after, clusters, counts))
+                .map_or(f64::NAN, |(before, after)| sign * (before - after) - relative * (before - value))
         };
-        let harm = growth(&vec![1.0; n_clusters]);
-        let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, "release/ece"), growth);
-        let limits = Bca::new(&draws, harm, &leave_one_out(n_clusters, growth))?;
+        let harm = excess(&vec![1.0; n_clusters]);
+        let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, "release/ece"), excess);
+        let limits = Bca::new(&draws, harm, &leave_one_out(n_clusters, excess))?;
         let by_chance = |side: &[Forecast]| {
             null_error(ece_of, side, DRAWS, &mut stream(0, "release/null")).map_or(0.0, |(mean, _)| mean)
         };
-        let (of_before, of_after) = (by_chance(before), by_chance(after));
-        let slack = if sign > 0.0 { [of_after, of_before] } else { [of_before, of_after] };
+        // As often as each side counts in the excess.
+        let (of_before, of_after) = ((sign - relative).abs() * by_chance(before), by_chance(after));
+        let slack = if sign < 0.0 { [of_after, of_before] } else { [of_before, of_after] };
         Some(Self { harm, n: before.len(), n_clusters, items: Items::Draws(limits), noise, slack })
-    }
-
-    /// Moves the limits outwards, for what is allowed is itself uncertain.
-    pub(super) fn with_slack(self, [low, high]: [f64; 2]) -> Self {
-        Self { slack: [self.slack[0] + low, self.slack[1] + high], ..self }
     }
 
     /// Lower limit of the harm: exceeded with probability `1 - alpha`.
@@ -131,6 +163,10 @@ impl Effect {
         let of_items = match &self.items {
             // The limit at level .05 is where the statistic is the 95 % quantile.
             Items::Counts { counts, df } => counts.lower(student::quantile(1.0 - level, *df)),
+            // A rise is a negative drop: its lower limit is the drop's upper one.
+            Items::Ratio { counts, before, sign, df, .. } => {
+                (sign * before * counts.limit(sign * student::quantile(1.0 - level, *df))).clamp(-1.0, 1.0)
+            }
             Items::Mean { se, df } => self.harm + student::quantile(level, *df) * se,
             Items::Draws(limits) => limits.limit(level),
         };
@@ -194,6 +230,13 @@ impl Effect {
                 let changing = 2.0 * counts.worse.min(counts.better).max(0.5) / counts.n + harm.abs();
                 (changing - harm * harm).max(0.0) / counts.n
             }
+            Items::Ratio { counts, before, sign, left, n, .. } => {
+                let lost = sign * harm;
+                let changing = counts.worse.min(counts.better).max(0.5) / n;
+                let (after, both) = (before - lost, before - changing - lost.max(0.0));
+                let excess = left * before - after;
+                (left * left * before + after - 2.0 * left * both - excess * excess).max(0.0) / n
+            }
             Items::Mean { se, .. } => se * se,
             Items::Draws(limits) => (0.5 * (limits.limit(normal::cdf(1.0)) - limits.limit(normal::cdf(-1.0)))).powi(2),
         }
@@ -202,7 +245,9 @@ impl Effect {
     /// Quantile that the limits of the items take.
     fn quantile_of_items(&self, level: f64) -> f64 {
         match &self.items {
-            Items::Counts { df, .. } | Items::Mean { df, .. } => student::quantile(level, *df),
+            Items::Counts { df, .. } | Items::Ratio { df, .. } | Items::Mean { df, .. } => {
+                student::quantile(level, *df)
+            }
             Items::Draws(_) => normal::quantile(level),
         }
     }
@@ -212,6 +257,8 @@ impl Effect {
         match (&self.items, self.n_clusters < self.n) {
             (Items::Counts { .. }, true) => "Tango, clustered",
             (Items::Counts { .. }, false) => "Tango",
+            (Items::Ratio { .. }, true) => "Tang, clustered",
+            (Items::Ratio { .. }, false) => "Tang",
             (Items::Mean { .. }, true) => "Student, clustered",
             (Items::Mean { .. }, false) => "Student",
             (Items::Draws(_), _) => "BCa bootstrap of clusters",
@@ -244,7 +291,7 @@ fn design_effect_of_one_answer(clusters: &[usize]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Effect, SeedNoise};
+    use super::{Effect, Reckoning, SeedNoise};
     use crate::random::stream;
     use crate::stats::calibration::Forecast;
     use rand::Rng;
@@ -253,11 +300,29 @@ mod tests {
         (0..n).collect()
     }
 
+    /// Sides that differ by these harms, of which each is -1, 0 or 1.
+    fn sides(harms: &[f64]) -> [Vec<f64>; 2] {
+        let before = harms.iter().map(|harm| f64::from(u8::from(*harm >= 0.0)));
+        let after = before.clone().zip(harms).map(|(before, harm)| before - harm);
+        [before.collect(), after.collect()]
+    }
+
+    fn effect_of(harms: &[f64], clusters: &[usize], noise: Option<SeedNoise>) -> Effect {
+        let [before, after] = sides(harms);
+        Effect::of_mean(&before, &after, &Reckoning { sign: 1.0, relative: 0.0, clusters, noise }).unwrap()
+    }
+
+    /// Of calibration errors, of which more is worse.
+    fn growth(before: &[Forecast], after: &[Forecast]) -> Option<Effect> {
+        let clusters = independent(before.len());
+        Effect::of_ece(before, after, &Reckoning { sign: -1.0, relative: 0.0, clusters: &clusters, noise: None })
+    }
+
     #[test]
     fn two_wins_and_no_loss_decide_nothing() {
         let mut harms = vec![0.0; 20];
         (harms[0], harms[1]) = (-1.0, -1.0);
-        let effect = Effect::of_mean(&harms, [&[1.0; 20]; 2], &independent(20), None).unwrap();
+        let effect = effect_of(&harms, &independent(20), None);
         assert!(effect.high(0.05) > 0.0 && effect.low(0.05) < -0.1, "{} {}", effect.low(0.05), effect.high(0.05));
         assert!(effect.p_exceeds(0.0) > 0.5);
     }
@@ -266,7 +331,7 @@ mod tests {
     fn a_model_beside_itself_is_not_worse_and_not_certainly_as_good() {
         // 12 clusters of 4 that no answer tells apart: 12 independent items.
         let clusters: Vec<usize> = (0..48).map(|i| i / 4).collect();
-        let effect = Effect::of_mean(&[0.0; 48], [&[1.0; 48]; 2], &clusters, None).unwrap();
+        let effect = effect_of(&[0.0; 48], &clusters, None);
         assert!(
             effect.p_exceeds(0.0) > 0.4 && effect.low(0.05) < -0.1,
             "{} {}",
@@ -281,8 +346,8 @@ mod tests {
         // 40 clusters of 5; in 12 of them all items became worse.
         let clusters: Vec<usize> = (0..200).map(|i| i / 5).collect();
         let harms: Vec<f64> = clusters.iter().map(|c| f64::from(u8::from(*c < 12))).collect();
-        let together = Effect::of_mean(&harms, [&[1.0; 200]; 2], &clusters, None).unwrap();
-        let alone = Effect::of_mean(&harms, [&[1.0; 200]; 2], &independent(200), None).unwrap();
+        let together = effect_of(&harms, &clusters, None);
+        let alone = effect_of(&harms, &independent(200), None);
         assert!((4.5..5.6).contains(&super::design_effect(&harms, &clusters).unwrap()));
         assert!(together.low(0.05) < alone.low(0.05) - 0.03 && together.high(0.05) > alone.high(0.05) + 0.03);
         assert!(together.n_to_decide(0.25, 0.05, 0.8) > alone.n_to_decide(0.25, 0.05, 0.8));
@@ -292,8 +357,8 @@ mod tests {
     fn noise_of_a_seed_widens_both_sides_and_can_make_a_decision_impossible() {
         let harms: Vec<f64> = (0..300).map(|i| f64::from(u8::from(i % 10 == 0))).collect();
         let noise = Some(SeedNoise { sd: 0.05, df: f64::INFINITY });
-        let plain = Effect::of_mean(&harms, [&[1.0; 300]; 2], &independent(300), None).unwrap();
-        let noisy = Effect::of_mean(&harms, [&[1.0; 300]; 2], &independent(300), noise).unwrap();
+        let plain = effect_of(&harms, &independent(300), None);
+        let noisy = effect_of(&harms, &independent(300), noise);
         assert!(noisy.low(0.05) < plain.low(0.05) - 0.03 && noisy.high(0.05) > plain.high(0.05) + 0.03);
         assert!(plain.n_to_decide(0.08, 0.05, 0.8).is_some_and(|n| n > 1000));
         assert_eq!(noisy.n_to_decide(0.08, 0.05, 0.8), None);
@@ -303,11 +368,36 @@ mod tests {
     #[test]
     fn the_p_value_is_where_the_limit_meets_what_is_allowed() {
         let harms: Vec<f64> = (0..200).map(|i| [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 1.0][i % 7]).collect();
-        let effect = Effect::of_mean(&harms, [&[1.0; 200]; 2], &independent(200), None).unwrap();
+        let effect = effect_of(&harms, &independent(200), None);
         for allowed in [0.0, 0.05, 0.2] {
             let p = effect.p_exceeds(allowed);
             assert!((effect.low(p) - allowed).abs() < 1e-6, "{allowed}: {p} {}", effect.low(p));
         }
+    }
+
+    #[test]
+    fn a_share_of_what_was_right_is_decided_by_the_ratio() {
+        let right =
+            |share: &dyn Fn(usize) -> bool| -> Vec<f64> { (0..400).map(|i| f64::from(u8::from(share(i)))).collect() };
+        let clusters = independent(400);
+        let effect = |sides: [Vec<f64>; 2], sign: f64, relative: f64| {
+            Effect::of_mean(&sides[0], &sides[1], &Reckoning { sign, relative, clusters: &clusters, noise: None })
+                .unwrap()
+        };
+        // 20 of 200 are lost: 10 %, and a fifth of 50 points is allowed. That 200 were right is as uncertain as that 20 were lost.
+        let sides = || [right(&|i| i < 200), right(&|i| i < 180)];
+        let fell = effect(sides(), 1.0, 0.2);
+        assert!((fell.harm - 0.05).abs() < 1e-12 && fell.method() == "Tang");
+        assert!(fell.low(0.05) > 0.03 && fell.high(0.05) < 0.08, "{} {}", fell.low(0.05), fell.high(0.05));
+        assert!(fell.p_exceeds(0.02 * 0.5) < 0.01 && fell.p_exceeds(0.2 * 0.5) > 0.99);
+        assert!(fell.detectable(0.1, 0.05, 0.8).is_some_and(|harm| (0.12..0.16).contains(&harm)));
+        // The other way round a rise is the harm.
+        let rose = effect([right(&|i| i < 100), right(&|i| i < 150)], -1.0, 0.2);
+        assert!((rose.harm - 0.125).abs() < 1e-12 && rose.low(0.05) > 0.2 * 0.25, "{}", rose.low(0.05));
+        // Of nothing nothing can be lost, and scores of any size have Student's limits.
+        assert_eq!(effect([right(&|_| false), right(&|i| i < 9)], 1.0, 0.2).method(), "Tango");
+        let odds = effect(sides().map(|side| side.iter().map(|score| 0.7 * score + 0.1).collect()), 1.0, 0.1);
+        assert!(odds.method() == "Student" && odds.low(0.05) < odds.harm && odds.harm < odds.high(0.05));
     }
 
     #[test]
@@ -325,7 +415,7 @@ mod tests {
                 (0..300).map(|_| one()).collect()
             };
             let (calm, sure) = (drawn(0.0), drawn(0.05));
-            let effect = Effect::of_ece(&calm, &sure, &independent(300), 1.0, None).unwrap();
+            let effect = growth(&calm, &sure).unwrap();
             passed += i32::from(effect.high(0.05) <= 0.05);
         }
         assert!(passed <= 11, "{passed} of 100 at a level of 5 %");
@@ -343,8 +433,8 @@ mod tests {
             (0..400).map(|_| one()).collect()
         };
         let (calm, same, sure) = (drawn(0.0), drawn(0.0), drawn(0.8));
-        assert!(Effect::of_ece(&calm[..9], &calm[..9], &independent(9), 1.0, None).is_none(), "too few clusters");
-        let effect = |after: &[Forecast]| Effect::of_ece(&calm, after, &independent(400), 1.0, None).unwrap();
+        assert!(growth(&calm[..9], &calm[..9]).is_none(), "too few clusters");
+        let effect = |after: &[Forecast]| growth(&calm, after).unwrap();
         assert!(effect(&sure).low(0.05) > 0.1 && effect(&sure).p_exceeds(0.02) < 0.01);
         assert!(effect(&same).low(0.05) < 0.0 && effect(&same).high(0.05) < 0.15);
     }

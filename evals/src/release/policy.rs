@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use probes::item::Behaviour;
 use probes::response::Form;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Format version of a policy.
@@ -89,7 +90,7 @@ pub struct Rule {
 }
 
 /// What breaking a rule means.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// The candidate is blocked.
@@ -102,7 +103,7 @@ pub enum Tier {
 }
 
 /// What is compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Mean score: the share of items that are right.
@@ -123,7 +124,7 @@ pub enum Direction {
 }
 
 /// What the candidate's phase is compared with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Against {
     /// The same phase of the baseline.

@@ -2,6 +2,7 @@
 
 use probes::item::Behaviour;
 use probes::response::Form;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Against, Metric, Tier};
@@ -12,10 +13,11 @@ use crate::reference::Route;
 pub const JUDGEMENT_VERSION: u32 = 1;
 
 /// Whether a candidate may be released, rule by rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Judgement {
     /// Format version, [`JUDGEMENT_VERSION`].
+    #[schemars(extend("const" = JUDGEMENT_VERSION))]
     pub version: u32,
     /// Version of phasetrace.
     pub phasetrace_version: String,
@@ -33,13 +35,16 @@ pub struct Judgement {
     pub power: f64,
     /// What was allowed to differ between the sides, in words.
     pub allowed: Vec<String>,
+    /// The candidate's report: its address (http or https), or its path; `None` where there is none of these checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
     /// The rules in the order of the policy, one for each chain that a rule speaks of; then required behaviours that were not measured, of no
     /// chain and no phase.
     pub rulings: Vec<Ruling>,
 }
 
 /// All rules together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Decision {
     /// Every critical and supporting rule is shown to hold.
@@ -53,7 +58,7 @@ pub enum Decision {
 }
 
 /// One of the two sides.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Side {
     /// Name of the run.
@@ -63,7 +68,7 @@ pub struct Side {
 }
 
 /// What became of one rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ruling {
     /// What the rule is called.
@@ -86,10 +91,13 @@ pub struct Ruling {
     pub outcome: Outcome,
     /// The numbers; `None` where a side was not measured.
     pub measured: Option<Measured>,
+    /// Where the candidate's report speaks of the behaviour: what stands behind its `#`. `None` where the report is not known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
 }
 
 /// What became of a rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Shown to hold: the interval lies within what is allowed.
@@ -103,7 +111,7 @@ pub enum Outcome {
 }
 
 /// The numbers behind a ruling. What got worse is positive.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
     /// The metric of what the candidate is compared with.
@@ -142,7 +150,7 @@ pub struct Measured {
 }
 
 /// An item that was right and is wrong.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flip {
     /// The item.
@@ -154,21 +162,21 @@ pub struct Flip {
 }
 
 /// The phase in which a candidate fell behind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blame {
     /// The phase.
     pub phase: String,
     /// Its part of all that was lost against the baseline.
     pub share: f64,
-    /// Whether the answers are lost in every form of asking (elicited), or in the rule's own alone (chat).
+    /// Whether the answers are lost in every form of asking (elicited), or in the rule's own (chat); of a calibration error no other is looked at.
     pub route: Route,
     /// What the candidate's own diagnosis says of this behaviour, where there is one.
     pub diagnosed: Option<Diagnosed>,
 }
 
 /// A verdict of the candidate's own diagnosis.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Diagnosed {
     /// The phase.
@@ -177,6 +185,4 @@ pub struct Diagnosed {
     pub probability: Option<f64>,
     /// How far the verdict has got.
     pub rung: Option<Rung>,
-    /// Place of the verdict in the report, relative to the run; `None` where there is no report.
-    pub link: Option<String>,
 }

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use probes::item::Behaviour;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Format version of a trace.
 pub const TRACE_VERSION: u32 = 1;
 
 /// Which rows of a phase's data taught a failure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Trace {
     /// Format version, [`TRACE_VERSION`].
+    #[schemars(extend("const" = TRACE_VERSION))]
     pub version: u32,
     /// Name of the run.
     pub run: String,
@@ -43,7 +45,7 @@ pub struct Trace {
 }
 
 /// A row of the data file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TracedRow {
     /// Line in the file, from 1.
@@ -61,7 +63,7 @@ pub struct TracedRow {
 }
 
 /// A feature that the rows found have more often than the phase at large.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Contrast {
     /// The feature in words.
@@ -81,7 +83,7 @@ pub struct Contrast {
 }
 
 /// What retraining without rows did to the failure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeftOut {
     /// Which rows were left out, in words.

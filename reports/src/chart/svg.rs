@@ -24,6 +24,17 @@ pub(crate) enum Anchor {
     End,
 }
 
+/// One end of a ribbon: a span at one height.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Edge {
+    /// Left end.
+    pub(crate) from: f64,
+    /// Right end.
+    pub(crate) to: f64,
+    /// Height.
+    pub(crate) y: f64,
+}
+
 impl Canvas {
     /// An empty canvas of this size in pixels at scale 1.
     pub(crate) fn new(width: f64, height: f64) -> Self {
@@ -65,6 +76,27 @@ impl Canvas {
     /// A filled outline.
     pub(crate) fn polygon(&mut self, points: &[(f64, f64)], class: &str) {
         let _ = write!(self.body, r#"<polygon class="{class}" points="{}"/>"#, joined(points));
+    }
+
+    /// A band that flows from one edge to another below it.
+    pub(crate) fn ribbon(&mut self, upper: Edge, lower: Edge, class: &str) {
+        let middle = f64::midpoint(upper.y, lower.y);
+        let _ = write!(
+            self.body,
+            r#"<path class="{class}" d="M{:.1} {:.1}C{:.1} {middle:.1} {:.1} {middle:.1} {:.1} {:.1}L{:.1} {:.1}C{:.1} {middle:.1} {:.1} {middle:.1} {:.1} {:.1}Z"/>"#,
+            upper.from,
+            upper.y,
+            upper.from,
+            lower.from,
+            lower.from,
+            lower.y,
+            lower.to,
+            lower.y,
+            lower.to,
+            upper.to,
+            upper.to,
+            upper.y
+        );
     }
 
     /// What `draw` paints, with a text that appears where the pointer rests on it.

@@ -2,7 +2,7 @@
 
 use evals::release::record::{Judgement, Ruling};
 
-use super::{Level, blamed, heading, summary, worst_first};
+use super::{Level, blamed, heading, link, summary, worst_first};
 use crate::number::plural;
 
 /// Annotations that GitHub shows of one step and level.
@@ -18,7 +18,7 @@ pub(crate) fn annotations(judgement: &Judgement) -> Vec<String> {
     let rulings: Vec<&Ruling> = worst_first(judgement).into_iter().filter(is_told).collect();
     let n_own = if rulings.len() > MOST { MOST - 1 } else { rulings.len() };
     let (own, rest) = rulings.split_at(n_own);
-    let mut lines: Vec<String> = own.iter().map(|ruling| annotation(ruling)).collect();
+    let mut lines: Vec<String> = own.iter().map(|ruling| annotation(judgement, ruling)).collect();
     if let Some(worst) = rest.first() {
         let verb = if rest.len() == 1 { "is" } else { "are" };
         let message = format!("{} {verb} not shown to hold.", plural(rest.len(), "more rule"));
@@ -27,13 +27,11 @@ pub(crate) fn annotations(judgement: &Judgement) -> Vec<String> {
     lines
 }
 
-fn annotation(ruling: &Ruling) -> String {
-    let mut message = format!("{}.", summary(ruling));
-    if let Some(blame) = ruling.measured.as_ref().and_then(|measured| measured.blame.as_ref()) {
-        message.push(' ');
-        message.push_str(&blamed(blame));
-    }
-    command(Level::of(ruling), &heading(ruling), &message)
+fn annotation(judgement: &Judgement, ruling: &Ruling) -> String {
+    let mut sentences = vec![format!("{}.", summary(ruling))];
+    sentences.extend(ruling.measured.as_ref().and_then(|measured| measured.blame.as_ref()).map(blamed));
+    sentences.extend(link::path(judgement, ruling).map(|path| format!("In the report: {path}")));
+    command(Level::of(ruling), &heading(ruling), &sentences.join(" "))
 }
 
 fn command(level: Level, title: &str, message: &str) -> String {

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use evals::release::policy::Tier;
 use evals::release::record::{Judgement, Outcome, Ruling};
 
-use super::{deciding, explanation, heading, key, summary};
+use super::{deciding, heading, key, plain_explanation, summary};
 use crate::text::clean_name;
 
 /// What a test case comes to.
@@ -77,7 +77,7 @@ fn case(out: &mut String, judgement: &Judgement, ruling: &Ruling) {
     let name = escape(&clean_name(&ruling.name));
     let _ = write!(out, "    <testcase classname=\"phasetrace.{lineage}.{phase}\" name=\"{name}\"");
     let message = escape(&summary(ruling));
-    let details = || escape(&explanation(judgement, ruling).join("\n"));
+    let details = || escape(&plain_explanation(judgement, ruling).join("\n"));
     let outcome = match Case::of(ruling) {
         Case::Failed => format!("<failure message=\"{message}\" type=\"broken\">{}</failure>", details()),
         Case::Errored => format!("<error message=\"{message}\" type=\"not measured\"/>"),

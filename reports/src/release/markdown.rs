@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use evals::release::record::{Judgement, Outcome, Ruling};
 
 use super::{
-    FLIPS_SHOWN, LINE_LIMIT, Level, N_COLUMNS, cells, closing, explanation, flips, heading, headline, heads, sides,
-    worst_first,
+    FLIPS_SHOWN, LINE_LIMIT, Level, N_COLUMNS, cells, closing, explanation, flips, heading, headline, heads, link,
+    sides, worst_first,
 };
 use crate::markdown::escape;
 use crate::number::{count, plural};
@@ -67,6 +67,11 @@ fn section(judgement: &Judgement, ruling: &Ruling) -> String {
     for line in explanation(judgement, ruling) {
         let _ = writeln!(out, "- {}", escape(&line));
     }
+    if let Some(address) = link::address(judgement, ruling) {
+        let _ = writeln!(out, "- [In the report]({address})");
+    } else if let Some(path) = link::path(judgement, ruling) {
+        let _ = writeln!(out, "- In the report: {}", code(&path));
+    }
     let broken = flips(ruling);
     if !broken.is_empty() {
         out.push_str("\n| Line | Right before, wrong now | Question |\n|--:|--|--|\n");
@@ -79,6 +84,12 @@ fn section(judgement: &Judgement, ruling: &Ruling) -> String {
         let _ = writeln!(out, "\nand {} more", count(broken.len() - FLIPS_SHOWN));
     }
     out
+}
+
+/// A path as code, where nothing in it could be read as anything else.
+fn code(path: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || " -._~/#".contains(c);
+    if path.chars().all(is_plain) { format!("`{path}`") } else { escape(path) }
 }
 
 fn mark(outcome: &Outcome) -> &'static str {

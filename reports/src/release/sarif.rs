@@ -11,10 +11,10 @@ use evals::release::policy::{Against, Tier};
 use evals::release::record::{Judgement, Ruling};
 use serde_json::{Value, json};
 
-use super::{LINE_LIMIT, Level, against_word, compared, flips, heading, key, metric_word, summary};
+use super::{LINE_LIMIT, Level, against_word, blamed, compared, flips, heading, key, link, metric_word, summary};
 use crate::error::Error;
 use crate::number::{count, plural};
-use crate::text::{clean_line, clean_name};
+use crate::text::{clean_line, clean_name, percent_encoded};
 
 /// Broken items that become results, of one rule.
 const MOST_ITEMS: usize = 500;
@@ -30,13 +30,14 @@ const WORK: &str = "PWD";
 /// [`Error::Json`] where it cannot be written.
 pub(crate) fn sarif(judgement: &Judgement) -> Result<String, Error> {
     let ids = ids(judgement);
-    let rules: Vec<Value> = judgement.rulings.iter().zip(&ids).map(|(ruling, id)| rule(ruling, id)).collect();
+    let rules: Vec<Value> =
+        judgement.rulings.iter().zip(&ids).map(|(ruling, id)| rule(judgement, ruling, id)).collect();
     let results: Vec<Value> = judgement
         .rulings
         .iter()
         .enumerate()
         .filter(|(_, ruling)| Level::of(ruling) != Level::Silent)
-        .flat_map(|(rule_idx, ruling)| results(ruling, rule_idx, &ids[rule_idx]))
+        .flat_map(|(rule_idx, ruling)| results(judgement, ruling, rule_idx, &ids[rule_idx]))
         .collect();
     let log = json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -84,34 +85,49 @@ fn id(ruling: &Ruling) -> String {
     format!("{behaviour}/{lineage}/{phase}/{metric}/{form}{against}")
 }
 
-fn rule(ruling: &Ruling, id: &str) -> Value {
+fn rule(judgement: &Judgement, ruling: &Ruling, id: &str) -> Value {
     let level = match ruling.tier {
         Tier::Critical => Level::Error,
         Tier::Supporting => Level::Warning,
         Tier::Advisory => Level::Note,
     };
     let full = format!("{}, against the {}", compared(ruling), against_word(ruling.against));
-    json!({
+    let mut rule = json!({
         "id": id,
         "shortDescription": { "text": plain(&clean_name(&ruling.name)) },
         "fullDescription": { "text": plain(&full) },
         "defaultConfiguration": { "level": level.name() },
-    })
+    });
+    if let Some(address) = link::address(judgement, ruling) {
+        rule["helpUri"] = address.into();
+    }
+    rule
 }
 
-fn results(ruling: &Ruling, rule_idx: usize, id: &str) -> Vec<Value> {
+fn results(judgement: &Judgement, ruling: &Ruling, rule_idx: usize, id: &str) -> Vec<Value> {
     let (lineage, phase) = (key(&ruling.lineage), key(&ruling.phase));
+    let address = link::address(judgement, ruling);
     let logical = json!([{ "name": phase, "fullyQualifiedName": format!("{lineage}/{phase}") }]);
     let result = |text: String, location: Value| {
-        json!({
+        let mut result = json!({
             "ruleId": id,
             "ruleIndex": rule_idx,
             "level": Level::of(ruling).name(),
             "message": { "text": plain(&text) },
             "locations": [location],
-        })
+        });
+        if let Some(address) = &address {
+            result["hostedViewerUri"] = address.as_str().into();
+        }
+        result
     };
-    let about = format!("{}. {}.", heading(ruling), summary(ruling));
+    let mut about = format!("{}. {}.", heading(ruling), summary(ruling));
+    if let Some(blame) = ruling.measured.as_ref().and_then(|measured| measured.blame.as_ref()) {
+        let _ = write!(about, " {}", blamed(blame));
+    }
+    if let Some(path) = link::path(judgement, ruling) {
+        let _ = write!(about, " In the report: {path}");
+    }
     let broken = flips(ruling);
     // A location without a file makes GitHub refuse the whole log: what is of no item is of the bank's first line.
     let location = |line: usize| {
@@ -148,7 +164,7 @@ fn plain(text: &str) -> String {
 
 fn folder(path: &str) -> Value {
     let path = if path.is_empty() { "." } else { path };
-    let uri = format!("{}/", encode(path.trim_end_matches('/')));
+    let uri = format!("{}/", percent_encoded(path.trim_end_matches('/'), b"/"));
     if path.starts_with('/') {
         json!({ "uri": format!("file://{uri}") })
     } else {
@@ -156,29 +172,15 @@ fn folder(path: &str) -> Value {
     }
 }
 
-/// A path as it stands in a URI (RFC 3986, 2.3): all but unreserved characters and slashes by their bytes.
-fn encode(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{encode, folder, plain};
+    use super::{folder, plain};
 
     #[test]
     fn a_run_folder_is_a_uri_that_ends_in_a_slash() {
         assert_eq!(folder("/runs/b/")["uri"], "file:///runs/b/");
         assert_eq!(folder("runs/b")["uri"], "runs/b/");
         assert_eq!(["", ".", "/"].map(|path| folder(path)["uri"].clone()), ["./", "./", "file:///"]);
-        assert_eq!(encode("a b:é%"), "a%20b%3A%C3%A9%25");
     }
 
     #[test]

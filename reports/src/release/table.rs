@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use evals::release::record::{Judgement, Ruling};
 
 use super::{
-    FLIPS_SHOWN, LINE_LIMIT, Level, N_COLUMNS, cells, closing, explanation, flips, heading, headline, heads, sides,
-    worst_first,
+    FLIPS_SHOWN, LINE_LIMIT, Level, N_COLUMNS, cells, closing, flips, heading, headline, heads, plain_explanation,
+    sides, worst_first,
 };
 use crate::number::count;
 use crate::text::{clean_line, clean_name};
@@ -18,7 +18,7 @@ pub(crate) fn text(judgement: &Judgement, show_flips: bool) -> String {
     rows(&mut out, judgement, &rulings);
     for ruling in rulings.iter().filter(|ruling| Level::of(ruling) != Level::Silent) {
         let _ = writeln!(out, "\n{}", heading(ruling));
-        for line in explanation(judgement, ruling) {
+        for line in plain_explanation(judgement, ruling) {
             let _ = writeln!(out, "  {line}");
         }
         if show_flips {

@@ -73,7 +73,7 @@ impl Tokens<'_> {
 
 impl MethodRecipe {
     /// Optimizer steps of one round.
-    pub(crate) fn steps_per_round(&self) -> u64 {
+    pub fn steps_per_round(&self) -> u64 {
         let (epochs, minibatches) = self.passes();
         (epochs * minibatches) as u64
     }
