@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::chart::plane::{self, Mark, Plane, Point, View};
 use crate::lineage::{ALPHA, Panel};
-use crate::number::{count, measure, plural, points};
+use crate::number::{count, measure, plural, points_span};
 use crate::page::{Fact, provenance};
 use crate::text::clean_name;
 use crate::words;
@@ -188,19 +188,9 @@ fn facts(comparison: &Comparison) -> Vec<Fact> {
 fn detectable(comparison: &Comparison, axes: [Axis; 2]) -> Fact {
     let effects =
         comparison.pairs.iter().flat_map(|p| axes.iter().filter_map(|axis| p.differences.get(axis)?.detectable));
-    let (low, high) = effects
-        .filter(|e| e.is_finite())
-        .fold((f64::INFINITY, 0.0_f64), |(low, high), effect| (low.min(effect), high.max(effect)));
-    let value = if low > high {
-        "not computed".to_owned()
-    } else if (100.0 * low).round() == (100.0 * high).round() {
-        points(high)
-    } else {
-        format!("{:.0}–{}", 100.0 * low, points(high))
-    };
     Fact {
         name: "Detectable difference",
-        value,
+        value: points_span(effects),
         note: "Between two settings, in 4 of 5 cases, on requests refused or answered.".to_owned(),
     }
 }

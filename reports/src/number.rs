@@ -55,6 +55,20 @@ pub(crate) fn points(difference: f64) -> String {
     signed_points(difference).trim_start_matches('+').to_owned()
 }
 
+/// From the smallest to the largest of some differences that can be detected: `4–25 points`; those that are no numbers are left out.
+pub(crate) fn points_span(differences: impl Iterator<Item = f64>) -> String {
+    let (low, high) = differences
+        .filter(|difference| difference.is_finite())
+        .fold((f64::INFINITY, 0.0_f64), |(low, high), difference| (low.min(difference), high.max(difference)));
+    if low > high {
+        "not computed".to_owned()
+    } else if (100.0 * low).round() == (100.0 * high).round() {
+        points(high)
+    } else {
+        format!("{:.0}–{}", 100.0 * low, points(high))
+    }
+}
+
 /// The 95 % interval of a change in percentage points: `[+4, +19]`.
 pub(crate) fn points_interval(estimate: &Estimate) -> String {
     if estimate.low.is_finite() && estimate.high.is_finite() {

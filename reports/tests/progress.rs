@@ -3,6 +3,10 @@
 use reports::progress::{Course, PhaseProgress, Progress};
 use reports::render_progress_html;
 
+use promise::HOSTILE;
+
+mod promise;
+
 /// The log of `steps` steps of 1,000 tokens and a tenth of a second.
 fn course(steps: u64) -> Course {
     let mut course = Course::default();
@@ -39,15 +43,9 @@ fn half_way() -> Progress {
     }
 }
 
-/// What stands between `<` and `>` in a page whose texts are escaped.
-fn tags(page: &str) -> impl Iterator<Item = &str> {
-    page.split('<').skip(1).filter_map(|rest| rest.split('>').next())
-}
-
 #[test]
 fn hostile_text_is_shown_and_never_run() {
-    let hostile =
-        "</style></svg><script>alert(1)</script><img src=x onerror=alert(2)>\" onload='alert(3)' \u{202e}\u{1b}[2J";
+    let hostile = HOSTILE;
     for is_worked_on in [true, false] {
         let mut progress = half_way();
         progress.is_worked_on = is_worked_on;
@@ -59,21 +57,7 @@ fn hostile_text_is_shown_and_never_run() {
             phase.course.add_line(hostile.as_bytes());
         }
         let page = render_progress_html(&progress).unwrap();
-        assert!(page.contains("&lt;script&gt;alert(1)"), "the text itself is shown");
-        assert_eq!(page.matches("</style>").count(), 1);
-        for tag in tags(&page) {
-            let name = tag.split([' ', '\n']).next().unwrap();
-            assert!(!["script", "img", "iframe", "object", "embed", "link", "base"].contains(&name), "<{tag}>");
-            let names: String = tag.split('"').step_by(2).collect();
-            assert!(
-                !names.contains("onerror") && !names.contains("onload"),
-                "an attribute broke out of its quotes: <{tag}>"
-            );
-        }
-        assert!(
-            !page.contains(['\u{202e}', '\u{1b}']),
-            "characters that reorder text or drive a terminal are spelt out"
-        );
+        promise::shows_hostile_text(&page, 0);
     }
 }
 
@@ -81,24 +65,7 @@ fn hostile_text_is_shown_and_never_run() {
 fn the_page_needs_no_network_and_no_script() {
     for progress in [half_way(), Progress { phases: Vec::new(), ..half_way() }] {
         let page = render_progress_html(&progress).unwrap();
-        assert!(page.contains("default-src 'none'; style-src 'sha256-"));
-        for word in ["http:", "https:", "url(", "@import", "<script", "javascript:", "style=\""] {
-            assert!(!page.contains(word), "{word}");
-        }
-        let mut ids = Vec::new();
-        for tag in tags(&page) {
-            let names: String = tag.split('"').step_by(2).collect();
-            assert!(!names.contains(" src=") && !names.contains(" on"), "<{tag}>");
-            if let Some((_, target)) = tag.split_once("href=\"#") {
-                let id = format!("id=\"{}\"", target.split('"').next().unwrap());
-                assert!(page.contains(&id), "nothing on the page has {id}");
-            }
-            ids.extend(tag.split_once(" id=\"").and_then(|(_, rest)| rest.split('"').next()));
-        }
-        let n = ids.len();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!(ids.len(), n, "an id is there twice");
+        promise::is_self_contained(&page, 0);
     }
 }
 

@@ -5,6 +5,9 @@ use evals::diagnosis::{
 };
 use reports::{Error, render_html, render_json, render_markdown};
 
+use promise::{HOSTILE, tags};
+
+mod promise;
 mod sample;
 
 /// Where the sample keeps answering harmless requests.
@@ -12,8 +15,7 @@ const OVER_REFUSAL: usize = 5;
 
 #[test]
 fn hostile_text_is_shown_and_never_run() {
-    let hostile =
-        "</style></svg><script>alert(1)</script><img src=x onerror=alert(2)>\" onload='alert(3)' \u{202e}\u{1b}[2J";
+    let hostile = HOSTILE;
     let mut diagnosis = sample::failing();
     diagnosis.run = hostile.to_owned();
     diagnosis.sentences[0] = hostile.to_owned();
@@ -42,20 +44,7 @@ fn hostile_text_is_shown_and_never_run() {
         }
     }
     let page = render_html(&diagnosis).unwrap();
-    assert!(page.contains("&lt;script&gt;alert(1)"), "the text itself is shown");
-    for end in ["</style>", "<script", "</script>"] {
-        assert_eq!(page.matches(end).count(), 1, "{end}");
-    }
-    for tag in tags(&page) {
-        let name = tag.split([' ', '\n']).next().unwrap();
-        assert!(!["img", "iframe", "object", "embed", "link", "base"].contains(&name), "<{tag}>");
-        let names: String = tag.split('"').step_by(2).collect();
-        assert!(
-            !names.contains("onerror") && !names.contains("onload"),
-            "an attribute broke out of its quotes: <{tag}>"
-        );
-    }
-    assert!(!page.contains(['\u{202e}', '\u{1b}']), "characters that reorder text or drive a terminal are spelt out");
+    promise::shows_hostile_text(&page, 1);
 }
 
 #[test]
@@ -72,16 +61,7 @@ fn a_page_needs_no_network_and_runs_no_script_but_its_own() {
         let parts: Vec<&str> = page.split("<script").collect();
         assert_eq!(parts.len(), 2);
         assert_eq!(parts[1].split("</script>").next().unwrap().strip_prefix('>'), Some(script));
-        for word in ["http:", "https:", "url(", "@import", "javascript:", "style=\""] {
-            assert!(!page.contains(word), "{word}");
-        }
-        for tag in tags(&page) {
-            assert!(!tag.contains(" src=") && !tag.contains(" on"), "<{tag}>");
-            if let Some((_, target)) = tag.split_once("href=\"#") {
-                let id = format!("id=\"{}\"", target.split('"').next().unwrap());
-                assert!(page.contains(&id), "nothing on the page has {id}");
-            }
-        }
+        promise::is_self_contained(&page, 1);
     }
 }
 
@@ -282,11 +262,7 @@ fn a_page_is_put_together_as_screen_readers_need_it() {
     }
     for diagnosis in [sample::failing(), sample::healthy(), in_doubt, single(), of_eight_phases()] {
         let page = render_html(&diagnosis).unwrap();
-        let mut ids: Vec<&str> = tags(&page).filter_map(|tag| tag.split(" id=\"").nth(1)?.split('"').next()).collect();
-        let n_ids = ids.len();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!(ids.len(), n_ids, "every anchor is there once");
+        promise::is_self_contained(&page, 1);
         let mut level = 0;
         for heading in tags(&page).filter_map(|tag| tag.strip_prefix('h')?.chars().next()?.to_digit(10)) {
             assert!(heading <= level + 1, "a heading {heading} below one of {level}");
@@ -448,11 +424,6 @@ fn a_report_appears_whole_or_not_at_all() {
 #[test]
 fn the_summary_for_a_pull_request_reads_as_written() {
     insta::assert_snapshot!(render_markdown(&sample::failing()).unwrap());
-}
-
-// What stands between `<` and `>` in a page whose texts are escaped.
-fn tags(page: &str) -> impl Iterator<Item = &str> {
-    page.split('<').skip(1).filter_map(|rest| rest.split('>').next())
 }
 
 fn attribute<'a>(tag: &'a str, name: &str) -> &'a str {

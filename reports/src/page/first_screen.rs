@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::lineage_id;
 use crate::lineage::cost::duration;
-use crate::number::{count, percent, percent_interval, plural, points};
+use crate::number::{count, percent, percent_interval, plural, points_span};
 use crate::verdict::{NO_PHASE, anchor, failing, is_failing, is_latent, probability};
 use crate::words;
 
@@ -346,20 +346,9 @@ fn basis(diagnosis: &Diagnosis) -> Vec<Fact> {
 }
 
 fn smallest_difference(lineage: &LineageDiagnosis) -> Fact {
-    let effects: Vec<f64> =
-        lineage.behaviours.iter().filter_map(|h| h.detectable_effect).filter(|e| e.is_finite()).collect();
-    let low = effects.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = effects.iter().copied().fold(0.0, f64::max);
-    let value = if effects.is_empty() {
-        "not computed".to_owned()
-    } else if (100.0 * low).round() == (100.0 * high).round() {
-        points(high)
-    } else {
-        format!("{:.0}–{}", 100.0 * low, points(high))
-    };
     Fact {
         name: "Smallest difference that shows",
-        value,
+        value: points_span(lineage.behaviours.iter().filter_map(|h| h.detectable_effect)),
         note: "Out of 100, between two phases, in 4 of 5 cases; it differs between behaviours.".to_owned(),
     }
 }
