@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Ask checkpoints the questions of an item bank and keep every answer.
     Probe(ProbeArgs),
+    /// Score answers that were produced elsewhere, as a benchmark's official scorer does.
+    Score(StoredArgs),
     /// Say which phase produced each failure, and write the report; trains and probes what is missing.
     Diagnose(DiagnoseArgs),
     /// Find the rows of a phase's data that taught a failure.
@@ -173,6 +175,23 @@ pub(crate) struct ProbeArgs {
     /// Show the first item of each behaviour in each form, with its tokens, and stop.
     #[arg(long)]
     pub(crate) preview: bool,
+}
+
+/// Arguments of `score`.
+#[derive(Debug, Args)]
+pub(crate) struct StoredArgs {
+    /// The benchmark.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(probes::benchmark::all().iter().map(|benchmark| benchmark.name())))]
+    pub(crate) benchmark: String,
+    /// Its items, as they are published.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) items: PathBuf,
+    /// The answers: JSON lines with `response`, and `key` or `prompt`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) responses: PathBuf,
+    /// Where to write the results: a JSON line per item.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 /// Arguments of `diagnose`.

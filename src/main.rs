@@ -31,6 +31,7 @@ mod reward_check;
 mod rows;
 mod run;
 mod schema;
+mod score;
 mod setting;
 mod store;
 mod swap;
@@ -72,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Train(args) => train::run(&args, &bars),
         Command::Probe(args) => probe::run(&args, &bars),
+        Command::Score(args) => score::run(&args),
         Command::Diagnose(args) => diagnose::run(&args, &bars),
         Command::Trace(args) => trace::run(&args, &bars),
         Command::Compare(args) => compare::run(&args, &bars),

@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that stay at one place.
-const CONFINED: [(&str, &[&str]); 12] = [
+const CONFINED: [(&str, &[&str]); 13] = [
     ("candle-core", &["kernels", "lm", "trainer"]),
     ("candle-nn", &["kernels", "lm", "trainer"]),
     ("polars", &["evals"]),
@@ -25,7 +25,8 @@ const CONFINED: [(&str, &[&str]); 12] = [
     ("polars-parquet", &["evals"]),
     ("minijinja", &["lm", "reports"]),
     ("schemars", &["evals", "probes"]),
-    ("csv", &["reports"]),
+    ("csv", &["probes", "reports"]),
+    ("regex", &["probes"]),
     ("ureq", &["lm"]),
     ("tiny_http", &["."]),
     ("clap", &["."]),

@@ -6,12 +6,14 @@
 
 pub mod ask;
 pub mod bank;
+pub mod benchmark;
 pub mod calibration;
 pub mod check;
 pub mod choice;
 mod contrast;
 mod error;
 pub mod grammar;
+pub mod ifeval;
 pub mod instruction_following;
 pub mod item;
 pub mod knowledge_cutoff;
@@ -20,7 +22,10 @@ mod lookup;
 pub mod over_refusal;
 pub mod probe;
 mod prompt;
+pub mod refusal;
 pub mod response;
+pub mod stored;
+pub mod xstest;
 
 pub use error::{Error, Result};
 
