@@ -45,8 +45,9 @@ pub(crate) fn scores(run: &Run, bank: &Bank, bars: &Bars) -> Result<Blessed> {
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
     let answered = ask_all(run.root(), &questions, &checkpoints, bars)?;
     let mut asked = Vec::with_capacity(checkpoints.len());
-    for ((name, path), phase) in checkpoints.iter().zip(&answered.phases) {
-        let tokenizer = Tokenizer::load(path).with_context(|| format!("cannot load {}", path.display()))?;
+    for ((name, _), phase) in checkpoints.iter().zip(&answered.phases) {
+        let path = run.checkpoint(name);
+        let tokenizer = Tokenizer::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
         asked.push(Asked {
             phase: name.clone(),
             checkpoint: phase.checkpoint.clone(),

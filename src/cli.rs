@@ -1,5 +1,7 @@
 //! The command line: what may be typed, nothing of what it does.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -7,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::bench::Seeds;
+pub(crate) use self::bench::{AttributionArgs, BenchCommand, ConfirmArgs, FitArgs, FixesArgs, ScoreArgs, TracingArgs};
 
 /// Which training phase produced a language model's failure, how sure that is, and what fixes it.
 ///
@@ -37,7 +39,7 @@ impl Cli {
             let is_typed = |id: &str| diagnose.value_source(id) == Some(ValueSource::CommandLine);
             let of_training = [("recipe", "--recipe"), ("skip_bad", "--skip-bad"), ("seed", "--seed")];
             if let Some((_, flag)) = of_training.into_iter().find(|(id, _)| is_typed("phases") && is_typed(id)) {
-                let reason = format!("the argument '{flag}' cannot be used with '--phase <NAME=DIR>'");
+                let reason = format!("the argument '{flag}' cannot be used with '--phase <NAME=SUBJECT>'");
                 Self::command().error(ErrorKind::ArgumentConflict, reason).exit();
             }
         }
@@ -157,12 +159,14 @@ pub(crate) enum Stop {
 /// Arguments of `probe`.
 #[derive(Debug, Args)]
 pub(crate) struct ProbeArgs {
-    /// A run folder, or a checkpoint folder in Hugging Face layout (then `--bank` and `-o` are needed).
+    /// A run folder; or, with questions and `-o`, a model: a folder in Hugging Face layout, a `.gguf` file, `hub:ORG/NAME@REVISION`, a
+    /// server (`http://HOST/v1#MODEL`; its key in `PHASETRACE_API_KEY`), or stored answers (`.jsonl`).
     #[arg(default_value = "runs/small")]
-    pub(crate) subject: PathBuf,
-    /// Item bank (JSON lines); the run's own where none is given.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) bank: Option<PathBuf>,
+    pub(crate) subject: String,
+    #[command(flatten)]
+    pub(crate) questions: QuestionArgs,
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
     /// Only these probes or behaviours, separated by commas, e.g. `over_refusal,harmful_compliance`.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) tasks: Vec<String>,
@@ -175,6 +179,28 @@ pub(crate) struct ProbeArgs {
     /// Show the first item of each behaviour in each form, with its tokens, and stop.
     #[arg(long)]
     pub(crate) preview: bool,
+}
+
+/// What is asked, in place of a run's own bank.
+#[derive(Debug, Args)]
+pub(crate) struct QuestionArgs {
+    /// Item bank (JSON lines).
+    #[arg(long, value_name = "FILE", conflicts_with = "benchmarks")]
+    pub(crate) bank: Option<PathBuf>,
+    /// A benchmark of the field, repeatable, with its items as they are published, e.g. `--benchmark xstest=xstest_prompts.csv`.
+    #[arg(long = "benchmark", value_name = "NAME=FILE")]
+    pub(crate) benchmarks: Vec<String>,
+    /// A model that labels free answers to requests by XSTest's rubric, in place of the rules; any subject that can answer.
+    #[arg(long, value_name = "SUBJECT")]
+    pub(crate) judge: Option<String>,
+}
+
+/// How servers are asked.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Most requests that a server is sent at the same time.
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) in_flight: u16,
 }
 
 /// Arguments of `score`.
@@ -200,19 +226,23 @@ pub(crate) struct DiagnoseArgs {
     /// Folder of the run; trained if absent, resumed if unfinished.
     #[arg(default_value = "runs/small", conflicts_with = "phases")]
     pub(crate) run: PathBuf,
-    /// A checkpoint trained elsewhere, in order, e.g. `--phase pretrain=DIR --phase sft=DIR --phase rlhf=DIR`; needs `-o`.
+    /// A checkpoint trained elsewhere, in order, e.g. `--phase pretrain=DIR --phase sft=DIR --phase rlhf=DIR`, or answers that are stored;
+    /// needs `-o`.
     #[arg(
         long = "phase",
-        value_name = "NAME=DIR",
+        value_name = "NAME=SUBJECT",
         requires = "output",
         conflicts_with_all = ["overrides", "dry_run"]
     )]
     pub(crate) phases: Vec<String>,
-    /// Item bank for `--phase` (JSON lines); the embedded small world's where none is given.
-    #[arg(long, value_name = "FILE", requires = "phases")]
-    pub(crate) bank: Option<PathBuf>,
-    /// First month that the corpus behind `--phase` no longer tells of, as declared.
-    #[arg(long, value_name = "MONTH", requires = "phases")]
+    /// What is asked of each `--phase`; the embedded small world's bank where nothing is given.
+    #[command(flatten)]
+    pub(crate) questions: QuestionArgs,
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
+    /// First month that the corpus behind `--phase` no longer tells of, as declared: `2023-10`, or a number in a world with a calendar of its
+    /// own.
+    #[arg(long, value_name = "MONTH", requires = "phases", value_parser = parse_month)]
     pub(crate) declared_cutoff: Option<u32>,
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
@@ -455,122 +485,7 @@ pub(crate) struct ReferenceArgs {
     pub(crate) output: PathBuf,
 }
 
-/// What is measured.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Train lineages with planted faults, diagnose each without its label, and compare with the truth.
-    Attribution(AttributionArgs),
-    /// Fit the verdict model on what `bench attribution` has recorded.
-    Fit(FitArgs),
-    /// Say how often verdicts on what it has recorded are right, each from a model that has not seen the fault.
-    Score(ScoreArgs),
-    /// Put the verdicts on such lineages to the test, and say how often confirmed ones are right.
-    Confirm(ConfirmArgs),
-    /// Say what fixes did to such lineages: how much of each failure they took back, and what they cost.
-    Fixes(FixesArgs),
-    /// Measure how well tracing finds the planted rows of such lineages, by method.
-    Tracing(TracingArgs),
-}
-
-/// Arguments of `bench fit`.
-#[derive(Debug, Args)]
-pub(crate) struct FitArgs {
-    /// Files of records (JSON lines).
-    #[arg(required = true, value_name = "RECORDS")]
-    pub(crate) records: Vec<PathBuf>,
-    /// Where to write the model (JSON).
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-}
-
-/// Arguments of `bench score`.
-#[derive(Debug, Args)]
-pub(crate) struct ScoreArgs {
-    /// Files of records (JSON lines).
-    #[arg(required = true, value_name = "RECORDS")]
-    pub(crate) records: Vec<PathBuf>,
-    /// Where to write the tables (Markdown), and their numbers beside them (JSON).
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-}
-
-/// Arguments of `bench confirm`.
-#[derive(Debug, Args)]
-pub(crate) struct ConfirmArgs {
-    /// Folders of lineages of one seed, as `bench attribution` makes them, or of single lineages.
-    #[arg(required = true, value_name = "DIR")]
-    pub(crate) dirs: Vec<PathBuf>,
-    /// Only these lineages, separated by commas.
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub(crate) only: Vec<String>,
-    /// The healthy runs that these are compared with (JSON).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) reference: PathBuf,
-    /// Where to write the table (Markdown).
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-}
-
-/// Arguments of `bench fixes`.
-#[derive(Debug, Args)]
-pub(crate) struct FixesArgs {
-    /// Folders of lineages of one seed, as `bench attribution` makes them: `clean` and its twins with faults.
-    #[arg(required = true, value_name = "DIR")]
-    pub(crate) dirs: Vec<PathBuf>,
-    /// The healthy runs that these were compared with (JSON).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) reference: PathBuf,
-    /// Where to write what was measured (JSON).
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-}
-
-/// Arguments of `bench tracing`.
-#[derive(Debug, Args)]
-pub(crate) struct TracingArgs {
-    /// Folders of lineages of one seed, as `bench attribution` makes them: `clean` and its twins with faults.
-    #[arg(required = true, value_name = "DIR")]
-    pub(crate) dirs: Vec<PathBuf>,
-    /// Only these lineages, separated by commas.
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub(crate) only: Vec<String>,
-    /// Rank by what rows teach, too: minutes for each lineage.
-    #[arg(long)]
-    pub(crate) gradients: bool,
-    /// Where to write the table (Markdown); standard output where none is given.
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-/// Arguments of `bench attribution`.
-#[derive(Debug, Args)]
-pub(crate) struct AttributionArgs {
-    /// Folder for the lineages; finished ones are kept, unfinished ones resumed.
-    #[arg(default_value = "runs/bench")]
-    pub(crate) dir: PathBuf,
-    /// Recipe that faults are planted in; recipes/bench.toml where none is given.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) recipe: Option<PathBuf>,
-    /// World and training seed of the healthy lineages to compare with, separated by commas. Several processes may share DIR: each takes what
-    /// nobody is at work on.
-    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_values_t = (21..=59).map(Seeds::both))]
-    pub(crate) healthy: Vec<Seeds>,
-    /// Statistics of healthy lineages of the same recipe, in place of training them (`DIR/reference.json` of another bench).
-    #[arg(long, value_name = "FILE", conflicts_with = "healthy")]
-    pub(crate) reference: Option<PathBuf>,
-    /// World and training seed of the lineages in which faults are planted.
-    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED", default_value = "7:1,8:2")]
-    pub(crate) lineages: Vec<Seeds>,
-    /// Number of processes that work on it; of several, each trains with one thread.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) jobs: u16,
-    /// World and training seed of further healthy lineages, as controls.
-    #[arg(long, value_delimiter = ',', value_name = "WORLD:SEED")]
-    pub(crate) clean: Vec<Seeds>,
-    /// Another fault, repeatable; fixtures/README.md describes the file.
-    #[arg(long = "fault", value_name = "FILE")]
-    pub(crate) faults: Vec<PathBuf>,
-    /// Only these faults, separated by commas.
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub(crate) only: Vec<String>,
+/// A month, of the calendar or of a world.
+fn parse_month(text: &str) -> Result<u32, String> {
+    probes::month::parse(text).ok_or_else(|| "expected YYYY-MM, or the number of a month".to_owned())
 }

@@ -34,6 +34,7 @@ use crate::reward_check;
 use crate::run::{Run, chain};
 use crate::setting::{Setting, name_settings};
 use crate::store::PhaseStore;
+use crate::subject::Place;
 use crate::sweep;
 use crate::train::{Extent, train};
 
@@ -184,7 +185,9 @@ impl Work<'_> {
         let answers = self.dir.join("answers");
         fs::create_dir_all(&answers).with_context(|| format!("cannot create {}", answers.display()))?;
         let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
-        let Answered { phases, responses } = ask_all(&answers, &questions, &checkpoints, self.bars)?;
+        let places: Vec<(String, Place)> =
+            checkpoints.iter().map(|(name, path)| (name.clone(), Place::Folder(path.clone()))).collect();
+        let Answered { phases, responses } = ask_all(&answers, &questions, &places, self.bars)?;
         let fingerprints: BTreeMap<&Path, &str> = checkpoints
             .iter()
             .zip(&phases)

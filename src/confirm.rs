@@ -125,6 +125,7 @@ impl<'a> Experiment<'a> {
             model: None,
             fixes: None,
             traces: false,
+            remedies: false,
             bank: None,
         };
         diagnose_run(run, recipe, &wanted, self.bars)

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use evals::diagnose::{Findings, Lineage, diagnose};
-use evals::diagnosis::{Diagnosis, Provenance};
+use evals::diagnosis::{DEPLOYED, Diagnosis, PhaseInfo, Provenance};
 use evals::fixes::FixMatrix;
 use evals::reference::Reference;
 use evals::store::Store;
 use evals::verdict::features::Tier;
 use evals::verdict::model::TierModel;
+use lm::Subject;
 use probes::PROBE_VERSION;
 use probes::bank::Bank;
 use probes::item::Behaviour;
@@ -21,7 +22,7 @@ use crate::bisect::bisect;
 use crate::cli::{DiagnoseArgs, Stop};
 use crate::confirm::Experiment;
 use crate::evidence;
-use crate::exit;
+use crate::exit::{self, Usage};
 use crate::foreign;
 use crate::output;
 use crate::probe::{Questions, ask_all, checkpoints_of};
@@ -30,14 +31,19 @@ use crate::recipe::Recipe;
 use crate::reference;
 use crate::report;
 use crate::run::{ASKED, Chain, Run, chains};
+use crate::subject::load;
 use crate::trace;
 use crate::train::{Extent, plan_file, train};
+use crate::tried::try_remedies;
 use crate::verdict;
 
 pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
     report::check_outputs(&args.output)?;
     if !args.phases.is_empty() {
         return foreign::run(args, bars);
+    }
+    if !args.questions.is_empty() {
+        bail!(Usage("--bank, --benchmark and --judge need --phase: a run is asked its own bank".to_owned()));
     }
     let run = Run::at(&args.run);
     let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
@@ -60,6 +66,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         model: model.as_ref(),
         fixes: Some(&fixes),
         traces: true,
+        remedies: true,
         bank: None,
     };
     let mut diagnosis = keep(&run, &diagnose_run(&run, &recipe, &wanted, bars)?)?;
@@ -94,6 +101,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) fixes: Option<&'a FixMatrix>,
     /// Whether the data of accused phases are searched for what taught the failures.
     pub(crate) traces: bool,
+    /// Whether remedies without training are tried on what fails.
+    pub(crate) remedies: bool,
     /// What is asked; the run's own bank where none is given.
     pub(crate) bank: Option<&'a Bank>,
 }
@@ -151,6 +160,14 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
     let provenance = diagnosis.provenance.clone();
     for lineage in diagnosis.lineages.iter_mut().filter(|_| wanted.reference.is_some()) {
         bisect(&mut store, run, lineage, &bank, &provenance, bars)?;
+    }
+    for lineage in diagnosis.lineages.iter_mut().filter(|_| wanted.remedies) {
+        let open = |last: &PhaseInfo| {
+            // What fails as deployed alone is mended by deploying it otherwise.
+            let folder = (last.name != DEPLOYED).then(|| run.checkpoint(&last.name));
+            folder.map(|folder| anyhow::Ok(Box::new(load(&folder)?) as Box<dyn Subject>)).transpose()
+        };
+        try_remedies(lineage, open, &bank.items, &mut store, bars)?;
     }
     store.finish()?;
     for (lineage, &chain) in diagnosis.lineages.iter_mut().zip(wanted.chains).filter(|_| wanted.traces) {
@@ -226,6 +243,7 @@ mod tests {
             model: None,
             fixes: None,
             traces: false,
+            remedies: false,
             bank: None,
         };
         let mut diagnosis = diagnose_run(&run, &recipe, &wanted, &bars).unwrap();

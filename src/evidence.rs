@@ -85,7 +85,7 @@ pub(crate) fn ask_closed_book(
     bars: &Bars,
 ) -> Result<()> {
     let (choices, others): (Vec<Item>, Vec<Item>) =
-        items.iter().cloned().partition(|item| matches!(item.task, Task::Choice { .. }));
+        items.iter().cloned().partition(|item| matches!(item.task, Task::Choice { .. } | Task::Quiz { .. }));
     ask_one(store, name, subject, &choices, &[Form::Chat, Form::FewShot, Form::Cloze], bars)?;
     ask_one(store, name, subject, &others, &[Form::Chat], bars)
 }

@@ -19,6 +19,7 @@ use crate::report::read_diagnosis;
 use crate::rows::TracedData;
 use crate::run::{PHASES, Run};
 use crate::store::link_folder;
+use crate::subject::Place;
 use crate::trace::Wanted;
 use crate::train::{Extent, train};
 
@@ -150,7 +151,7 @@ fn share_right(run: &Run, answers: &Path, wanted: &Wanted<'_>, bars: &Bars) -> R
     let last = wanted.chain.1.last().context("a chain has phases")?;
     let questions = Questions { bank_hash: &bank.hash, items: &items };
     let Answered { phases, responses } =
-        ask_all(answers, &questions, &[((*last).to_owned(), run.checkpoint(last))], bars)?;
+        ask_all(answers, &questions, &[((*last).to_owned(), Place::Folder(run.checkpoint(last)))], bars)?;
     let ids: BTreeSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
     let scores: Vec<f64> = responses
         .iter()

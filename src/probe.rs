@@ -1,13 +1,13 @@
 //! `phasetrace probe`: asks checkpoints the questions of a bank; what was asked is not asked again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use evals::diagnosis::PhaseInfo;
+use evals::diagnosis::{Estimate, PhaseInfo};
+use evals::measured::{Measured, measure};
 use evals::store::{RESULTS_FILE, Store, StoreKey};
-use lm::lineage::Lineage;
-use lm::{LoadedModel, Subject};
+use lm::Subject;
 use probes::bank::Bank;
 use probes::item::{Behaviour, Item};
 use probes::response::{Form, Response};
@@ -15,43 +15,71 @@ use probes::{PROBE_VERSION, PROBES, ask};
 
 use crate::cli::ProbeArgs;
 use crate::exit::{self, NothingToAsk, Usage};
+use crate::judged::judge_all;
 use crate::lock;
 use crate::output;
 use crate::preview;
 use crate::progress::Bars;
 use crate::run::{ASKED, Run};
+use crate::subject::Place;
 
 pub(crate) fn run(args: &ProbeArgs, bars: &Bars) -> Result<u8> {
-    let (checkpoints, bank, folder) = if args.subject.join("config.json").exists() {
-        let (Some(bank), Some(folder)) = (&args.bank, &args.output) else {
-            bail!(Usage(format!(
-                "{} is a checkpoint, not a run: --bank FILE and -o DIR are needed",
-                args.subject.display()
-            )));
-        };
-        let name =
-            args.subject.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned());
-        (vec![(name, args.subject.clone())], bank.clone(), folder.clone())
-    } else {
-        let run = Run::at(&args.subject);
+    let own_bank = args.questions.load()?;
+    let path = Path::new(&args.subject);
+    let (subjects, bank, folder) = if path.is_dir() && !path.join("config.json").exists() {
+        let run = Run::at(path);
         let checkpoints = checkpoints_of(&run, &ASKED);
         if checkpoints.is_empty() {
             bail!("{}: no run with a checkpoint; `phasetrace train` makes one", run.root().display());
         }
-        let bank = args.bank.clone().unwrap_or_else(|| run.bank());
-        (checkpoints, bank, args.output.clone().unwrap_or_else(|| args.subject.clone()))
+        let bank = own_bank.map_or_else(|| Bank::load(&run.bank()), Ok)?;
+        (checkpoints, bank, args.output.clone().unwrap_or_else(|| path.to_owned()))
+    } else {
+        let place = Place::parse(&args.subject, &args.servers)?;
+        let (Some(bank), Some(folder)) = (own_bank, &args.output) else {
+            let questions = "--bank FILE or --benchmark NAME=FILE, and -o DIR are needed";
+            bail!(Usage(format!("{} is no run: {questions}", args.subject)));
+        };
+        (vec![(place.name(), place)], bank, folder.clone())
     };
-    let bank = Bank::load(&bank)?;
     let items = select(&bank.items, &args.tasks, args.limit)?;
     if args.preview {
-        let (name, path) = checkpoints.last().expect("there is one, checked above");
-        output::print(&preview::render(name, &load(path)?, &items)?)?;
+        let (name, place) = subjects.last().expect("there is one, checked above");
+        output::print(&preview::render(name, place.open(&items, &folder)?.as_ref(), &items)?)?;
         return Ok(exit::SUCCESS);
     }
     let _lock = lock::take(&folder)?;
-    ask_all(&folder, &Questions { bank_hash: &bank.hash, items: &items }, &checkpoints, bars)?;
+    let questions = Questions { bank_hash: &bank.hash, items: &items };
+    let mut answered = ask_all(&folder, &questions, &subjects, bars)?;
+    judge_all(&folder, (&args.questions, &args.servers), &questions, &mut answered, bars)?;
+    let Answered { phases, responses } = answered;
+    output::print(&table(&measure(&phases, &items, &responses)))?;
     output::print_line(&folder.join(RESULTS_FILE).display().to_string())?;
     Ok(exit::SUCCESS)
+}
+
+/// What was measured, a line for each checkpoint, behaviour and form.
+fn table(cells: &[Measured]) -> String {
+    let name = |cell: &Measured| format!("{}  {}  {}", cell.phase, cell.behaviour.name(), cell.form.name());
+    let width = cells.iter().map(|cell| name(cell).chars().count()).max().unwrap_or(0);
+    let line = |cell: &Measured| {
+        let value = cell.value.as_ref().map_or_else(
+            || "not measured".to_owned(),
+            |Estimate { value, low, high, n, method }| {
+                let visible = cell.detectable.map_or_else(
+                    || "no change would show".to_owned(),
+                    |change| format!("changes from {change:.3} on would show"),
+                );
+                format!("{value:.3}  95 % interval {low:.3} to {high:.3} ({method}), n = {n}; {visible}")
+            },
+        );
+        let unscored = match (&cell.reason, cell.unscored) {
+            (_, 0) => String::new(),
+            (reason, n) => format!("; {n} without a score ({})", reason.as_deref().unwrap_or("no reason is given")),
+        };
+        format!("{:<width$}  {value}{unscored}\n", name(cell))
+    };
+    cells.iter().map(line).collect()
 }
 
 /// What is asked of every checkpoint.
@@ -81,16 +109,15 @@ pub(crate) struct Answered {
 pub(crate) fn ask_all(
     folder: &Path,
     questions: &Questions<'_>,
-    checkpoints: &[(String, PathBuf)],
+    subjects: &[(String, Place)],
     bars: &Bars,
 ) -> Result<Answered> {
     let mut store = Store::open(folder, questions.key())?;
     let mut phases = Vec::new();
-    for (name, path) in checkpoints {
-        let model = load(path)?;
-        ask_one(&mut store, name, &model, questions.items, &Form::ALL, bars)?;
-        let metrics = Lineage::load(path)?.map_or_else(BTreeMap::new, |lineage| lineage.metrics);
-        phases.push(PhaseInfo { name: name.clone(), checkpoint: model.fingerprint().to_owned(), metrics, cost: None });
+    for (name, place) in subjects {
+        let subject = place.open(questions.items, folder)?;
+        ask_one(&mut store, name, subject.as_ref(), questions.items, &Form::ALL, bars)?;
+        phases.push(place.phase(name, subject.as_ref())?);
     }
     store.finish()?;
     Ok(Answered { phases, responses: store.responses() })
@@ -126,13 +153,9 @@ pub(crate) fn ask_one(
 }
 
 /// Those of the phases that the run holds a checkpoint of.
-pub(crate) fn checkpoints_of(run: &Run, phases: &[&str]) -> Vec<(String, PathBuf)> {
-    let all = phases.iter().map(|&phase| (phase.to_owned(), run.checkpoint(phase)));
-    all.filter(|(_, path)| path.exists()).collect()
-}
-
-fn load(path: &Path) -> Result<LoadedModel> {
-    LoadedModel::load(path).with_context(|| format!("cannot load checkpoint {}", path.display()))
+pub(crate) fn checkpoints_of(run: &Run, phases: &[&str]) -> Vec<(String, Place)> {
+    let held = phases.iter().filter(|&phase| run.checkpoint(phase).exists());
+    held.map(|&phase| (phase.to_owned(), Place::Folder(run.checkpoint(phase)))).collect()
 }
 
 /// Items of the tasks, all where none is named, at most `limit` of each behaviour.

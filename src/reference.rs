@@ -48,6 +48,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
             model: None,
             fixes: None,
             traces: false,
+            remedies: false,
             bank: None,
         };
         diagnoses.push(keep(&run, &diagnose_run(&run, &recipe, &wanted, bars)?)?);

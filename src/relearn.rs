@@ -81,12 +81,13 @@ pub(crate) fn relearn(run: &Run, chain: &str, end: &Checkpoint, halves: &Halves<
 /// An item with its right answer, as chat data would have it.
 fn lesson(item: &Item) -> Conversation {
     let (mut messages, answer) = match &item.task {
-        Task::Choice { question, .. } => {
+        Task::Choice { question, .. } | Task::Quiz { question, .. } | Task::ShortAnswer { question, .. } => {
             (vec![Message { role: Role::User, content: question.clone() }], format!("{}.", item.right_answer()))
         }
-        Task::Instruction { messages, .. } | Task::Request { messages, .. } => {
-            (messages.clone(), item.right_answer().to_owned())
-        }
+        Task::Instruction { messages, .. }
+        | Task::Request { messages, .. }
+        | Task::OpenRequest { messages, .. }
+        | Task::Constrained { messages, .. } => (messages.clone(), item.right_answer().to_owned()),
     };
     let given = messages.len();
     messages.push(Message { role: Role::Assistant, content: answer });

@@ -71,7 +71,11 @@ fn ask(checkpoints: &[Checkpoint], model: String, items: &[Item]) -> Result<Rewa
 /// The right and the wrong answer of a question that has one of each.
 pub(crate) fn contrast(task: &Task) -> Option<Contrast<'_>> {
     match task {
-        Task::Choice { .. } => None,
+        Task::Choice { .. }
+        | Task::OpenRequest { .. }
+        | Task::Constrained { .. }
+        | Task::Quiz { .. }
+        | Task::ShortAnswer { .. } => None,
         Task::Instruction { messages, good, bad, .. } => Some(Contrast { prompt: messages, right: good, wrong: bad }),
         Task::Request { messages, comply, refuse, harmful, .. } => {
             let (right, wrong) = if *harmful { (refuse, comply) } else { (comply, refuse) };

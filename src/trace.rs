@@ -25,6 +25,7 @@ use crate::recipe::Recipe;
 use crate::report::{self, Format};
 use crate::rows::TracedData;
 use crate::run::{Chain, Run, chains};
+use crate::subject::Place;
 
 pub(crate) fn run(args: &TraceArgs, bars: &Bars) -> Result<u8> {
     for path in &args.output {
@@ -249,7 +250,7 @@ pub(crate) fn find_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Resu
         bail!("{}: no checkpoint {last}; `phasetrace diagnose` makes it", run.root().display());
     }
     let Answered { phases, responses } =
-        ask_all(wanted.answers, &questions, &[((*last).to_owned(), checkpoint)], bars)?;
+        ask_all(wanted.answers, &questions, &[((*last).to_owned(), Place::Folder(checkpoint))], bars)?;
     let failures = failures_among(&items, &responses, &phases[0].checkpoint, wanted.phase);
     if failures.queries.is_empty() {
         let behaviour = wanted.behaviour.name();

@@ -9,7 +9,7 @@ use crate::diagnosis::{Estimate, PhaseInfo};
 use crate::stats::clustered::{ClusteredMean, clustered_mean};
 
 /// Forms in which the subject has only its own knowledge to go by, nearest to deployment first.
-pub(crate) const CLOSED_BOOK: [Form; 3] = [Form::Chat, Form::FewShot, Form::Cloze];
+pub(crate) const CLOSED_BOOK: [Form; 5] = [Form::Chat, Form::Letter, Form::FewShot, Form::Normalised, Form::Cloze];
 
 /// A checkpoint whose chat answers are this much worse than its best cannot be asked in chat.
 const UNREADABLE: f64 = 0.10;
@@ -51,7 +51,7 @@ impl<'a> Board<'a> {
             })
             .collect();
         let mut grid = BTreeMap::new();
-        for form in [Form::Cloze, Form::FewShot, Form::Chat, Form::OpenBook, Form::OpenBookFewShot] {
+        for form in Form::ALL {
             for (phase, info) in phases.iter().enumerate() {
                 let row: Vec<Option<&Response>> = items
                     .iter()

@@ -214,7 +214,7 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     }
     let choices = board(&|item| {
         matches!(item.behaviour, Behaviour::Knowledge | Behaviour::Calibration)
-            && matches!(item.task, Task::Choice { .. })
+            && matches!(item.task, Task::Choice { .. } | Task::Quiz { .. })
             && counts(item)
     });
     let benign = board(&|item| item.behaviour == Behaviour::OverRefusal && counts(item));
@@ -281,6 +281,7 @@ fn history(case: &Case, verdict: Verdict) -> BehaviourHistory {
             0 => "the bank has no item of this behaviour".to_owned(),
             _ => format!("no item was scored in chat at {}", list(&missing)),
         }),
+        tried: Vec::new(),
         verdict,
     }
 }

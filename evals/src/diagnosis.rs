@@ -16,8 +16,9 @@ use crate::evidence::{Candidates, Reading};
 use crate::fixes::MeasuredFix;
 use crate::reference::Route;
 use crate::trace::record::Trace;
+use crate::tried::TriedRemedy;
 
-pub use curve::{CalibrationBin, CalibrationCurve, CutoffCurve, CutoffEstimate, TradeOffPoint};
+pub use curve::{CalibrationBin, CalibrationCurve, CutoffCurve, CutoffEstimate, CutoffRamp, TradeOffPoint};
 
 /// Name of the last checkpoint as it is deployed, in the place of a phase's name.
 pub const DEPLOYED: &str = "deployed";
@@ -227,6 +228,9 @@ pub struct BehaviourHistory {
     pub detectable_effect: Option<f64>,
     /// Why a value is missing.
     pub not_measured: Option<String>,
+    /// What remedies without training did to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<TriedRemedy>,
     /// The verdict.
     pub verdict: Verdict,
 }

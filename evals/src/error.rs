@@ -65,6 +65,12 @@ pub enum Error {
         /// Where and why.
         reason: String,
     },
+    /// Forecasts that no calibration can be measured of.
+    #[error("{reason}")]
+    BadForecasts {
+        /// Which forecast, and what is wrong with it.
+        reason: String,
+    },
     /// A baseline file does not parse.
     #[error("{path} is not a baseline file: {reason}")]
     CorruptBaseline {

@@ -1,6 +1,7 @@
 //! What to do next: follows the phase and the mechanism that the evidence names.
 
 use probes::item::Behaviour;
+use probes::month::show;
 
 use crate::diagnosis::{ContributionKind, Stage};
 use crate::wording::percent;
@@ -103,6 +104,6 @@ pub(crate) fn remedy(finding: &Finding) -> String {
         _ => String::new(),
     };
     let cutoff = finding.cutoff.filter(|_| finding.behaviour == Behaviour::KnowledgeCutoff);
-    let cutoff = cutoff.map_or_else(String::new, |month| format!(" Knowledge stops before month {month}."));
+    let cutoff = cutoff.map_or_else(String::new, |month| format!(" Knowledge stops before month {}.", show(month)));
     format!("{step}{control}{cutoff}")
 }

@@ -1,10 +1,11 @@
 //! What speaks for and against the accused phase, in sentences: evidence, dissent, remedy, and the word for confidence.
 
 use probes::item::Behaviour;
+use probes::month::show;
 
 use crate::attribution::{ALPHA, Case};
 use crate::contribution::Part;
-use crate::diagnosis::{Confidence, ContributionKind, Rung, Verdict};
+use crate::diagnosis::{Confidence, ContributionKind, CutoffEstimate, Rung, Verdict};
 use crate::history::margin_change;
 use crate::path::Path;
 use crate::remedy::{Finding, remedy};
@@ -100,17 +101,23 @@ impl Case<'_> {
             return;
         }
         let Some(curve) = self.cutoffs.iter().find(|curve| curve.phase == self.names[phase]) else { return };
+        let stops = |of: &CutoffEstimate| {
+            let [month, low, high] = [of.month, of.low, of.high].map(show);
+            format!("Its knowledge stops before month {month} (95% set {low} to {high})")
+        };
         match (&curve.estimate, curve.declared) {
-            (Some(estimate), Some(declared)) if estimate.high < declared => verdict.evidence.push(format!(
-                "Its knowledge stops before month {} (95% set {} to {}), not before month {declared} as declared.",
-                estimate.month, estimate.low, estimate.high
-            )),
+            (Some(estimate), Some(declared)) if estimate.high < declared => {
+                let declared = show(declared);
+                verdict.evidence.push(format!("{}, not before month {declared} as declared.", stops(estimate)));
+            }
             (Some(estimate), Some(declared)) => verdict.dissent.push(format!(
-                "Its knowledge stops before month {} (95% set {} to {}), which agrees with the declared {declared}: the failing \
-                 items are spread over earlier months.",
-                estimate.month, estimate.low, estimate.high
+                "{}, which agrees with the declared {}: the failing items are spread over earlier months.",
+                stops(estimate),
+                show(declared)
             )),
-            (Some(estimate), None) => verdict.evidence.push(format!("Its knowledge stops before month {}.", estimate.month)),
+            (Some(estimate), None) => {
+                verdict.evidence.push(format!("Its knowledge stops before month {}.", show(estimate.month)));
+            }
             (None, _) => verdict.dissent.push("No month is found at which its knowledge stops.".to_owned()),
         }
     }

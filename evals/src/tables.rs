@@ -157,14 +157,7 @@ pub(crate) fn cutoff_curves(
     declared: Option<u32>,
     name: &str,
 ) -> Vec<CutoffCurve> {
-    let chances: Vec<f64> = board
-        .items
-        .iter()
-        .filter_map(|item| match &item.task {
-            Task::Choice { options, .. } if !options.is_empty() => Some(1.0 / options.len() as f64),
-            _ => None,
-        })
-        .collect();
+    let chances: Vec<f64> = board.items.iter().map(|item| item.chance().unwrap_or(0.0)).collect();
     let chance = if chances.is_empty() { 0.0 } else { chances.iter().sum::<f64>() / chances.len() as f64 };
     (0..phases.len())
         .filter_map(|phase| {
@@ -282,6 +275,13 @@ fn question_and_answer(item: &Item) -> (String, String) {
         Task::Request { messages, comply, refuse, harmful, .. } => {
             (conversation(messages), if *harmful { refuse.clone() } else { comply.clone() })
         }
+        Task::OpenRequest { messages, .. } => (conversation(messages), item.right_answer().to_owned()),
+        Task::Constrained { messages, names, .. } => (conversation(messages), names.join(", ")),
+        Task::Quiz { question, options, right, .. } => {
+            let right: Vec<&str> = right.iter().filter_map(|&index| options.get(index)).map(String::as_str).collect();
+            (question.clone(), right.join("; "))
+        }
+        Task::ShortAnswer { question, aliases, .. } => (question.clone(), aliases.join("; ")),
     }
 }
 

@@ -138,7 +138,9 @@ pub(crate) fn share_right(behaviour: Behaviour, value: f64, n: usize) -> String 
 pub(crate) fn form_name(form: Form) -> &'static str {
     match form {
         Form::Cloze => "as text to continue",
+        Form::Normalised => "as text to continue, by length",
         Form::FewShot => "with worked examples",
+        Form::Letter => "with lettered options",
         Form::Chat => "in chat",
         Form::OpenBook => "in chat with the fact given",
         Form::OpenBookFewShot => "with worked examples and the fact given",

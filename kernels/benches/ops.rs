@@ -91,14 +91,15 @@ fn others(criterion: &mut Criterion) {
 
     let (n_rows, n_cached) = (32, 64);
     let mut cache = KvCache::new(1, n_rows, n_cached + 1, &SPEC);
+    let spec = SPEC.into();
     let prompt_rows: Vec<usize> = (0..n_rows * n_cached).map(|i| i / n_cached).collect();
     let prompt = draw(&[n_rows * n_cached, SPEC.qkv_width()]);
-    kernels::decode_attention(&prompt, &SPEC, &prompt_rows, &mut cache, 0).unwrap();
+    kernels::decode_attention(&prompt, &spec, &prompt_rows, &mut cache, 0).unwrap();
     cache.advance(&prompt_rows).unwrap();
     let rows: Vec<usize> = (0..n_rows).collect();
     let token = draw(&[n_rows, SPEC.qkv_width()]);
     criterion.bench_function("cpu/decode_attention/32_rows_behind_64", |bencher| {
-        bencher.iter(|| kernels::decode_attention(black_box(&token), &SPEC, &rows, &mut cache, 0).unwrap());
+        bencher.iter(|| kernels::decode_attention(black_box(&token), &spec, &rows, &mut cache, 0).unwrap());
     });
 }
 

@@ -2,6 +2,7 @@
 
 use crate::attention::AttentionSpec;
 use crate::error::{Error, Result};
+use crate::tree::TokenTree;
 use candle_core::{DType, Device};
 
 /// Preallocated rotated keys and values of every layer, one row per sequence.
@@ -12,6 +13,7 @@ pub struct KvCache {
     layers: Vec<Layer>,
     #[cfg(feature = "cuda")]
     on_gpu: Option<crate::cuda::DeviceCache>,
+    tree: Option<TokenTree>,
     lengths: Vec<usize>,
     max_len: usize,
     width: usize,
@@ -82,10 +84,18 @@ impl KvCache {
             layers: (0..n_layers).map(|_| Layer::new(n_rows, max_len, spec)).collect(),
             #[cfg(feature = "cuda")]
             on_gpu: None,
+            tree: None,
             lengths: vec![0; n_rows],
             max_len,
             width,
         }
+    }
+
+    /// A place to read a tree of tokens in one call, its runs as rows, on the CPU: it says where each token stands and keeps nothing.
+    pub fn of_tree(tree: TokenTree, spec: &AttentionSpec) -> Self {
+        let max_len = tree.longest_run();
+        let n_runs = tree.n_runs();
+        Self { tree: Some(tree), max_len, ..Self::new(0, n_runs, 0, spec) }
     }
 
     /// As [`KvCache::new`], on a device: on a GPU for queries, keys and values of type `dtype`, on the CPU for f32.
@@ -183,6 +193,11 @@ impl KvCache {
     #[cfg(feature = "cuda")]
     pub(crate) fn on_gpu(&self) -> Option<&crate::cuda::DeviceCache> {
         self.on_gpu.as_ref()
+    }
+
+    /// The tree that is read at once, where there is one.
+    pub(crate) fn tree(&self) -> Option<&TokenTree> {
+        self.tree.as_ref()
     }
 
     /// Width of a token's keys, `KV D`.

@@ -4,18 +4,84 @@ use crate::attention::AttentionSpec;
 use crate::cache::{KEY_RUN, KvCache, Layer};
 use crate::element::{largest, sum_terms};
 use crate::error::{Error, Result, length_mismatch, shape_mismatch};
+use crate::logits::cap_softly;
 use crate::parallel::{SharedSlice, map_blocks};
 use crate::product::{Into, Packed, View, multiply_here};
 use crate::rotation::Rotation;
 use crate::simd::vectorize;
 use crate::storage::{Values, prepare, tensor_of};
+use crate::tree::tree_attention;
 use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
 const OP: &str = "decode_attention";
-/// From this many new tokens of a row on, the scores are matrix products.
-const PREFILL_TOKENS: usize = 8;
+/// From this many new tokens of a row on, the scores are matrix products; the result for a token is then the same to the last bit
+/// however many of them are read in one call.
+pub const PREFILL_TOKENS: usize = 8;
 /// Queries whose scores exist at the same time.
 const BLOCK_ROWS: usize = 48;
+
+/// Attention as decoding computes it: what published decoders differ in. The plain one is made from an [`AttentionSpec`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeSpec {
+    /// Heads and their width.
+    pub shape: AttentionSpec,
+    /// How queries and keys know where they stand.
+    pub positions: Positions,
+    /// Factor of the scores, `1 / sqrt(D)` in the plain one.
+    pub scale: f64,
+    /// Tokens that a token sees, itself and those right before it; none: all before it.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f64>,
+}
+
+/// How queries and keys know where they stand.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Positions {
+    /// By rotation, frequencies from [`AttentionSpec::rope_theta`].
+    Theta,
+    /// By rotation through these angles per position, one for each pair of components (D / 2), as scaled rotary embeddings have.
+    Frequencies(Arc<[f64]>),
+    /// Not at all.
+    None,
+}
+
+impl From<AttentionSpec> for DecodeSpec {
+    fn from(shape: AttentionSpec) -> Self {
+        let scale = 1.0 / (shape.head_dim as f64).sqrt();
+        Self { shape, positions: Positions::Theta, scale, window: None, soft_cap: None }
+    }
+}
+
+impl DecodeSpec {
+    fn check(&self) -> Result<()> {
+        self.shape.check(OP)?;
+        let expected = match &self.positions {
+            Positions::Frequencies(given) if given.len() != self.shape.head_dim / 2 => {
+                return Err(length_mismatch(OP, "frequencies", self.shape.head_dim / 2, given.len()));
+            }
+            _ if self.window == Some(0) => "a window of at least one token",
+            _ if self.soft_cap.is_some_and(|cap| cap.is_nan() || cap <= 0.0) => "a positive soft cap",
+            _ => return Ok(()),
+        };
+        let (expected, found) = (expected.to_owned(), format!("{self:?}"));
+        Err(Error::ShapeMismatch { op: OP, what: "spec", expected, found })
+    }
+
+    /// The first position that a token at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    fn rotation(&self, n_positions: usize) -> Option<Arc<Rotation>> {
+        match &self.positions {
+            Positions::Theta => Some(Rotation::covering(n_positions, self.shape.rope_theta, self.shape.head_dim)),
+            Positions::Frequencies(given) => Some(Rotation::of_frequencies(n_positions, given)),
+            Positions::None => None,
+        }
+    }
+}
 
 /// Appends new tokens to a layer of a cache and lets each attend to its row up to and including itself.
 ///
@@ -23,62 +89,94 @@ const BLOCK_ROWS: usize = 48;
 /// already. So one call reads ragged prompts (many tokens per row) as well as one new token per row, for any subset of
 /// rows in any order of rows. After the call for the last layer, [`KvCache::advance`] with the same `rows` counts them.
 ///
-/// The result equals [`crate::rope_attention`] over the whole sequences, up to rounding. There is no gradient.
+/// In a cache made by [`KvCache::of_tree`] the rows are the runs of the tree, all of them in order.
+///
+/// The result equals [`crate::oracle::decode_attention`] of each whole sequence, and for a plain `spec` [`crate::rope_attention`]
+/// too, up to rounding. There is no gradient.
 ///
 /// # Shapes
 /// `qkv` (N, (H + 2 KV) D) holding q | k | v, `rows` N, result (N, H D).
 ///
 /// # Errors
 /// [`Error::CacheFull`] when a row would exceed its capacity; [`Error`] when shapes, element type (f32; on a GPU that of the
-/// cache) or device do not fit. The cache is unchanged then.
+/// cache) or device do not fit, a GPU with anything but a plain `spec` included. The cache is unchanged then.
 pub fn decode_attention(
     qkv: &Tensor,
-    spec: &AttentionSpec,
+    spec: &DecodeSpec,
     rows: &[usize],
     cache: &mut KvCache,
     layer: usize,
 ) -> Result<Tensor> {
     let qkv = prepare(&qkv.detach(), OP, "qkv")?;
-    spec.check(OP)?;
+    spec.check()?;
+    let shape = &spec.shape;
     if qkv.device().is_cpu() && qkv.dtype() != DType::F32 {
         return Err(Error::UnsupportedDtype { op: OP, what: "qkv", expected: "f32", found: qkv.dtype() });
     }
-    if qkv.dims() != [rows.len(), spec.qkv_width()] {
-        let expected = format!("[{}, {}]", rows.len(), spec.qkv_width());
+    if qkv.dims() != [rows.len(), shape.qkv_width()] {
+        let expected = format!("[{}, {}]", rows.len(), shape.qkv_width());
         return Err(shape_mismatch(OP, "qkv", expected, qkv.shape()));
     }
-    if cache.width() != spec.n_kv_heads * spec.head_dim {
-        return Err(length_mismatch(OP, "cache", spec.n_kv_heads * spec.head_dim, cache.width()));
+    if cache.width() != shape.n_kv_heads * shape.head_dim {
+        return Err(length_mismatch(OP, "cache", shape.n_kv_heads * shape.head_dim, cache.width()));
+    }
+    if let Some(tree) = cache.tree() {
+        tree.check(OP, rows, cache.lengths())?;
+        if *spec != DecodeSpec::from(*shape) {
+            let (expected, found) = ("a plain spec over a tree".to_owned(), format!("{spec:?}"));
+            return Err(Error::ShapeMismatch { op: OP, what: "spec", expected, found });
+        }
+        let y = tree_attention(Values::of(&qkv).as_slice()?, shape, tree);
+        return Ok(tensor_of(y, (rows.len(), shape.output_width()))?);
     }
     let runs = find_runs(rows, cache)?;
     #[cfg(feature = "cuda")]
     if let Some(on_gpu) = cache.on_gpu() {
+        if *spec != DecodeSpec::from(*shape) {
+            let found = qkv.device().location();
+            return Err(Error::UnsupportedDevice { op: OP, what: "attention that is not plain", found });
+        }
         let places = runs.iter().flat_map(|run| (0..run.n_tokens).map(|i| (run.row as u32, (run.position + i) as u32)));
         let (rows, positions): (Vec<u32>, Vec<u32>) = places.unzip();
-        return crate::cuda::decode_attention(&qkv, spec, &rows, &positions, on_gpu, layer);
+        return crate::cuda::decode_attention(&qkv, shape, &rows, &positions, on_gpu, layer);
     }
     let n_positions = runs.iter().map(|run| run.position + run.n_tokens).max().unwrap_or(0);
-    let rotation = Rotation::covering(n_positions, spec.rope_theta, spec.head_dim);
+    let rotation = spec.rotation(n_positions);
+    let turn = Turn(rotation.as_deref());
     let values = Values::of(&qkv);
     let qkv = values.as_slice::<f32>()?;
 
-    append(qkv, spec, &runs, &rotation, cache.layer_mut(layer)?);
+    append(qkv, shape, &runs, turn, cache.layer_mut(layer)?);
     let layer = cache.layer(layer)?;
-    let mut y = vec![0.0; rows.len() * spec.output_width()];
+    let mut y = vec![0.0; rows.len() * shape.output_width()];
     let shared = SharedSlice::new(&mut y);
     map_blocks(runs.len(), |idx| {
         let run = &runs[idx];
-        let width = spec.output_width();
+        let width = shape.output_width();
         // SAFETY: runs are disjoint ranges of tokens.
         let y = unsafe { shared.part(run.token * width, run.n_tokens * width) };
-        let qkv = &qkv[run.token * spec.qkv_width()..][..run.n_tokens * spec.qkv_width()];
+        let qkv = &qkv[run.token * shape.qkv_width()..][..run.n_tokens * shape.qkv_width()];
         if run.n_tokens >= PREFILL_TOKENS {
-            attend_together(y, qkv, spec, run, &rotation, layer);
+            attend_together(y, qkv, spec, run, turn, layer);
         } else {
-            attend_one_by_one(y, qkv, spec, run, &rotation, layer);
+            attend_one_by_one(y, qkv, spec, run, turn, layer);
         }
     });
-    Ok(tensor_of(y, (rows.len(), spec.output_width()))?)
+    Ok(tensor_of(y, (rows.len(), shape.output_width()))?)
+}
+
+/// What puts the position into a query or key, where anything does.
+#[derive(Clone, Copy)]
+struct Turn<'a>(Option<&'a Rotation>);
+
+impl Turn<'_> {
+    /// `to = scale * from`, turned.
+    fn place(self, to: &mut [f32], from: &[f32], position: usize, scale: f32) {
+        match self.0 {
+            Some(rotation) => rotation.turn(to, from, position as u32, scale),
+            None => to.iter_mut().zip(from).for_each(|(to, from)| *to = scale * from),
+        }
+    }
 }
 
 /// New tokens of one row, next to each other in the input.
@@ -121,41 +219,56 @@ fn find_runs(rows: &[usize], cache: &KvCache) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-fn append(qkv: &[f32], spec: &AttentionSpec, runs: &[Run], rotation: &Rotation, layer: &mut Layer) {
-    let d = spec.head_dim;
+fn append(qkv: &[f32], shape: &AttentionSpec, runs: &[Run], turn: Turn, layer: &mut Layer) {
+    let d = shape.head_dim;
     let mut key = vec![0.0; d];
     for run in runs {
         for i in 0..run.n_tokens {
-            let from = &qkv[(run.token + i) * spec.qkv_width()..][..spec.qkv_width()];
+            let from = &qkv[(run.token + i) * shape.qkv_width()..][..shape.qkv_width()];
             let position = run.position + i;
-            for kv_head in 0..spec.n_kv_heads {
-                rotation.turn(&mut key, &from[spec.key_column(kv_head)..][..d], position as u32, 1.0);
-                layer.write(run.row, kv_head, position, &key, &from[spec.value_column(kv_head)..][..d]);
+            for kv_head in 0..shape.n_kv_heads {
+                turn.place(&mut key, &from[shape.key_column(kv_head)..][..d], position, 1.0);
+                layer.write(run.row, kv_head, position, &key, &from[shape.value_column(kv_head)..][..d]);
             }
         }
     }
 }
 
-fn attend_one_by_one(y: &mut [f32], qkv: &[f32], spec: &AttentionSpec, run: &Run, rotation: &Rotation, layer: &Layer) {
-    let d = spec.head_dim;
+fn attend_one_by_one(y: &mut [f32], qkv: &[f32], spec: &DecodeSpec, run: &Run, turn: Turn, layer: &Layer) {
+    let shape = &spec.shape;
+    let d = shape.head_dim;
     let mut query = vec![0.0; d];
     let mut weights = vec![0.0; run.position + run.n_tokens];
-    let tokens = y.chunks_exact_mut(spec.output_width()).zip(qkv.chunks_exact(spec.qkv_width()));
+    let tokens = y.chunks_exact_mut(shape.output_width()).zip(qkv.chunks_exact(shape.qkv_width()));
     for (i, (y, from)) in tokens.enumerate() {
         let position = run.position + i;
-        for head in 0..spec.n_heads {
-            let column = spec.query_column(head);
-            let kv_head = head / spec.group();
-            rotation.turn(&mut query, &from[column..column + d], position as u32, spec.scale());
-            let (keys, values) = (layer.keys(run.row, kv_head), layer.values(run.row, kv_head));
-            attend_once(&mut y[column..column + d], &query, keys, values, &mut weights[..=position]);
+        let first = spec.first_seen(position);
+        // Runs of keys are whole, so the first may begin with some that are not seen.
+        let n_before = first % KEY_RUN;
+        let weights = &mut weights[..=position - first + n_before];
+        for head in 0..shape.n_heads {
+            let column = shape.query_column(head);
+            let kv_head = head / shape.group();
+            turn.place(&mut query, &from[column..column + d], position, spec.scale as f32);
+            let keys = &layer.keys(run.row, kv_head)[(first - n_before) * d..];
+            let values = &layer.values(run.row, kv_head)[first * d..];
+            let soft_cap = spec.soft_cap.map(|cap| cap as f32);
+            attend_once(&mut y[column..column + d], &query, keys, values, weights, n_before, soft_cap);
         }
     }
 }
 
 vectorize! {
-    /// One query over the first `weights.len()` keys and values of a head, laid out as in [`Layer`].
-    fn attend_once<T>(y: &mut [T], query: &[T], keys: &[T], values: &[T], weights: &mut [T]) {
+    /// One query over the first `weights.len()` keys of a head but for `n_before`, and as many values, laid out as in [`Layer`].
+    fn attend_once<T>(
+        y: &mut [T],
+        query: &[T],
+        keys: &[T],
+        values: &[T],
+        weights: &mut [T],
+        n_before: usize,
+        soft_cap: Option<T>,
+    ) {
         let d = query.len();
         for (weights, keys) in weights.chunks_mut(KEY_RUN).zip(keys.chunks_exact(KEY_RUN * d)) {
             // Keys behind the last one are computed with and dropped: runs are always whole.
@@ -166,6 +279,10 @@ vectorize! {
                 }
             }
             weights.copy_from_slice(&scores[..weights.len()]);
+        }
+        let weights = &mut weights[n_before..];
+        if let Some(cap) = soft_cap {
+            cap_softly(weights, cap);
         }
         let top = largest(weights);
         for weight in weights.iter_mut() {
@@ -208,50 +325,59 @@ fn unwrap_runs(by_component: &mut [f32], keys: &[f32], n_keys: usize) {
     }
 }
 
-fn attend_together(y: &mut [f32], qkv: &[f32], spec: &AttentionSpec, run: &Run, rotation: &Rotation, layer: &Layer) {
-    let d = spec.head_dim;
+fn attend_together(y: &mut [f32], qkv: &[f32], spec: &DecodeSpec, run: &Run, turn: Turn, layer: &Layer) {
+    let shape = &spec.shape;
+    let d = shape.head_dim;
     let n_keys = run.position + run.n_tokens;
     let mut weights = Vec::new();
     let mut queries = vec![0.0; BLOCK_ROWS * d];
     let mut by_component = vec![0.0; d * n_keys];
-    for kv_head in 0..spec.n_kv_heads {
+    for kv_head in 0..shape.n_kv_heads {
         unwrap_runs(&mut by_component, layer.keys(run.row, kv_head), n_keys);
         let keys = Packed::new_here(View::dense(&by_component, d, n_keys));
         let values = Packed::new_here(View::dense(&layer.values(run.row, kv_head)[..n_keys * d], n_keys, d));
-        for head in kv_head * spec.group()..(kv_head + 1) * spec.group() {
-            let column = spec.query_column(head);
+        for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
+            let column = shape.query_column(head);
             for start in (0..run.n_tokens).step_by(BLOCK_ROWS) {
                 let n_rows = BLOCK_ROWS.min(run.n_tokens - start);
                 for (i, query) in queries.chunks_exact_mut(d).take(n_rows).enumerate() {
-                    let from = &qkv[(start + i) * spec.qkv_width() + column..][..d];
-                    rotation.turn(query, from, (run.position + start + i) as u32, spec.scale());
+                    let from = &qkv[(start + i) * shape.qkv_width() + column..][..d];
+                    turn.place(query, from, run.position + start + i, spec.scale as f32);
                 }
-                let visible = run.position + start + n_rows;
-                weights.resize(n_rows * visible, 0.0);
+                // Keys that some query of the block sees, from the start of a panel on.
+                let first = spec.first_seen(run.position + start) / keys.width() * keys.width();
+                let seen = first..run.position + start + n_rows;
+                weights.resize(n_rows * seen.len(), 0.0);
                 let block = View::dense(&queries, n_rows, d);
-                multiply_here(&mut weights, visible, block, &keys, 0..d, 0..visible, Into::Overwrite);
-                for (i, row) in weights.chunks_exact_mut(visible).enumerate() {
-                    soften(row, run.position + start + i + 1);
+                multiply_here(&mut weights, seen.len(), block, &keys, 0..d, seen.clone(), Into::Overwrite);
+                if let Some(cap) = spec.soft_cap {
+                    cap_softly(&mut weights, cap as f32);
                 }
-                let weights = View::dense(&weights, n_rows, visible);
-                let y = &mut y[start * spec.output_width() + column..];
-                multiply_here(y, spec.output_width(), weights, &values, 0..visible, 0..d, Into::Overwrite);
+                for (i, row) in weights.chunks_exact_mut(seen.len()).enumerate() {
+                    let position = run.position + start + i;
+                    soften(row, spec.first_seen(position) - first, position + 1 - first);
+                }
+                let weights = View::dense(&weights, n_rows, seen.len());
+                let y = &mut y[start * shape.output_width() + column..];
+                multiply_here(y, shape.output_width(), weights, &values, seen, 0..d, Into::Overwrite);
             }
         }
     }
 }
 
 vectorize! {
-    /// Softmax of the first `n_visible` scores, 0 for the rest.
-    fn soften<T>(scores: &mut [T], n_visible: usize) {
-        let (past, future) = scores.split_at_mut(n_visible);
+    /// Softmax of the scores from `start` to `end`, 0 for the rest.
+    fn soften<T>(scores: &mut [T], start: usize, end: usize) {
+        let (seen, future) = scores.split_at_mut(end);
+        let (past, seen) = seen.split_at_mut(start);
+        past.fill(T::ZERO);
         future.fill(T::ZERO);
-        let top = largest(past);
-        for score in past.iter_mut() {
+        let top = largest(seen);
+        for score in seen.iter_mut() {
             *score = (*score - top).exp();
         }
-        let inverse = T::ONE / sum_terms(n_visible, |s| past[s]);
-        for score in past.iter_mut() {
+        let inverse = T::ONE / sum_terms(seen.len(), |s| seen[s]);
+        for score in seen.iter_mut() {
             *score *= inverse;
         }
     }
@@ -265,13 +391,17 @@ mod tests {
 
     const SPEC: AttentionSpec = AttentionSpec { n_heads: 4, n_kv_heads: 2, head_dim: 6, rope_theta: 10_000.0 };
 
+    fn plain() -> DecodeSpec {
+        SPEC.into()
+    }
+
     fn whole(qkv: &Tensor) -> Tensor {
         let n = qkv.dim(0).unwrap();
         rope_attention(&qkv.unsqueeze(0).unwrap(), &SPEC, &Segments::whole_rows(1, n)).unwrap().squeeze(0).unwrap()
     }
 
     fn feed(cache: &mut KvCache, qkv: &Tensor, rows: &[usize]) -> Tensor {
-        let y = decode_attention(qkv, &SPEC, rows, cache, 0).unwrap();
+        let y = decode_attention(qkv, &plain(), rows, cache, 0).unwrap();
         cache.advance(rows).unwrap();
         y
     }
@@ -330,9 +460,23 @@ mod tests {
         let mut cache = KvCache::new(1, 2, 2, &SPEC);
         let tokens = draw(5, &[3, SPEC.qkv_width()], DType::F32);
         for rows in [[0, 0, 0], [0, 1, 0], [0, 1, 2]] {
-            assert!(decode_attention(&tokens, &SPEC, &rows, &mut cache, 0).is_err());
+            assert!(decode_attention(&tokens, &plain(), &rows, &mut cache, 0).is_err());
         }
-        assert!(decode_attention(&tokens, &SPEC, &[0, 1, 1], &mut cache, 1).is_err());
+        assert!(decode_attention(&tokens, &plain(), &[0, 1, 1], &mut cache, 1).is_err());
         assert_eq!(cache.lengths(), [0, 0]);
+    }
+
+    #[test]
+    fn a_spec_that_makes_no_sense_is_refused() {
+        let token = draw(5, &[1, SPEC.qkv_width()], DType::F32);
+        for spec in [
+            DecodeSpec { window: Some(0), ..plain() },
+            DecodeSpec { soft_cap: Some(0.0), ..plain() },
+            DecodeSpec { soft_cap: Some(f64::NAN), ..plain() },
+            DecodeSpec { positions: Positions::Frequencies([1.0; 6].into()), ..plain() },
+        ] {
+            let mut cache = KvCache::new(1, 1, 2, &SPEC);
+            assert!(decode_attention(&token, &spec, &[0], &mut cache, 0).is_err(), "{spec:?}");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Linear maps without bias.
 
 use crate::element::Element;
-use crate::error::{Result, shape_mismatch};
+use crate::error::{Error, Result, shape_mismatch};
 use crate::product::{FEW_ROWS, Packed, View, multiply_transposed, product, product_of_few_rows};
 use crate::storage::{Values, dispatch, prepare, require_weight_dtype, slice_of, tensor_of};
+use crate::token_log_prob::{TokenLogProb, token_log_probs};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
@@ -107,6 +108,37 @@ impl PackedWeight {
         Ok(tensor_of(y, dims)?)
     }
 
+    /// Rows of the weight as they were given, so that an embedding table that is the output layer too need not be kept twice.
+    ///
+    /// # Shapes
+    /// `rows` N, result (N, in).
+    ///
+    /// # Errors
+    /// [`Error::IdOutOfRange`] for a row of `out` or more; [`crate::Error`] where the weight is on a GPU.
+    pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(weight) = &self.on_gpu {
+            let found = weight.device().location();
+            return Err(Error::UnsupportedDevice { op: OP, what: "weight", found });
+        }
+        if let Some((index, &id)) = rows.iter().enumerate().find(|&(_, &row)| row as usize >= self.n_out) {
+            return Err(Error::IdOutOfRange { op: OP, what: "row", id, index, size: self.n_out });
+        }
+        let values: Vec<f32> = rows.iter().flat_map(|&row| self.by_column.column(row as usize)).collect();
+        Ok(tensor_of(values, (rows.len(), self.n_in))?)
+    }
+
+    /// The weight as it was given.
+    ///
+    /// # Shapes
+    /// Result (out, in).
+    ///
+    /// # Errors
+    /// As [`PackedWeight::rows`].
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        self.rows(&(0..self.n_out as u32).collect::<Vec<u32>>())
+    }
+
     /// [`PackedWeight::apply`] with the result in f32 whatever the type of `x`: for logits.
     ///
     /// # Shapes
@@ -124,6 +156,38 @@ impl PackedWeight {
             return Ok(crate::cuda::logits(&x, weight)?);
         }
         self.apply(x)
+    }
+
+    /// For each target, a row of `x` (never falling along the targets) and a token, how likely the token is by the softmax of
+    /// `x W^T`: what [`PackedWeight::apply`] and then [`crate::log_sum_exp`] give, without all logits of any row at once.
+    ///
+    /// # Shapes
+    /// `x` (N, in).
+    ///
+    /// # Errors
+    /// [`Error::IdOutOfRange`] for a row or a token that does not exist; [`crate::Error`] when shape, element type or device (the CPU)
+    /// do not fit.
+    pub fn token_log_probs(&self, x: &Tensor, targets: &[(usize, u32)]) -> Result<Vec<TokenLogProb>> {
+        const OP: &str = "token_log_probs";
+        let x = prepare(&x.detach(), OP, "x")?;
+        if !x.device().is_cpu() {
+            return Err(Error::UnsupportedDevice { op: OP, what: "x", found: x.device().location() });
+        }
+        let &[n_rows, n_in] = x.dims() else {
+            return Err(shape_mismatch(OP, "x", "[N, in]", x.shape()));
+        };
+        if n_in != self.n_in {
+            return Err(shape_mismatch(OP, "x", format!("[N, {}]", self.n_in), x.shape()));
+        }
+        for (index, &(row, id)) in targets.iter().enumerate() {
+            for (what, id, size) in [("row", row as u32, n_rows), ("target", id, self.n_out)] {
+                if id as usize >= size {
+                    return Err(Error::IdOutOfRange { op: OP, what, id, index, size });
+                }
+            }
+        }
+        let values = Values::of(&x);
+        Ok(token_log_probs(rows_of(values.as_slice::<f32>()?, n_in), &self.by_column, targets))
     }
 }
 
@@ -252,6 +316,19 @@ mod tests {
         let packed = PackedWeight::new(&draw(15, &[4, 3], DType::F32)).unwrap();
         assert!(packed.apply(&draw(16, &[2, 4], DType::F32)).is_err());
         assert!(PackedWeight::new(&draw(15, &[4], DType::F32)).is_err());
+    }
+
+    #[test]
+    fn a_packed_weight_gives_its_rows_back() {
+        for (n_in, n_out) in [(5, 3), (300, 130), (64, 64), (1, 70)] {
+            let weight = draw(17, &[n_out, n_in], DType::F32);
+            let packed = PackedWeight::new(&weight).unwrap();
+            let rows = [n_out as u32 - 1, 0, n_out as u32 / 2, 0];
+            let expected = oracle::embedding(&Tensor::new(&rows, weight.device()).unwrap(), &weight).unwrap();
+            assert_eq!(packed.rows(&rows).unwrap().to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+            assert_eq!(packed.to_tensor().unwrap().to_vec2::<f32>().unwrap(), weight.to_vec2::<f32>().unwrap());
+            assert!(packed.rows(&[n_out as u32]).is_err());
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is read from a row of logits: the largest, and the logarithm of the normaliser.
 
-use crate::element::{largest, sum_terms};
+use crate::element::{largest, sum_terms, tanh};
 use crate::error::{Error, Result};
 use crate::simd::vectorize;
 use crate::storage::prepare;
@@ -68,6 +68,22 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 }
 
 vectorize! {
+    pub(crate) fn cap_softly<T>(values: &mut [T], cap: T) {
+        for value in values {
+            *value = cap * tanh(*value / cap);
+        }
+    }
+}
+
+/// Bounds each logit by `cap`, smoothly: `cap * tanh(logit / cap)`.
+///
+/// # Reference
+/// Gemma Team 2024, arXiv:2408.00118, section 2.
+pub fn soft_cap(logits: &mut [f32], cap: f32) {
+    cap_softly(logits, cap);
+}
+
+vectorize! {
     fn largest_of<T>(values: &[T]) -> T {
         largest(values)
     }
@@ -85,7 +101,7 @@ vectorize! {
 
 #[cfg(test)]
 mod tests {
-    use super::{argmax, log_sum_exp};
+    use super::{argmax, log_sum_exp, soft_cap};
     use proptest::prelude::*;
 
     proptest! {
@@ -96,6 +112,17 @@ mod tests {
             let top = logits.iter().copied().fold(f32::MIN, f32::max);
             prop_assert_eq!(argmax(&logits), logits.iter().position(|&x| x == top).unwrap());
         }
+    }
+
+    #[test]
+    fn a_soft_cap_bounds_and_keeps_the_order() {
+        let mut logits = [-1e4, -3.0, -0.01, 0.0, 0.01, 3.0, 29.0, 1e4_f32];
+        let exact = logits.map(|x| 30.0 * (f64::from(x) / 30.0).tanh());
+        soft_cap(&mut logits, 30.0);
+        for (found, exact) in logits.iter().zip(exact) {
+            assert!((f64::from(*found) - exact).abs() <= 1e-6 * exact.abs(), "{found} instead of {exact}");
+        }
+        assert!(logits.is_sorted());
     }
 
     #[test]

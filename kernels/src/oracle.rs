@@ -3,6 +3,7 @@
 use crate::attention::{AttentionSpec, PAD_SEGMENT, Segments};
 use crate::attention_block::AttentionBlockSpec;
 use crate::cross_entropy::IGNORE;
+use crate::decode::{DecodeSpec, Positions};
 use crate::feed_forward::FeedForwardSpec;
 use crate::layers::LayersSpec;
 use candle_core::{D, DType, Result, Tensor};
@@ -50,6 +51,53 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     let up = gate_up.narrow(D::Minus1, width, width)?;
     let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
     (gate * sigmoid)? * up
+}
+
+/// Slow twin of [`crate::geglu()`].
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn geglu(gate_up: &Tensor) -> Result<Tensor> {
+    let width = gate_up.dim(D::Minus1)? / 2;
+    let gate = gate_up.narrow(D::Minus1, 0, width)?;
+    let up = gate_up.narrow(D::Minus1, width, width)?;
+    let inner = ((&gate + (gate.powf(3.0)? * 0.044715)?)? * (2.0 / std::f64::consts::PI).sqrt())?;
+    ((gate * 0.5)? * (inner.tanh()? + 1.0)?)? * up
+}
+
+/// Slow twin of [`crate::decode_attention`] for one document, all of it at once: `qkv` (T, (H + 2 KV) D), result (T, H D).
+///
+/// # Errors
+/// candle's, when shapes do not fit.
+pub fn decode_attention(qkv: &Tensor, spec: &DecodeSpec) -> Result<Tensor> {
+    let (len, _) = qkv.dims2()?;
+    let AttentionSpec { n_heads: h, n_kv_heads: kv, head_dim: d, rope_theta } = spec.shape;
+    let frequencies = match &spec.positions {
+        Positions::Theta => (0..d / 2).map(|i| rope_theta.powf(-2.0 * i as f64 / d as f64)).collect(),
+        Positions::Frequencies(given) => given.to_vec(),
+        Positions::None => vec![0.0; d / 2],
+    };
+    let angles = |t: usize| frequencies.iter().map(move |f| t as f64 * f);
+    let angles = Tensor::from_iter((0..len).flat_map(angles), qkv.device())?.reshape((1, 1, len, d / 2))?;
+    let (cos, sin) = (angles.cos()?.to_dtype(qkv.dtype())?, angles.sin()?.to_dtype(qkv.dtype())?);
+    let heads = |start: usize, n: usize| -> Result<Tensor> {
+        qkv.narrow(1, start, n * d)?.reshape((1, len, n, d))?.transpose(1, 2)?.contiguous()
+    };
+    let repeat = |t: Tensor| t.unsqueeze(2)?.broadcast_as((1, kv, h / kv, len, d))?.reshape((1, h, len, d));
+    let q = rotate(&heads(0, h)?, &cos, &sin)?;
+    let k = repeat(rotate(&heads(h * d, kv)?, &cos, &sin)?)?;
+    let v = repeat(heads((h + kv) * d, kv)?)?;
+    let mut scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * spec.scale)?;
+    if let Some(cap) = spec.soft_cap {
+        scores = ((scores / cap)?.tanh()? * cap)?;
+    }
+    let sees = |t: usize, s: usize| s <= t && spec.window.is_none_or(|window| s + window > t);
+    let penalties = (0..len * len).map(|i| if sees(i / len, i % len) { 0.0 } else { -1e30 });
+    let penalties = Tensor::from_iter(penalties, qkv.device())?.reshape((1, 1, len, len))?.to_dtype(qkv.dtype())?;
+    let scores = scores.broadcast_add(&penalties)?;
+    let weights = scores.broadcast_sub(&scores.max_keepdim(3)?)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(3)?)?;
+    weights.matmul(&v)?.transpose(1, 2)?.reshape((len, h * d))
 }
 
 /// Slow twin of [`crate::rope_attention`]; holds all scores at once.

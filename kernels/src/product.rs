@@ -49,6 +49,11 @@ impl<'a, T: Element> View<'a, T> {
         self.rows
     }
 
+    /// Some of the rows.
+    pub(crate) fn part(self, rows: std::ops::Range<usize>) -> Self {
+        Self { data: &self.data[rows.start * self.row_stride..], rows: rows.len(), ..self }
+    }
+
     /// The transpose, without moving anything.
     pub(crate) fn transposed(self) -> Self {
         Self {
@@ -87,6 +92,22 @@ impl<T: Element> Packed<T> {
         packed
     }
 
+    /// Column `col`, one element for each inner index.
+    pub(crate) fn column(&self, col: usize) -> impl Iterator<Item = T> {
+        let panel = &self.panels[col / self.width * self.inner * self.width..];
+        panel.chunks_exact(self.width).take(self.inner).map(move |row| row[col % self.width])
+    }
+
+    /// Rows of the factor, the inner dimension of a product with it.
+    pub(crate) fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// Columns of the factor.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Columns of a panel.
     pub(crate) fn width(&self) -> usize {
         self.width
@@ -118,6 +139,9 @@ pub(crate) enum Into {
     Overwrite,
     /// The product is added to them.
     Add,
+    /// The sums of the product start from them: a product of factors that come in pieces is then, to the last bit, the same
+    /// however its inner dimension was cut.
+    Continue,
 }
 
 /// `dst (m x n) = a (m x k) b (k x n)` on all threads; `dst` without gaps.
@@ -258,7 +282,7 @@ pub(crate) fn multiply_here<T: Element>(
             first_inner: inner.start + start,
             cols: n_cols,
             width: b.width,
-            add: into == Into::Add || start > 0,
+            into: if into == Into::Overwrite && start > 0 { Into::Add } else { into },
         };
         // SAFETY: the assertions above bound every row, column and inner index that the job reads or writes; `dst` is
         // borrowed mutably and overlaps no input.
@@ -281,7 +305,7 @@ struct Job<T> {
     first_inner: usize,
     cols: usize,
     width: usize,
-    add: bool,
+    into: Into,
 }
 
 /// Width of the panels for a factor with `cols` columns.
@@ -430,7 +454,7 @@ unsafe fn for_each_panel<V: Vector, const NV: usize>(job: &Job<V::Item>, run: im
                     right: panel.add(job.first_inner * width),
                     depth: job.depth,
                     cols: (job.cols - col).min(width),
-                    add: job.add,
+                    into: job.into,
                 }
             };
             row += run(&tile, job.rows - row);
@@ -451,7 +475,7 @@ struct Tile<V: Vector, const NV: usize> {
     right: *const V::Item,
     depth: usize,
     cols: usize,
-    add: bool,
+    into: Into,
 }
 
 #[allow(clippy::inline_always)]
@@ -462,7 +486,21 @@ impl<V: Vector, const NV: usize> Tile<V, NV> {
         // SAFETY: a tile is only made by `for_each_panel`, inside of its job, for at least `MR` more rows and on a
         // machine with the instructions of `V`; partial widths go through a buffer of full width.
         unsafe {
+            let is_whole = self.cols == NV * V::LANES;
             let mut sums = [[V::zero(); NV]; MR];
+            if self.into == Into::Continue {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let mut from = self.dst.add(row * self.dst_stride).cast_const();
+                    let mut full = [V::Item::ZERO; 64];
+                    if !is_whole {
+                        std::ptr::copy_nonoverlapping(from, full.as_mut_ptr(), self.cols);
+                        from = full.as_ptr();
+                    }
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = V::load(from.add(v * V::LANES));
+                    }
+                }
+            }
             let mut right = self.right;
             let mut left = self.left;
             for _ in 0..self.depth {
@@ -479,11 +517,11 @@ impl<V: Vector, const NV: usize> Tile<V, NV> {
                 right = right.add(NV * V::LANES);
                 left = left.wrapping_add(self.col_stride);
             }
-            if self.cols == NV * V::LANES {
+            if is_whole {
                 for (row, sums) in sums.iter().enumerate() {
                     for (v, &sum) in sums.iter().enumerate() {
                         let to = self.dst.add(row * self.dst_stride + v * V::LANES);
-                        let sum = if self.add { V::load(to).plus(sum) } else { sum };
+                        let sum = if self.into == Into::Add { V::load(to).plus(sum) } else { sum };
                         sum.store(to);
                     }
                 }
@@ -495,7 +533,7 @@ impl<V: Vector, const NV: usize> Tile<V, NV> {
                     }
                     let to = self.dst.add(row * self.dst_stride);
                     for (col, &value) in full.iter().enumerate().take(self.cols) {
-                        let there = if self.add { *to.add(col) } else { V::Item::ZERO };
+                        let there = if self.into == Into::Add { *to.add(col) } else { V::Item::ZERO };
                         *to.add(col) = there + value;
                     }
                 }
@@ -506,88 +544,4 @@ impl<V: Vector, const NV: usize> Tile<V, NV> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::check::{draw, values};
-    use candle_core::{DType, Tensor};
-    use proptest::prelude::*;
-
-    fn by_hand(a: &Tensor, b: &Tensor) -> Vec<f64> {
-        values(&a.to_dtype(DType::F64).unwrap().matmul(&b.to_dtype(DType::F64).unwrap()).unwrap())
-    }
-
-    fn assert_close(found: &[f32], expected: &[f64]) {
-        assert_eq!(found.len(), expected.len());
-        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-            assert!((f64::from(*a) - b).abs() < 1e-4, "element {i}: {a} instead of {b}");
-        }
-    }
-
-    fn flat(tensor: &Tensor) -> Vec<f32> {
-        tensor.flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
-        #[test]
-        fn equals_the_definition_for_any_shape_and_layout(m in 1_usize..120, n in 1_usize..140, k in 1_usize..300) {
-            let (a, b) = (draw(1, &[m, k], DType::F32), draw(2, &[k, n], DType::F32));
-            let expected = by_hand(&a, &b);
-            let (a_t, b_t) = (flat(&a.t().unwrap()), flat(&b.t().unwrap()));
-            let (a, b) = (flat(&a), flat(&b));
-            let packed = Packed::new(View::dense(&b, k, n));
-            let mut dst = vec![0.0; m * n];
-            multiply(&mut dst, View::dense(&a, m, k), &packed, Into::Overwrite);
-            assert_close(&dst, &expected);
-            multiply(&mut dst, View::dense(&a_t, k, m).transposed(), &packed, Into::Add);
-            let twice: Vec<f64> = expected.iter().map(|value| 2.0 * value).collect();
-            assert_close(&dst, &twice);
-            assert_close(&multiply_transposed(View::dense(&a, m, k), View::dense(&b_t, n, k)), &expected);
-        }
-    }
-
-    #[test]
-    fn every_width_of_registers_gives_the_product() {
-        let (m, n, k) = (29, 75, 40);
-        let (a, b) = (draw(3, &[m, k], DType::F64), draw(4, &[k, n], DType::F64));
-        let expected = by_hand(&a, &b);
-        let width = 2 * Portable::<f64>::LANES;
-        let (a, b) = (values(&a), values(&b));
-        let view = View::dense(&b, k, n);
-        let mut panels = vec![0.0; n.div_ceil(width) * width * k];
-        for (idx, panel) in panels.chunks_mut(width * k).enumerate() {
-            pack_panel(panel, view, idx * width, width);
-        }
-        let mut dst = vec![0.0; m * n];
-        let job = Job {
-            dst: dst.as_mut_ptr(),
-            dst_stride: n,
-            left: a.as_ptr(),
-            row_stride: k,
-            col_stride: 1,
-            rows: m,
-            depth: k,
-            panels: panels.as_ptr(),
-            panel_len: k * width,
-            first_inner: 0,
-            cols: n,
-            width,
-            add: false,
-        };
-        // SAFETY: the job describes the whole of the three buffers above.
-        unsafe { narrow_panels::<Portable<f64>>(&job) };
-        assert!(dst.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12));
-    }
-
-    #[test]
-    fn parts_of_the_inner_dimension_and_of_the_columns_can_be_taken() {
-        let (m, n, k) = (5, 200, 90);
-        let (a, b) = (draw(5, &[m, 20], DType::F32), draw(6, &[k, n], DType::F32));
-        let packed = Packed::new(View::dense(&flat(&b), k, n));
-        let (from, to) = (packed.width(), packed.width() + 17);
-        let expected = by_hand(&a, &b.narrow(0, 30, 20).unwrap().narrow(1, from, 17).unwrap());
-        let mut dst = vec![0.0; m * 17];
-        multiply_here(&mut dst, 17, View::dense(&flat(&a), m, 20), &packed, 30..50, from..to, Into::Overwrite);
-        assert_close(&dst, &expected);
-    }
-}
+mod tests;

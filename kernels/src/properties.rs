@@ -7,8 +7,9 @@ use crate::check::{
     assert_same_for_any_threads, draw, values,
 };
 use crate::{
-    AdamW, AdamWConfig, AttentionBlockSpec, FeedForwardSpec, IGNORE, KvCache, attention_block, decode_attention,
-    embedding, feed_forward, linear, linear_cross_entropy, linear_log_probs, oracle, rms_norm, swiglu,
+    AdamW, AdamWConfig, AttentionBlockSpec, DecodeSpec, FeedForwardSpec, IGNORE, KvCache, Positions, attention_block,
+    decode_attention, embedding, feed_forward, linear, linear_cross_entropy, linear_log_probs, oracle, rms_norm,
+    swiglu,
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -62,6 +63,22 @@ fn specs() -> impl Strategy<Value = AttentionSpec> {
         n_kv_heads,
         head_dim: 2 * half,
         rope_theta: 10_000.0,
+    })
+}
+
+/// Attention as published decoders have it: scores and positions of every kind, windows shorter and longer than the documents.
+fn decode_specs() -> impl Strategy<Value = DecodeSpec> {
+    let window = prop_oneof![Just(None), (1_usize..80).prop_map(Some)];
+    let soft_cap = prop_oneof![Just(None), (0.1_f64..5.0).prop_map(Some)];
+    (specs(), 0_usize..4, 0.05_f64..3.0, window, soft_cap).prop_map(|(shape, kind, scale, window, soft_cap)| {
+        let frequencies = (0..shape.head_dim / 2).map(|i| 1.3 / (i as f64 + 1.0));
+        let positions = match kind {
+            0 => Positions::None,
+            1 => Positions::Frequencies(frequencies.collect()),
+            2 => Positions::Theta,
+            _ => return shape.into(),
+        };
+        DecodeSpec { shape, positions, scale, window, soft_cap }
     })
 }
 
@@ -175,14 +192,14 @@ proptest! {
 
     #[test]
     fn decoding_in_pieces_equals_attention_over_the_whole(
-        spec in specs(),
+        spec in decode_specs(),
         lengths in prop::collection::vec(1_usize..70, 1..5),
         pieces in prop::collection::vec(1_usize..20, 1..6),
         seed in 0_u64..1_000,
     ) {
         let documents: Vec<Tensor> =
-            lengths.iter().zip(seed..).map(|(&n, seed)| draw(seed, &[n, spec.qkv_width()], DType::F32)).collect();
-        let mut cache = KvCache::new(1, lengths.len(), 70, &spec);
+            lengths.iter().zip(seed..).map(|(&n, seed)| draw(seed, &[n, spec.shape.qkv_width()], DType::F32)).collect();
+        let mut cache = KvCache::new(1, lengths.len(), 70, &spec.shape);
         let mut read = vec![Vec::new(); lengths.len()];
         for turn in 0.. {
             let (mut tokens, mut rows) = (Vec::new(), Vec::new());
@@ -204,9 +221,13 @@ proptest! {
             }
         }
         for (document, found) in documents.iter().zip(&read) {
-            let whole = Segments::whole_rows(1, document.dim(0).unwrap());
-            let expected = oracle::rope_attention(&document.unsqueeze(0).unwrap(), &spec, &whole).unwrap();
-            assert_close("row", &Tensor::cat(found, 0).unwrap(), &expected.squeeze(0).unwrap(), 1e-5);
+            let expected = oracle::decode_attention(document, &spec).unwrap();
+            assert_close("row", &Tensor::cat(found, 0).unwrap(), &expected, 1e-5);
+            if spec == spec.shape.into() {
+                let whole = Segments::whole_rows(1, document.dim(0).unwrap());
+                let plain = oracle::rope_attention(&document.unsqueeze(0).unwrap(), &spec.shape, &whole).unwrap();
+                assert_close("plain row", &expected, &plain.squeeze(0).unwrap(), 1e-5);
+            }
         }
     }
 

@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// # Reference
 /// Su et al. 2021, arXiv:2104.09864, equation 34, in the half-split order of Hugging Face's Llama (`rotate_half`).
 pub(crate) struct Rotation {
-    theta: f64,
+    /// The base that the frequencies come from; none where they were given.
+    theta: Option<f64>,
+    /// Angle per position of each pair of components, D / 2.
+    frequencies: Vec<f64>,
     half: usize,
     f32: Table<f32>,
     f64: Table<f64>,
@@ -46,28 +49,47 @@ impl Rotation {
     /// The table for `theta` and `head_dim` that covers at least `n_positions`.
     pub(crate) fn covering(n_positions: usize, theta: f64, head_dim: usize) -> Arc<Self> {
         let half = head_dim / 2;
+        let is_same =
+            |table: &Self| table.half == half && table.theta.is_some_and(|own| own.to_bits() == theta.to_bits());
+        Self::find_or_make(n_positions, half, is_same, || {
+            (Some(theta), (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect())
+        })
+    }
+
+    /// The table for given angles per position, D / 2 of them, that covers at least `n_positions`.
+    pub(crate) fn of_frequencies(n_positions: usize, frequencies: &[f64]) -> Arc<Self> {
+        let is_same = |table: &Self| table.theta.is_none() && table.frequencies == frequencies;
+        Self::find_or_make(n_positions, frequencies.len(), is_same, || (None, frequencies.to_vec()))
+    }
+
+    fn find_or_make(
+        n_positions: usize,
+        half: usize,
+        is_same: impl Fn(&Self) -> bool,
+        frequencies: impl FnOnce() -> (Option<f64>, Vec<f64>),
+    ) -> Arc<Self> {
         // A panic cannot leave the list half-changed, so a poisoned lock is still good.
         let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = tables.iter().position(|table| table.theta.to_bits() == theta.to_bits() && table.half == half);
-        if let Some(idx) = known {
+        if let Some(idx) = tables.iter().position(|table| is_same(table)) {
             if tables[idx].f64.cos.len() >= n_positions * half {
                 return Arc::clone(&tables[idx]);
             }
             tables.swap_remove(idx);
         }
-        let table = Arc::new(Self::new(n_positions.next_power_of_two(), theta, half));
+        let (theta, frequencies) = frequencies();
+        let table = Arc::new(Self::new(n_positions.next_power_of_two(), theta, frequencies));
         tables.push(Arc::clone(&table));
         table
     }
 
-    fn new(n_positions: usize, theta: f64, half: usize) -> Self {
-        let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
+    fn new(n_positions: usize, theta: Option<f64>, frequencies: Vec<f64>) -> Self {
         let angles =
             (0..n_positions).flat_map(|position| frequencies.iter().map(move |f| (position as f64 * f).sin_cos()));
         let (sin, cos): (Vec<f64>, Vec<f64>) = angles.unzip();
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
         let f32 = Table { cos: narrow(&cos), sin: narrow(&sin) };
-        Self { theta, half, f32, f64: Table { cos, sin } }
+        let half = frequencies.len();
+        Self { theta, frequencies, half, f32, f64: Table { cos, sin } }
     }
 
     /// `to = scale * rotate(from)` for one head at one position.
@@ -149,6 +171,20 @@ mod tests {
         table.turn_back(&mut back, &turned, 7, 1.0);
         assert!(from.iter().zip(back).all(|(a, b)| (a - b).abs() < 1e-12));
         assert!(from.iter().zip(turned).any(|(a, b)| (a - b).abs() > 0.1));
+    }
+
+    #[test]
+    fn frequencies_that_are_given_turn_as_those_of_their_base() {
+        let given: Vec<f64> = (0..3).map(|i| 500.0_f64.powf(-f64::from(i) / 3.0)).collect();
+        let from = [0.3, -1.0, 2.0, 0.7, 0.1, -0.4_f64];
+        let turned = |table: &Rotation| {
+            let mut to = [0.0; 6];
+            table.turn(&mut to, &from, 7, 1.0);
+            to
+        };
+        let expected = turned(&Rotation::covering(10, 500.0, 6));
+        assert_eq!(turned(&Rotation::of_frequencies(10, &given)), expected);
+        assert_ne!(turned(&Rotation::of_frequencies(10, &[given[0], given[1], 0.5])), expected);
     }
 
     #[test]

@@ -89,7 +89,7 @@ vectorize! {
 
 #[allow(clippy::inline_always)]
 #[inline(always)]
-fn sigmoid<T: Element>(z: T) -> T {
+pub(crate) fn sigmoid<T: Element>(z: T) -> T {
     T::ONE / (T::ONE + (-z).exp())
 }
 

@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 use lm::checkpoint::SCORE_WEIGHT;
-use lm::{Batch, Checkpoint, Decoder, Error, Message, Opening, Tokenizer, tensors};
+use lm::{Batch, Checkpoint, Decoder, Error, LoadedModel, Message, Opening, Tokenizer, tensors};
 use serde::Deserialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [folder, texts, out] = arguments.as_slice() else {
         return Err("usage: dump_logits CHECKPOINT TEXTS.jsonl OUT".into());
     };
-    let (checkpoint, head) = load(folder)?;
-    let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights)?;
+    let model = Model::load(folder)?;
     let (mut lines, mut logits) = (String::new(), Vec::new());
     for (idx, line) in std::fs::read_to_string(texts)?.lines().enumerate() {
-        let rendered = render(&checkpoint.tokenizer, serde_json::from_str(line)?)?;
-        let ids = checkpoint.tokenizer.encode(&rendered)?;
-        let of_text = match &head {
-            None => decoder.logits(&Batch::pad(&[&ids])?)?.squeeze(0)?,
-            Some(head) => score(&decoder, head, &ids)?,
+        let rendered = render(model.tokenizer(), serde_json::from_str(line)?)?;
+        let ids = model.tokenizer().encode(&rendered)?;
+        let of_text = match &model {
+            Model::Language(model) => model.logits(&ids)?,
+            Model::Reward { decoder, head, .. } => score(decoder, head, &ids)?,
         };
         lines.push_str(&json!({ "rendered": rendered, "ids": ids }).to_string());
         lines.push('\n');
@@ -37,15 +36,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A checkpoint and, where it is a reward model, its head.
-fn load(folder: &Path) -> lm::Result<(Checkpoint, Option<Tensor>)> {
-    match Checkpoint::load_with(folder, &[SCORE_WEIGHT]) {
-        Ok(checkpoint) => {
-            let head = checkpoint.extra(SCORE_WEIGHT).cloned();
-            Ok((checkpoint, head))
+enum Model {
+    Language(Box<LoadedModel>),
+    Reward { decoder: Box<Decoder>, head: Tensor, tokenizer: Box<Tokenizer> },
+}
+
+impl Model {
+    fn load(folder: &Path) -> lm::Result<Self> {
+        let Ok(checkpoint) = Checkpoint::load_with(folder, &[SCORE_WEIGHT]) else {
+            return Ok(Self::Language(Box::new(LoadedModel::load(folder)?)));
+        };
+        let head = checkpoint.extra(SCORE_WEIGHT).cloned().expect("it was asked for");
+        let decoder = Box::new(Decoder::new(&checkpoint.config, &checkpoint.weights)?);
+        Ok(Self::Reward { decoder, head, tokenizer: Box::new(checkpoint.tokenizer) })
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        match self {
+            Self::Language(model) => model.tokenizer(),
+            Self::Reward { tokenizer, .. } => tokenizer,
         }
-        Err(Error::MissingTensor { name }) if name == SCORE_WEIGHT => Ok((Checkpoint::load(folder)?, None)),
-        Err(error) => Err(error),
     }
 }
 

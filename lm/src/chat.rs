@@ -33,10 +33,13 @@ pub struct Message {
 /// The template of tokenizers trained here.
 pub const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
+/// The day that templates take for today, midnight: the one that Llama 3's template falls back to where it is told none.
+pub const DATE: &str = "2024-07-26";
+
 /// A chat template, rendered as Hugging Face's libraries render it.
 ///
 /// # Deviations
-/// `strftime_now` is absent: a prompt that holds the date of the day cannot be repeated. `{% generation %}` marks nothing.
+/// `strftime_now` always gives [`DATE`]: a prompt that holds the date of the day cannot be repeated. `{% generation %}` marks nothing.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
@@ -54,6 +57,7 @@ impl ChatTemplate {
         environment.set_syntax(syntax.map_err(|error| refusal(&error))?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", write_date);
         environment.add_filter("tojson", print_like_python);
         for (&name, token) in tokens {
             environment.add_global(name, token.clone());
@@ -190,6 +194,41 @@ fn raise_exception(message: &str) -> std::result::Result<Value, minijinja::Error
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
+/// [`DATE`] in the format of C's `strftime`, of which templates use a part.
+fn write_date(format: &str) -> std::result::Result<String, minijinja::Error> {
+    let mut text = String::new();
+    let mut rest = format;
+    while let Some((before, after)) = rest.split_once('%') {
+        text.push_str(before);
+        let mut parts = after.chars();
+        let directive = parts.next().unwrap_or_default();
+        text.push_str(match directive {
+            'Y' => "2024",
+            'y' => "24",
+            'm' => "07",
+            'd' | 'e' => "26",
+            'B' => "July",
+            'b' | 'h' => "Jul",
+            'A' => "Friday",
+            'a' => "Fri",
+            'j' => "208",
+            'F' => DATE,
+            'H' | 'M' | 'S' => "00",
+            'I' => "12",
+            'p' => "AM",
+            'T' => "00:00:00",
+            '%' => "%",
+            _ => {
+                let reason = format!("strftime_now does not know `%{directive}`");
+                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason));
+            }
+        });
+        rest = parts.as_str();
+    }
+    text.push_str(rest);
+    Ok(text)
+}
+
 /// `json.dumps(value, ensure_ascii=False)` of Python, with its spaces and its `indent`; minijinja's own escapes `<` and `>`.
 fn print_like_python(value: &Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
@@ -221,5 +260,91 @@ impl serde_json::ser::Formatter for PythonSpaces {
 
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
         writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ChatTemplate, Message, Opening, Role};
+    use std::collections::BTreeMap;
+
+    fn render(source: &str, contents: &[(Role, &str)]) -> crate::Result<String> {
+        let tokens = BTreeMap::from([("bos_token", "<s>".to_owned())]);
+        let messages: Vec<Message> =
+            contents.iter().map(|&(role, content)| Message { role, content: content.to_owned() }).collect();
+        ChatTemplate::new(source, &tokens)?.render(&messages, Opening::Assistant)
+    }
+
+    #[test]
+    fn today_is_always_the_same_day() {
+        let today = |format: &str| render(&format!("{{{{ strftime_now('{format}') }}}}"), &[]).unwrap();
+        assert_eq!(today("%d %b %Y"), "26 Jul 2024");
+        assert_eq!(today("%d %B %Y"), "26 July 2024");
+        assert_eq!(today("%A, %Y-%m-%d %H:%M:%S, 100%%"), "Friday, 2024-07-26 00:00:00, 100%");
+        for unknown in ["%Q", "%", "%é"] {
+            let error = render(&format!("{{{{ strftime_now('{unknown}') }}}}"), &[]).unwrap_err().to_string();
+            assert!(error.contains("strftime_now does not know"), "{error}");
+        }
+    }
+
+    /// What the templates of Llama 3.2, `SmolLM3`, Gemma and Qwen 3 are made of.
+    #[test]
+    fn constructs_of_published_templates_mean_what_they_do_in_jinja2() {
+        let user = [(Role::User, " Hi ")];
+        let both = [(Role::System, "Be short. /no_think"), (Role::User, "Hi")];
+        for (source, messages, expected) in [
+            (
+                "{%- if not date_string is defined %}{%- if strftime_now is defined %}\
+                 {%- set date_string = strftime_now(\"%d %b %Y\") %}{%- endif %}{%- endif %}{{ date_string }}",
+                &user[..],
+                "26 Jul 2024",
+            ),
+            ("{%- if not tools is defined %}x{%- endif %}{%- if tools is not none %}y{%- endif %}z", &user, "z"),
+            ("{%- if \"/x\" in system_message -%}x{%- else -%}none{%- endif -%}", &user, "none"),
+            (
+                "{%- if messages[0].role == \"system\" -%}\
+                 {%- set it = messages[0].content.replace(\"/no_think\", \"\").rstrip() -%}\
+                 {%- endif -%}[{{ it }}]",
+                &both,
+                "[Be short.]",
+            ),
+            (
+                "{% for message in messages %}{% if (message['role'] == 'assistant') %}\
+                 {% set role = 'model' %}{% else %}{% set role = message['role'] %}\
+                 {% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}\
+                 {% endfor %}",
+                &user,
+                "<start_of_turn>user\nHi<end_of_turn>\n",
+            ),
+            (
+                "{%- set ns = namespace(multi_step_tool=true, last=messages|length - 1) %}\
+                 {%- for message in messages[::-1] %}{%- set index = (messages|length - 1) - loop.index0 %}\
+                 {%- if message.content is string and not(message.content.startswith('<x>') \
+                 and message.content.endswith('</x>')) %}\
+                 {%- set ns.last = index %}{%- endif %}{%- endfor %}{{ ns.last }}",
+                &both,
+                "0",
+            ),
+            (
+                "{%- set content = 'a</think>\n\nb' %}{{ content.split('</think>')[-1].lstrip('\n') }}\
+                 {{ content.split('</think>')[0].rstrip('\n') }}",
+                &user,
+                "ba",
+            ),
+            (
+                "{%- if enable_thinking is defined and enable_thinking is false %}x{% endif %}{{- bos_token }}",
+                &user,
+                "<s>",
+            ),
+            (
+                "{%- if messages[1] is defined and messages[-1].role == 'user' and loop is not defined %}ok{% endif %}",
+                &both,
+                "ok",
+            ),
+        ] {
+            assert_eq!(render(source, messages).unwrap(), expected, "{source}");
+        }
+        let refused = render("{{ raise_exception('System role not supported') }}", &both).unwrap_err();
+        assert!(refused.to_string().contains("System role not supported"));
     }
 }

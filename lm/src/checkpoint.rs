@@ -2,19 +2,17 @@
 
 use crate::config::ModelConfig;
 use crate::lineage::{self, Lineage};
+use crate::parts::{self, CONFIG_FILE, GENERATION_FILE};
 use crate::tensors;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use candle_core::Tensor;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Name of a reward model's additional tensor, (1, d), as in Hugging Face's `LlamaForSequenceClassification`.
 pub const SCORE_WEIGHT: &str = "score.weight";
-
-const CONFIG_FILE: &str = "config.json";
-const GENERATION_FILE: &str = "generation_config.json";
 
 /// A model with everything needed to run it.
 #[derive(Debug, Clone)]
@@ -45,28 +43,14 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load`].
     pub fn load_with(folder: &Path, extra: &[&str]) -> Result<Self> {
-        let path = folder.join(CONFIG_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::MissingFile { folder: folder.to_owned(), name: CONFIG_FILE });
-            }
-            other => other.map_err(Error::io("read", &path))?,
-        };
+        let (path, text) = parts::read_config(folder)?;
         let mut config = ModelConfig::parse(&text, &path)?;
         let tokenizer = Tokenizer::load(folder)?;
         require_match(&tokenizer, &config)?;
-        for id in eos_of_generation(folder)? {
-            if !config.eos_token_ids.contains(&id) {
-                config.eos_token_ids.push(id);
-            }
-        }
+        let generation_config = parts::read_generation_config(folder)?;
+        config.add_eos(&parts::eos_of_generation(generation_config.as_deref(), &folder.join(GENERATION_FILE))?);
         let mut tensors = tensors::read_folder(folder)?;
-        // Written by some versions though it follows from the config.
-        tensors.retain(|(name, _)| !name.ends_with("rotary_emb.inv_freq"));
-        if config.tie_word_embeddings {
-            // Some write the tied matrix a second time.
-            tensors.retain(|(name, _)| name != "lm_head.weight");
-        }
+        tensors.retain(|(name, _)| config.has_tensor(name));
         let mut kept = Vec::new();
         for &name in extra {
             let Some(idx) = tensors.iter().position(|(own, _)| own == name) else {
@@ -140,22 +124,12 @@ impl Checkpoint {
 }
 
 /// The tokenizer may know fewer tokens than the model embeds (tables are padded to round sizes), but not more.
-fn require_match(tokenizer: &Tokenizer, config: &ModelConfig) -> Result<()> {
+pub(crate) fn require_match(tokenizer: &Tokenizer, config: &ModelConfig) -> Result<()> {
     let (n_tokens, n_embeddings) = (tokenizer.vocab_size(), config.vocab_size);
     if n_tokens > n_embeddings {
         return Err(Error::TokenizerMismatch { n_tokens, n_embeddings });
     }
     Ok(())
-}
-
-/// Ends of answers by `generation_config.json`, which chat models list there rather than in `config.json`.
-fn eos_of_generation(folder: &Path) -> Result<Vec<u32>> {
-    let path = folder.join(GENERATION_FILE);
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
-    let value: Value = serde_json::from_str(&text).map_err(|source| Error::BadJson { path, source })?;
-    let eos = &value["eos_token_id"];
-    let many = eos.as_array().map_or(std::slice::from_ref(eos), Vec::as_slice);
-    Ok(many.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect())
 }
 
 fn partial_of(folder: &Path) -> PathBuf {

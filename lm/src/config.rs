@@ -1,8 +1,9 @@
 //! The shape of a model, read from and written as Hugging Face's `config.json` of the Llama family.
 
+use crate::keys::Keys;
 use crate::{Error, Result};
-use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use serde_json::{Value, json};
+use std::path::Path;
 
 /// The shape of a Llama-style decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,13 +48,16 @@ impl ModelConfig {
     /// # Errors
     /// Where the text is not JSON, a needed key is missing, or a value asks for something this decoder does not compute.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let object: Map<String, Value> =
-            serde_json::from_str(text).map_err(|source| Error::BadJson { path: path.to_owned(), source })?;
-        let keys = Keys { path, object: &object };
+        let keys = Keys::parse(text, path)?;
         keys.expect("model_type", &json!("llama"), &[json!("llama")])?;
         keys.expect("hidden_act", &json!("silu"), &[json!("silu"), json!("swish")])?;
         keys.expect("attention_bias", &json!(false), &[json!(false)])?;
         keys.expect("mlp_bias", &json!(false), &[json!(false)])?;
+        Self::from_keys(&keys, plain_rope_theta(&keys)?)
+    }
+
+    /// The numbers that decoders of all families have.
+    pub(crate) fn from_keys(keys: &Keys, rope_theta: f64) -> Result<Self> {
         let hidden_size = keys.size("hidden_size")?;
         let num_attention_heads = keys.size("num_attention_heads")?;
         let config = Self {
@@ -66,14 +70,14 @@ impl ModelConfig {
             head_dim: keys.size_or("head_dim", hidden_size / num_attention_heads)?,
             max_position_embeddings: keys.size_or("max_position_embeddings", 2048)?,
             rms_norm_eps: keys.positive("rms_norm_eps", 1e-6)?,
-            rope_theta: keys.rope_theta()?,
+            rope_theta,
             tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
             initializer_range: keys.positive("initializer_range", 0.02)?,
             bos_token_id: keys.ids("bos_token_id")?.first().copied(),
             eos_token_ids: keys.ids("eos_token_id")?,
             pad_token_id: keys.ids("pad_token_id")?.first().copied(),
         };
-        config.check(path)?;
+        config.check(keys.path())?;
         Ok(config)
     }
 
@@ -110,6 +114,22 @@ impl ModelConfig {
             return refuse("num_key_value_heads", self.num_key_value_heads, supported);
         }
         Ok(())
+    }
+
+    /// Adds tokens that end an answer.
+    pub(crate) fn add_eos(&mut self, ids: &[u32]) {
+        for &id in ids {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
+    }
+
+    /// Whether a tensor that stands in a file belongs to the model: frequencies follow from the config though some versions
+    /// write them, and some write a tied matrix a second time.
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        let is_doubled = self.tie_word_embeddings && name == "lm_head.weight";
+        !is_doubled && !name.ends_with("rotary_emb.inv_freq")
     }
 
     /// Checks that a sequence fits the context window; `what` is named in the error.
@@ -182,101 +202,26 @@ impl ModelConfig {
     }
 }
 
+/// Both spellings: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5).
+fn plain_rope_theta(keys: &Keys) -> Result<f64> {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let Some(scaling) = keys.section(key)? else { continue };
+        let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
+        if let Some(kind) = kind.filter(|&kind| kind != "default") {
+            return Err(scaling.refuse("rope_type", kind, "only \"default\""));
+        }
+        if let Some(partial) = scaling.get("partial_rotary_factor").filter(|factor| factor.as_f64() != Some(1.0)) {
+            return Err(scaling.refuse("partial_rotary_factor", partial, "only 1.0"));
+        }
+        if let Some(theta) = scaling.positive_if_given("rope_theta")? {
+            return Ok(theta);
+        }
+    }
+    keys.positive("rope_theta", 10_000.0)
+}
+
 /// Sizes beyond this are a corrupt file, and products of two of them still fit a word.
 const MAX_SIZE: usize = 1 << 28;
-
-/// Typed look-up that names file, key and value when it fails. A key that is `null` counts as absent.
-struct Keys<'a> {
-    path: &'a Path,
-    object: &'a Map<String, Value>,
-}
-
-impl Keys<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.object.get(key).filter(|value| !value.is_null())
-    }
-
-    fn refuse(&self, key: &str, value: &Value, supported: impl Into<String>) -> Error {
-        Error::BadConfig {
-            path: PathBuf::from(self.path),
-            key: key.to_owned(),
-            value: value.to_string(),
-            supported: supported.into(),
-        }
-    }
-
-    fn expect(&self, key: &str, default: &Value, allowed: &[Value]) -> Result<()> {
-        let value = self.get(key).unwrap_or(default);
-        if allowed.contains(value) {
-            return Ok(());
-        }
-        let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-        Err(self.refuse(key, value, format!("only {}", allowed.join(" or "))))
-    }
-
-    fn size(&self, key: &str) -> Result<usize> {
-        let Some(value) = self.get(key) else {
-            return Err(Error::MissingKey { path: self.path.to_owned(), key: key.to_owned() });
-        };
-        value
-            .as_u64()
-            .filter(|&n| n > 0)
-            .and_then(|n| usize::try_from(n).ok())
-            .ok_or_else(|| self.refuse(key, value, "it must be a positive whole number"))
-    }
-
-    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
-        if self.get(key).is_some() { self.size(key) } else { Ok(default) }
-    }
-
-    fn positive(&self, key: &str, default: f64) -> Result<f64> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value
-            .as_f64()
-            .filter(|&x| x.is_finite() && x > 0.0)
-            .ok_or_else(|| self.refuse(key, value, "it must be a positive number"))
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.refuse(key, value, "it must be true or false"))
-    }
-
-    /// One id or a list of ids; absent is an empty list.
-    fn ids(&self, key: &str) -> Result<Vec<u32>> {
-        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        match value {
-            Value::Array(values) => values.iter().map(id).collect(),
-            one => id(one).map(|id| vec![id]),
-        }
-        .ok_or_else(|| self.refuse(key, value, "it must be a token id or a list of them"))
-    }
-
-    /// Both spellings: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5).
-    fn rope_theta(&self) -> Result<f64> {
-        for key in ["rope_scaling", "rope_parameters"] {
-            let Some(value) = self.get(key) else { continue };
-            let Some(scaling) = value.as_object() else {
-                return Err(self.refuse(key, value, "it must be an object"));
-            };
-            let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
-            if let Some(kind) = kind.filter(|&kind| kind != "default") {
-                return Err(self.refuse(&format!("{key}.rope_type"), kind, "only \"default\""));
-            }
-            if let Some(partial) = scaling.get("partial_rotary_factor").filter(|factor| factor.as_f64() != Some(1.0)) {
-                return Err(self.refuse(&format!("{key}.partial_rotary_factor"), partial, "only 1.0"));
-            }
-            if let Some(theta) = scaling.get("rope_theta").filter(|theta| !theta.is_null()) {
-                return theta
-                    .as_f64()
-                    .filter(|&x| x.is_finite() && x > 0.0)
-                    .ok_or_else(|| self.refuse(&format!("{key}.rope_theta"), theta, "it must be a positive number"));
-            }
-        }
-        self.positive("rope_theta", 10_000.0)
-    }
-}
 
 #[cfg(test)]
 mod tests {

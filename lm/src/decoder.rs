@@ -2,12 +2,17 @@
 
 use crate::Result;
 use crate::batch::Batch;
+use crate::block::{Block, Table};
 use crate::config::ModelConfig;
 use crate::generation::choose;
+use crate::next_token::{for_each_row, judge};
 use crate::weights::Weights;
-use candle_core::{DType, Device, Tensor};
-use kernels::{AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, PackedWeight};
-use std::sync::{Arc, OnceLock};
+use candle_core::{DType, Tensor};
+use kernels::{
+    AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, PackedWeight, TokenLogProb,
+    TokenTree,
+};
+use std::sync::Arc;
 
 /// A Llama-style decoder over given weights; differentiable where these are variables.
 ///
@@ -16,11 +21,11 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: ModelConfig,
-    embed_tokens: Tensor,
+    embed_tokens: Arc<Table>,
     layers: Vec<Layer>,
     norm: Tensor,
-    lm_head: Tensor,
-    packed_lm_head: OnceLock<Arc<PackedWeight>>,
+    /// The embedding table where the two are tied.
+    lm_head: Arc<Table>,
     /// What activations are in; on a GPU it may be narrower than the weights.
     compute: DType,
     attention: AttentionBlockSpec,
@@ -34,61 +39,6 @@ struct Layer {
     feed_forward: Block,
 }
 
-/// The weights of a block, which is computed as one: one after the other in one tensor, stored on disk apart.
-///
-/// While they are variables they are joined anew in each pass, so that the gradient reaches each; otherwise once.
-#[derive(Debug, Clone)]
-enum Block {
-    Parts(Vec<Tensor>),
-    Whole { flat: Tensor, packed: OnceLock<Arc<PackedBlock>> },
-}
-
-/// The weights of a block laid out for decoding: its norm, its first matrix and its second.
-#[derive(Debug)]
-struct PackedBlock {
-    norm: Tensor,
-    first: PackedWeight,
-    second: PackedWeight,
-}
-
-impl Block {
-    fn new(parts: &[Tensor]) -> Result<Self> {
-        let is_variable = parts.iter().any(Tensor::track_op);
-        let parts = parts.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
-        if is_variable {
-            return Ok(Self::Parts(parts));
-        }
-        Ok(Self::Whole { flat: Tensor::cat(&parts, 0)?, packed: OnceLock::new() })
-    }
-
-    fn join(&self) -> Result<Tensor> {
-        match self {
-            Self::Parts(parts) => Ok(Tensor::cat(parts, 0)?),
-            Self::Whole { flat, .. } => Ok(flat.clone()),
-        }
-    }
-
-    /// The weights for decoding, matrices of the given shapes and of type `dtype`; made once where they cannot change.
-    fn packed(&self, first: (usize, usize), second: (usize, usize), dtype: DType) -> Result<Arc<PackedBlock>> {
-        if let Self::Whole { packed, .. } = self
-            && let Some(packed) = packed.get()
-        {
-            return Ok(Arc::clone(packed));
-        }
-        let flat = self.join()?.detach().to_dtype(dtype)?;
-        let (width, n_first) = (first.1, first.0 * first.1);
-        let made = Arc::new(PackedBlock {
-            norm: flat.narrow(0, 0, width)?,
-            first: PackedWeight::new(&flat.narrow(0, width, n_first)?.reshape(first)?)?,
-            second: PackedWeight::new(&flat.narrow(0, width + n_first, second.0 * second.1)?.reshape(second)?)?,
-        });
-        if let Self::Whole { packed, .. } = self {
-            return Ok(Arc::clone(packed.get_or_init(|| made)));
-        }
-        Ok(made)
-    }
-}
-
 impl Decoder {
     /// Assembles the decoder.
     ///
@@ -97,23 +47,46 @@ impl Decoder {
     /// # Errors
     /// Where a tensor is missing or has another shape than the config asks for.
     pub fn new(config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        Self::assemble(config, weights.clone(), |table| Ok(Table::new(table)), |parts| Block::new(&parts))
+    }
+
+    /// Assembles the same from copies of weights on the CPU that are laid out for decoding alone: each original is let go as its copy
+    /// is made, so that a model that is only asked lies in memory once.
+    ///
+    /// The differentiable [`Decoder::forward`] works too, but lays the weights out anew in each pass.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`], and where a weight is not f32.
+    pub fn for_decoding(config: &ModelConfig, weights: Weights) -> Result<Self> {
+        let block = |parts: Vec<Tensor>| Block::for_decoding(&parts);
+        let mut decoder = Self::assemble(config, weights, |table| Table::for_decoding(&table), block)?;
+        decoder.norm = decoder.norm.detach().copy()?;
+        Ok(decoder)
+    }
+
+    fn assemble(
+        config: &ModelConfig,
+        weights: Weights,
+        table: impl Fn(Tensor) -> Result<Table>,
+        block: impl Fn(Vec<Tensor>) -> Result<Block>,
+    ) -> Result<Self> {
         config.check("config.json".as_ref())?;
-        let named = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
-        let weights = Weights::from_tensors(config, named)?;
-        let mut tensors = weights.iter().map(|(_, tensor)| tensor.clone());
+        let mut tensors =
+            Weights::from_tensors(config, weights.into_named())?.into_named().into_iter().map(|(_, it)| it);
         let mut take = || tensors.next().expect("the weights were checked against the same layout");
         let embed_tokens = take();
+        let compute = embed_tokens.dtype();
+        let embed_tokens = Arc::new(table(embed_tokens)?);
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for _ in 0..config.num_hidden_layers {
             // Norm, queries, keys, values, output; norm, gate, up, down.
             layers.push(Layer {
-                attention: Block::new(&[take(), take(), take(), take(), take()])?,
-                feed_forward: Block::new(&[take(), take(), take(), take()])?,
+                attention: block(vec![take(), take(), take(), take(), take()])?,
+                feed_forward: block(vec![take(), take(), take(), take()])?,
             });
         }
         let norm = take();
-        let compute = embed_tokens.dtype();
-        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { take() };
+        let lm_head = if config.tie_word_embeddings { Arc::clone(&embed_tokens) } else { Arc::new(table(take())?) };
         let (width, eps) = (config.hidden_size, config.rms_norm_eps);
         let attention = AttentionSpec {
             n_heads: config.num_attention_heads,
@@ -128,7 +101,6 @@ impl Decoder {
             norm,
             lm_head,
             compute,
-            packed_lm_head: OnceLock::new(),
             attention: AttentionBlockSpec { width, eps, attention },
             feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps },
         })
@@ -154,7 +126,7 @@ impl Decoder {
 
     /// The output layer's weight, (V, d); the embedding table where the two are tied.
     pub fn lm_head(&self) -> &Tensor {
-        &self.lm_head
+        self.lm_head.lying().expect("a table that is packed can be unpacked")
     }
 
     /// Hidden states after the final norm.
@@ -166,7 +138,7 @@ impl Decoder {
     /// Where a row is longer than the context window or an id lies outside the vocabulary.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.config.require_fit("a row of the batch", batch.row_len())?;
-        let mut x = kernels::embedding(batch.ids(), &self.embed_tokens)?.to_dtype(self.compute)?; // (B, T, d)
+        let mut x = kernels::embedding(batch.ids(), self.embed_tokens.lying()?)?.to_dtype(self.compute)?; // (B, T, d)
         if let Some(weights) = self.join_layers()? {
             let (n_layers, attention, feed_forward) = (self.layers.len(), self.attention, self.feed_forward);
             let spec = LayersSpec { n_layers, attention, feed_forward };
@@ -186,11 +158,11 @@ impl Decoder {
         let parts: Option<Vec<&[Tensor]>> = blocks
             .map(|block| match block {
                 Block::Parts(parts) => Some(parts.as_slice()),
-                Block::Whole { .. } => None,
+                Block::Whole { .. } | Block::Packed(_) => None,
             })
             .collect();
         match parts {
-            Some(parts) if self.embed_tokens.device().is_cuda() => Ok(Some(Tensor::cat(&parts.concat(), 0)?)),
+            Some(parts) if self.norm.device().is_cuda() => Ok(Some(Tensor::cat(&parts.concat(), 0)?)),
             _ => Ok(None),
         }
     }
@@ -200,8 +172,13 @@ impl Decoder {
     /// # Errors
     /// Where memory for it lacks, or the weights are not f32 on the CPU.
     pub fn new_cache(&self, n_rows: usize, max_len: usize) -> Result<KvCache> {
-        let place = (self.embed_tokens.device(), self.compute);
+        let place = (self.norm.device(), self.compute);
         Ok(KvCache::on(place, self.layers.len(), n_rows, max_len, &self.attention.attention)?)
+    }
+
+    /// A place for [`Decoder::extend`] to read a tree of tokens in one call; none on a GPU.
+    pub(crate) fn tree_cache(&self, tree: TokenTree) -> Option<KvCache> {
+        self.norm.device().is_cpu().then(|| KvCache::of_tree(tree, &self.attention.attention))
     }
 
     /// Reads new tokens behind those a cache holds, and keeps them there: hidden states after the final norm, without gradient.
@@ -217,15 +194,15 @@ impl Decoder {
     pub fn extend(&self, cache: &mut KvCache, ids: &[u32], rows: &[usize]) -> Result<Tensor> {
         self.config.require_known(ids)?;
         let eps = self.config.rms_norm_eps;
-        let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
-        let mut x = kernels::embedding(&ids, &self.embed_tokens.detach())?.to_dtype(self.compute)?; // (N, d)
+        let mut x = self.embed_tokens.rows(ids)?.to_dtype(self.compute)?; // (N, d)
         let attention = &self.attention.attention;
+        let decode_spec = (*attention).into();
         let (d, f) = (self.feed_forward.width, self.feed_forward.inner);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             let block =
                 layer.attention.packed((attention.qkv_width(), d), (d, attention.output_width()), self.compute)?;
             let qkv = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
-            let heads = kernels::decode_attention(&qkv, attention, rows, cache, layer_idx)?;
+            let heads = kernels::decode_attention(&qkv, &decode_spec, rows, cache, layer_idx)?;
             x = (x + block.second.apply(&heads)?)?;
             let block = layer.feed_forward.packed((2 * f, d), (d, f), self.compute)?;
             let gate_up = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
@@ -240,17 +217,7 @@ impl Decoder {
     /// # Errors
     /// Where the shapes do not fit or the weights are not f32.
     pub(crate) fn for_each_logits(&self, hidden: &Tensor, mut read: impl FnMut(usize, &[f32])) -> Result<()> {
-        const CHUNK_ROWS: usize = 256;
-        let (n_rows, _) = hidden.dims2()?;
-        let lm_head = self.packed_lm_head()?;
-        for start in (0..n_rows).step_by(CHUNK_ROWS) {
-            let chunk = hidden.narrow(0, start, CHUNK_ROWS.min(n_rows - start))?;
-            let logits: Vec<f32> = lm_head.apply_in_f32(&chunk)?.flatten_all()?.to_vec1()?;
-            for (idx, row) in logits.chunks(self.config.vocab_size).enumerate() {
-                read(start + idx, row);
-            }
-        }
-        Ok(())
+        for_each_row(hidden, &*self.packed_lm_head()?, self.config.vocab_size, |i, logits| read(i, logits))
     }
 
     /// Chooses what comes after hidden states (N, d): for each pick, a row (never falling along the picks) and how to choose.
@@ -281,16 +248,18 @@ impl Decoder {
         Ok(chosen)
     }
 
-    /// The output layer laid out for decoding; made once where it cannot change.
+    /// How likely tokens are after hidden states (N, d): for each target, a row (never falling along the targets) and the token.
+    pub(crate) fn token_log_probs_after(&self, hidden: &Tensor, targets: &[(usize, u32)]) -> Result<Vec<TokenLogProb>> {
+        if hidden.device().is_cpu() {
+            return Ok(self.packed_lm_head()?.token_log_probs(hidden, targets)?);
+        }
+        let mut found = Vec::with_capacity(targets.len());
+        self.for_each_logits(hidden, |i, logits| judge(&mut found, targets, i, logits))?;
+        Ok(found)
+    }
+
     fn packed_lm_head(&self) -> Result<Arc<PackedWeight>> {
-        if let Some(packed) = self.packed_lm_head.get() {
-            return Ok(Arc::clone(packed));
-        }
-        let made = Arc::new(PackedWeight::new(&self.lm_head.detach().to_dtype(self.compute)?)?);
-        if self.lm_head.track_op() {
-            return Ok(made);
-        }
-        Ok(Arc::clone(self.packed_lm_head.get_or_init(|| made)))
+        self.lm_head.packed(self.compute)
     }
 
     /// Logits of each next token, (B, T, V). Losses go through [`kernels::linear_cross_entropy`] instead, which never holds them all.
@@ -298,7 +267,7 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
-        Ok(kernels::linear(&self.forward(batch)?, &self.lm_head)?)
+        Ok(kernels::linear(&self.forward(batch)?, self.lm_head())?)
     }
 }
 
@@ -444,14 +413,37 @@ pub(crate) mod tests {
         let live = weights.map(|_| Ok(next.next().unwrap().as_tensor().clone())).unwrap();
         let decoder = Decoder::new(&config, &live).unwrap();
         let frozen = Decoder::new(&config, &live.snapshot().unwrap()).unwrap();
+        let packed = Decoder::for_decoding(&config, live.clone()).unwrap();
         let batch = Batch::pad(&random_rows(5, &[4])).unwrap();
         let before = logits(&decoder, &batch);
         assert_eq!(before, logits(&frozen, &batch));
+        assert_eq!(before, logits(&packed, &batch));
         for var in &vars {
             var.set(&(var.as_tensor() * 1.5).unwrap().detach()).unwrap();
         }
         assert_ne!(before, logits(&decoder, &batch));
         assert_eq!(before, logits(&frozen, &batch));
+        assert_eq!(before, logits(&packed, &batch));
+    }
+
+    #[test]
+    fn weights_laid_out_for_decoding_alone_give_the_same_bits() {
+        for tie_word_embeddings in [true, false] {
+            let config = ModelConfig { tie_word_embeddings, ..tiny_config() };
+            let weights = lively(&config, 7);
+            let decoder = Decoder::new(&config, &weights).unwrap();
+            let packed = Decoder::for_decoding(&config, weights).unwrap();
+            let ids = random_rows(7, &[20]).remove(0);
+            let read = |decoder: &Decoder| {
+                let mut cache = decoder.new_cache(1, 20).unwrap();
+                let hidden = decoder.extend(&mut cache, &ids, &[0; 20]).unwrap();
+                let mut rows = Vec::new();
+                decoder.for_each_logits(&hidden, |_, logits| rows.push(logits.to_vec())).unwrap();
+                rows
+            };
+            assert_eq!(read(&decoder), read(&packed));
+            assert_eq!(decoder.lm_head().to_vec2::<f32>().unwrap(), packed.lm_head().to_vec2::<f32>().unwrap());
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A model as users meet it: behind an operator's system prompt, or served with another chat template.
 
 use crate::chat::{ChatTemplate, Message, Opening, Role};
-use crate::model::LoadedModel;
-use crate::subject::{GenerateRequest, Generation, Score, ScoreRequest, Subject};
+use crate::model::{LoadedModel, answer_each};
+use crate::subject::{Ability, Drawn, GenerateRequest, Generation, Prompt, Score, ScoreRequest, Subject};
 use crate::tensors::hexadecimal;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -43,6 +43,13 @@ impl<'a> Deployed<'a> {
         })
     }
 
+    fn rendered(&self, requests: &[GenerateRequest]) -> Vec<Result<GenerateRequest>> {
+        let render = |request: &GenerateRequest| {
+            Ok(GenerateRequest { prompt: Prompt::Text(self.render(&request.prompt)?), ..request.clone() })
+        };
+        requests.iter().map(render).collect()
+    }
+
     fn with_system(&self, messages: &[Message]) -> Vec<Message> {
         let Some(system) = &self.system else { return messages.to_vec() };
         let (own, rest) = match messages.split_first() {
@@ -60,11 +67,13 @@ impl Subject for Deployed<'_> {
         &self.fingerprint
     }
 
-    fn render_chat(&self, messages: &[Message]) -> Result<String> {
-        let messages = self.with_system(messages);
-        match &self.template {
-            Some(template) => template.render(&messages, Opening::Assistant),
-            None => self.model.render_chat(&messages),
+    fn render(&self, prompt: &Prompt) -> Result<String> {
+        match (prompt, &self.template) {
+            (Prompt::Text(text), _) => Ok(text.clone()),
+            (Prompt::Chat(messages), Some(template)) => {
+                template.render(&self.with_system(messages), Opening::Assistant)
+            }
+            (Prompt::Chat(messages), None) => self.model.render(&Prompt::Chat(self.with_system(messages))),
         }
     }
 
@@ -72,13 +81,29 @@ impl Subject for Deployed<'_> {
         self.model.end_of_turn()
     }
 
-    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>> {
-        self.model.score(requests)
+    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Result<Score>>> {
+        let rendered = requests.iter().map(|request| {
+            let continuation = request.continuation.clone();
+            Ok(ScoreRequest { context: Prompt::Text(self.render(&request.context)?), continuation })
+        });
+        answer_each(rendered.collect(), |requests| self.model.score(requests)).map(flatten)
     }
 
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generation>> {
-        self.model.generate(requests)
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Result<Generation>>> {
+        answer_each(self.rendered(requests), |requests| self.model.generate(requests)).map(flatten)
     }
+
+    fn lacks(&self, ability: Ability) -> Option<&str> {
+        self.model.lacks(ability)
+    }
+
+    fn draw(&self, requests: &[GenerateRequest], how: Drawn) -> Result<Vec<Result<Generation>>> {
+        answer_each(self.rendered(requests), |requests| self.model.draw(requests, how)).map(flatten)
+    }
+}
+
+fn flatten<T>(answers: Vec<Result<Result<T>>>) -> Vec<Result<T>> {
+    answers.into_iter().map(|answer| answer.and_then(|answer| answer)).collect()
 }
 
 #[cfg(test)]
@@ -87,7 +112,7 @@ mod tests {
     use crate::chat::{Message, Role};
     use crate::model::LoadedModel;
     use crate::model::tests::tiny_checkpoint;
-    use crate::subject::Subject;
+    use crate::subject::{Prompt, Subject};
 
     fn turn(role: Role, content: &str) -> Message {
         Message { role, content: content.to_owned() }
@@ -98,10 +123,10 @@ mod tests {
         let model = LoadedModel::new(&tiny_checkpoint(1)).unwrap();
         let deployed = Deployed::new(&model, Some("Be careful."), None).unwrap();
         let user = turn(Role::User, "hello");
-        let plain = deployed.render_chat(std::slice::from_ref(&user)).unwrap();
-        assert_eq!(plain, model.render_chat(&[turn(Role::System, "Be careful."), user.clone()]).unwrap());
-        let both = deployed.render_chat(&[turn(Role::System, "Be short."), user.clone()]).unwrap();
-        assert_eq!(both, model.render_chat(&[turn(Role::System, "Be careful. Be short."), user]).unwrap());
+        let plain = deployed.render(&Prompt::Chat(vec![user.clone()])).unwrap();
+        assert_eq!(plain, model.render(&Prompt::Chat(vec![turn(Role::System, "Be careful."), user.clone()])).unwrap());
+        let both = deployed.render(&Prompt::Chat(vec![turn(Role::System, "Be short."), user.clone()])).unwrap();
+        assert_eq!(both, model.render(&Prompt::Chat(vec![turn(Role::System, "Be careful. Be short."), user])).unwrap());
     }
 
     #[test]
@@ -111,7 +136,7 @@ mod tests {
         let keys = [deploy(Some("a"), None), deploy(Some("b"), None), deploy(None, Some("a"))];
         assert!(keys[0].fingerprint() != keys[1].fingerprint() && keys[0].fingerprint() != keys[2].fingerprint());
         let other = deploy(None, Some("{% for m in messages %}[{{ m['content'] }}]{% endfor %}"));
-        assert_eq!(other.render_chat(&[turn(Role::User, "hello")]).unwrap(), "[hello]");
+        assert_eq!(other.render(&Prompt::user("hello")).unwrap(), "[hello]");
         assert!(Deployed::new(&model, None, Some("{% for")).is_err());
     }
 }

@@ -1,13 +1,9 @@
 //! A language model behind a server with `OpenAI`'s chat completions, such as vLLM, llama.cpp or a provider's.
 
-use crate::Error;
 use crate::chat::Message;
+use crate::server::transport::{Line, Reading, Transport, shorten, to_json};
 use serde::{Deserialize, Serialize};
-use std::thread::sleep;
 use std::time::Duration;
-use ureq::Agent;
-use ureq::Body;
-use ureq::http::{Response, StatusCode};
 
 /// Where completions are asked for, and how patiently.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,9 +16,10 @@ pub struct EndpointConfig {
     pub log_probs: bool,
     /// Longest time of one attempt.
     pub timeout: Duration,
-    /// Attempts at one question, at least one; after an answer of status 429 or 5xx and after a broken connection there is another.
+    /// Attempts at one question, at least one; there is another after what may pass: a broken connection, an answer that cannot be read,
+    /// status 408, 409, 429 or 5xx.
     pub attempts: usize,
-    /// Pause after the first failed attempt; it doubles with each. Where the server asks for a longer one it gets it, up to a minute.
+    /// Longest pause after the first failed attempt; it doubles with each. Where the server asks for a longer one all questions wait, up to a minute.
     pub pause: Duration,
 }
 
@@ -38,8 +35,7 @@ pub struct Completion {
 /// A model behind a server.
 pub struct Endpoint {
     config: EndpointConfig,
-    api_key: Option<String>,
-    agent: Agent,
+    transport: Transport,
 }
 
 /// Longest pause that a server is granted.
@@ -94,28 +90,27 @@ struct Token {
     logprob: f64,
 }
 
-/// How one attempt failed.
-enum Failure {
-    /// Another may not.
-    Passing { message: String, pause: Option<Duration> },
-    /// So would every other.
-    Lasting(String),
-}
-
 impl Endpoint {
     /// Takes a server; nothing is sent. `api_key` is sent as a bearer token and stands in no message.
     pub fn new(config: EndpointConfig, api_key: Option<String>) -> Self {
-        let agent =
-            Agent::config_builder().timeout_global(Some(config.timeout)).http_status_as_error(false).build().into();
-        Self { config, api_key, agent }
+        let transport = Transport::new(Line {
+            url: config.url.clone(),
+            api_key,
+            timeout: config.timeout,
+            attempts: config.attempts,
+            pause: config.pause,
+            longest_pause: LONGEST_PAUSE,
+        });
+        Self { config, transport }
     }
 
     /// The likeliest answer (temperature 0) of at most `max_tokens` tokens.
     ///
     /// # Errors
-    /// [`Error::Endpoint`] with the address and the status or reason, after the last attempt.
+    /// [`crate::Error::Server`] with the address and the status or reason, after the last attempt; [`crate::Error::ServerOver`] where no
+    /// other question will fare better.
     pub fn complete(&self, messages: &[Message], max_tokens: usize) -> crate::Result<Completion> {
-        let EndpointConfig { model, log_probs, attempts, pause, .. } = &self.config;
+        let EndpointConfig { model, log_probs, .. } = &self.config;
         let request = Request {
             model,
             messages,
@@ -124,51 +119,10 @@ impl Endpoint {
             logprobs: log_probs.then_some(true),
             top_logprobs: log_probs.then_some(LIKELIEST),
         };
-        let request = serde_json::to_string(&request).expect("a request is plain data");
-        let url = format!("{}/chat/completions", self.config.url.trim_end_matches('/'));
-        let mut pause = *pause;
-        for attempt in 1.. {
-            match self.attempt(&url, &request) {
-                Ok(completion) => return Ok(completion),
-                Err(Failure::Passing { pause: asked, .. }) if attempt < *attempts => {
-                    sleep(asked.unwrap_or(pause).max(pause).min(LONGEST_PAUSE));
-                    pause *= 2;
-                }
-                Err(Failure::Passing { message, .. }) if attempt > 1 => {
-                    return Err(Error::Endpoint { url, message: format!("{message} ({attempt} attempts)") });
-                }
-                Err(Failure::Passing { message, .. } | Failure::Lasting(message)) => {
-                    return Err(Error::Endpoint { url, message });
-                }
-            }
-        }
-        unreachable!("the last attempt returns")
-    }
-
-    fn attempt(&self, url: &str, request: &str) -> Result<Completion, Failure> {
-        let mut call = self.agent.post(url).header("Content-Type", "application/json");
-        if let Some(key) = &self.api_key {
-            call = call.header("Authorization", format!("Bearer {key}"));
-        }
-        let mut response = call.send(request).map_err(|error| match error {
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Lasting(error.to_string()),
-            _ => Failure::Passing { message: error.to_string(), pause: None },
-        })?;
-        let status = response.status();
-        let pause = asked_pause(&response);
-        let text = response
-            .body_mut()
-            .read_to_string()
-            .map_err(|error| Failure::Passing { message: error.to_string(), pause: None })?;
-        if status.is_success() {
-            return read_reply(&text).map_err(Failure::Lasting);
-        }
-        let message = format!("status {}: {}", status.as_u16(), shorten(&text));
-        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            Err(Failure::Passing { message, pause })
-        } else {
-            Err(Failure::Lasting(message))
-        }
+        let answer = self
+            .transport
+            .ask("/chat/completions", Some(&to_json(&request)), |text| read_reply(text).map_err(Reading::Malformed));
+        Ok(answer?)
     }
 }
 
@@ -181,18 +135,6 @@ fn read_reply(text: &str) -> Result<Completion, String> {
     let places = choice.logprobs.and_then(|of_answer| of_answer.content).unwrap_or_default();
     let of_place = |place: Place| place.top_logprobs.into_iter().map(|token| (token.token, token.logprob)).collect();
     Ok(Completion { text: choice.message.content, likeliest: places.into_iter().map(of_place).collect() })
-}
-
-/// The seconds of a `Retry-After` header.
-fn asked_pause(response: &Response<Body>) -> Option<Duration> {
-    let seconds = response.headers().get("Retry-After")?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-/// The beginning of what a server says, on one line.
-fn shorten(text: &str) -> String {
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() > 200 { line.chars().take(200).chain(['…']).collect() } else { line }
 }
 
 #[cfg(test)]
@@ -251,10 +193,7 @@ mod tests {
         let question = [Message { role: Role::User, content: "A or B?".to_owned() }];
         let answer = endpoint(url, attempts).complete(&question, 4).map_err(|error| error.to_string());
         if let Err(message) = &answer {
-            assert!(
-                message.starts_with(&format!("{url}/chat/completions: ")) && !message.contains("secret"),
-                "{message}"
-            );
+            assert!(message.starts_with(url) && !message.contains("secret"), "{message}");
         }
         answer
     }
@@ -281,15 +220,15 @@ mod tests {
         let told = |answers: &[(u16, &str)], attempts: usize| {
             let (url, _) = serve(answers);
             let message = ask(&url, attempts).unwrap_err();
-            message.replace(&format!("{url}/chat/completions: "), "")
+            message.replace("/chat/completions", "").replace(&format!("{url}: "), "")
         };
         assert_eq!(told(&[(401, "{\"error\":\n \"no key\"}")], 3), "status 401: {\"error\": \"no key\"}");
         assert_eq!(told(&[(500, "oh"), (502, "no")], 2), "status 502: no (2 attempts)");
-        let malformed = told(&[(200, "<html>")], 3);
+        let malformed = told(&[(200, "<html>")], 1);
         assert!(malformed.starts_with("the answer is no chat completion: expected value"), "{malformed}");
-        let other = told(&[(200, "{\"choice\":[]}")], 3);
+        let other = told(&[(200, "{\"choice\":[]}")], 1);
         assert!(other.starts_with("the answer is no chat completion: missing field `choices`"), "{other}");
-        assert_eq!(told(&[(200, "{\"choices\":[]}")], 3), "the answer has no choices");
+        assert_eq!(told(&[(200, "{\"choices\":[]}"); 2], 2), "the answer has no choices (2 attempts)");
     }
 
     #[test]

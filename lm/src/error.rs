@@ -9,6 +9,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A subject was asked for what it cannot do.
+    #[error("not measurable here: {reason}")]
+    Lacking {
+        /// Why it cannot.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("could not {action} {path}")]
     Io {
@@ -19,13 +25,53 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A server did not answer, or not as it should.
+    /// A server gave no answer to a request, or none that can be used.
+    #[error("{url}: {message}{}", if *n_attempts > 1 { format!(" ({n_attempts} attempts)") } else { String::new() })]
+    Server {
+        /// What was asked, without credentials.
+        url: String,
+        /// HTTP status of the last attempt; `None` where there was no answer.
+        status: Option<u16>,
+        /// The status or the reason, and what the server said.
+        message: String,
+        /// Attempts made.
+        n_attempts: usize,
+    },
+    /// A server answers no request any more: it refuses the key, or is gone.
     #[error("{url}: {message}")]
-    Endpoint {
-        /// What was asked.
+    ServerOver {
+        /// Base of the interface, without credentials.
         url: String,
         /// The status or the reason, and what the server said.
         message: String,
+    },
+    /// A model named on the Hub could not be had.
+    #[error("{name} on the Hub: {message}")]
+    Hub {
+        /// The model and its revision.
+        name: String,
+        /// The status or the reason.
+        message: String,
+    },
+    /// A server does not have the model that is asked for.
+    #[error("{url} has no model `{model}`; it lists {}", list_names(known))]
+    UnknownModel {
+        /// Base of the interface, without credentials.
+        url: String,
+        /// As asked for; empty where none was named and there are several.
+        model: String,
+        /// The models that are there.
+        known: Vec<String>,
+    },
+    /// A file is no journal of a server's answers, is damaged, or belongs to another process now.
+    #[error("{path}{}: {reason}", if *line > 0 { format!(":{line}") } else { String::new() })]
+    BadJournal {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; 0 where it is about the whole file.
+        line: usize,
+        /// What is wrong.
+        reason: String,
     },
     /// A checkpoint folder lacks a file that it needs.
     #[error("{folder} has no {name}")]
@@ -83,11 +129,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Its length.
-        found_bytes: usize,
+        found_bytes: u64,
     },
     /// A tensor file's header is wrong.
     #[error("{path} is not a valid safetensors file: {reason}")]
     BadTensorFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A GGUF file is malformed.
+    #[error("{path} is not a usable GGUF file: {reason}")]
+    BadGguf {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -190,6 +244,12 @@ pub enum Error {
         /// Rows of the embedding table.
         vocab_size: usize,
     },
+    /// A model that can only be asked was given where weights are trained or mixed.
+    #[error("this {model_type} model can be asked, but not trained or mixed: that takes a plain Llama decoder")]
+    NotTrainable {
+        /// Hugging Face's name of its family.
+        model_type: &'static str,
+    },
     /// Two models between which others should lie are not of one kind.
     #[error("the reference and the aligned model cannot be mixed: {difference}")]
     NotAlike {
@@ -224,4 +284,23 @@ impl Error {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
+
+    /// Whether another request of the same subject might fare better.
+    pub fn is_about_a_request(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLong { .. }
+                | Self::Empty { .. }
+                | Self::Tokenize { .. }
+                | Self::TokenOutOfRange { .. }
+                | Self::NoChatTemplate
+                | Self::BadChatTemplate { .. }
+                | Self::Server { .. }
+        )
+    }
+}
+
+fn list_names(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    if quoted.is_empty() { "none".to_owned() } else { quoted.join(", ") }
 }

@@ -6,6 +6,7 @@ use kernels::{Draw, argmax, log_sum_exp};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use std::collections::BTreeMap;
 
 /// A prompt and how far to go on from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,6 +180,11 @@ pub(crate) fn choose(logits: &[f32], how: Draw) -> (u32, f32) {
     (id as u32, (f64::from(logits[id]) - log_sum_exp(logits)) as f32)
 }
 
+/// Least number of tokens that two prompts must share at their beginning to be put together, and least number of tokens that need not
+/// be read again if those so put together share it: reading few tokens by themselves costs about as much.
+const MIN_SHARED: usize = 16;
+const MIN_SPARED: usize = 64;
+
 /// Reads the prompts of newly admitted rows and chooses the first token of each.
 fn read_prompts<M: NextToken>(
     model: &M,
@@ -190,12 +196,13 @@ fn read_prompts<M: NextToken>(
 ) -> Result<()> {
     // Runs of equal prompts: the first of each is read, the others take over its keys and values.
     let runs: Vec<&[Running]> = admitted.chunk_by(|a, b| prompts[a.idx].ids == prompts[b.idx].ids).collect();
+    let n_known = share_beginnings(model, prompts, &runs, cache)?;
     let mut rest = runs.as_slice();
     while !rest.is_empty() {
         let mut n_tokens = 0;
         let n_runs = rest.iter().take_while(|run| {
             let is_first = n_tokens == 0;
-            n_tokens += prompts[run[0].idx].ids.len();
+            n_tokens += prompts[run[0].idx].ids.len() - n_known[&run[0].slot];
             is_first || n_tokens <= READ_TOKENS
         });
         let (now, later) = rest.split_at(n_runs.count());
@@ -203,7 +210,7 @@ fn read_prompts<M: NextToken>(
         let mut tokens = Tokens::default();
         let mut picks = Vec::new();
         for (i, run) in now.iter().enumerate() {
-            tokens.push(run[0].slot, &prompts[run[0].idx].ids);
+            tokens.push(run[0].slot, &prompts[run[0].idx].ids[n_known[&run[0].slot]..]);
             picks.extend(run.iter().map(|row| (i, answers[row.idx].draw(choice))));
         }
         let chosen = model.choose(cache, &tokens, After::Runs, &picks)?;
@@ -216,6 +223,48 @@ fn read_prompts<M: NextToken>(
         }
     }
     Ok(())
+}
+
+/// Reads beginnings that sorted prompts share, each once, into the rows of all of them; how many tokens each row of the cache holds
+/// then.
+///
+/// No bit of a completion depends on it: what is left of a prompt is long enough to be read in the way in which a whole one is.
+fn share_beginnings<M: NextToken>(
+    model: &M,
+    prompts: &[Prompt],
+    runs: &[&[Running]],
+    cache: &mut M::Cache,
+) -> Result<BTreeMap<usize, usize>> {
+    let ids = |run: &[Running]| prompts[run[0].idx].ids.as_slice();
+    // What is left of a prompt must be long enough for `kernels::PREFILL_TOKENS`.
+    let n_shareable = |run: &[Running]| ids(run).len().saturating_sub(kernels::PREFILL_TOKENS);
+    let n_alike = |a: &[Running], b: &[Running]| {
+        let n_alike = ids(a).iter().zip(ids(b)).take_while(|(a, b)| a == b).count();
+        n_alike.min(n_shareable(a)).min(n_shareable(b))
+    };
+    let mut n_known: BTreeMap<usize, usize> = runs.iter().map(|run| (run[0].slot, 0)).collect();
+    let mut rest = runs;
+    while let Some((first, others)) = rest.split_first() {
+        let mut n_shared = usize::MAX;
+        let with_first = others.iter().take_while(|run| {
+            let n = n_alike(first, run);
+            let is_alike = n >= MIN_SHARED;
+            n_shared = if is_alike { n_shared.min(n) } else { n_shared };
+            is_alike
+        });
+        let (family, later) = others.split_at(with_first.count());
+        rest = later;
+        if n_shared.saturating_mul(family.len()) < MIN_SPARED {
+            continue;
+        }
+        let slots: Vec<usize> = family.iter().map(|run| run[0].slot).collect();
+        n_known.extend(slots.iter().chain([&first[0].slot]).map(|&slot| (slot, n_shared)));
+        let mut tokens = Tokens::default();
+        tokens.push(first[0].slot, &ids(first)[..n_shared]);
+        model.read(cache, &tokens, After::Runs, |_, _| {})?;
+        M::copy_prefix(cache, first[0].slot, n_shared, &slots)?;
+    }
+    Ok(n_known)
 }
 
 /// The token at which the cumulated probability passes `u`, for `u` in [0, 1).
@@ -295,6 +344,22 @@ mod tests {
         let together = run(&decoder, &prompts, Choice::Greedy, &[]);
         for (prompt, together) in prompts.iter().zip(&together) {
             assert_eq!(run(&decoder, std::slice::from_ref(prompt), Choice::Greedy, &[])[0].ids, together.ids);
+        }
+    }
+
+    #[test]
+    fn prompts_that_share_a_beginning_are_completed_to_the_last_bit_as_those_alone() {
+        let decoder = tiny_decoder(6);
+        let beginnings = random_rows(6, &[30, 35]);
+        let mut rows = random_rows(7, &[5, 9, 12, 8, 1, 20, 3]);
+        for (idx, row) in rows.iter_mut().enumerate() {
+            *row = [&beginnings[idx % 2], row.as_slice()].concat();
+        }
+        rows.push(beginnings[0].clone());
+        rows.push(rows[3].clone());
+        let prompts = prompts(&rows, 6);
+        for (prompt, together) in prompts.iter().zip(run(&decoder, &prompts, Choice::Greedy, &[])) {
+            assert_eq!(run(&decoder, std::slice::from_ref(prompt), Choice::Greedy, &[])[0], together);
         }
     }
 

@@ -59,7 +59,7 @@ fn sum(parts: &[(f64, &Checkpoint)]) -> Result<LoadedModel> {
         })
         .collect::<Result<_>>()?;
     let weights = Weights::from_tensors(&first.config, tensors)?;
-    LoadedModel::assemble(&first.config, &weights, &first.tokenizer, fingerprint)
+    LoadedModel::assemble(&first.config, weights, &first.tokenizer, fingerprint)
 }
 
 fn check_shape(name: &str, tensor: &Tensor, other: &Tensor) -> Result<()> {
@@ -79,7 +79,7 @@ mod tests {
     use crate::checkpoint::Checkpoint;
     use crate::config::ModelConfig;
     use crate::model::LoadedModel;
-    use crate::model::tests::{generate_requests, score_requests, tiny_checkpoint, tiny_tokenizer};
+    use crate::model::tests::{generations, scores, tiny_checkpoint, tiny_tokenizer};
     use crate::subject::Subject;
     use crate::weights::Weights;
     use crate::{Error, batch::Batch};
@@ -91,17 +91,16 @@ mod tests {
         for (lambda, checkpoint) in [(0.0, &reference), (1.0, &aligned)] {
             let (end, own) =
                 (interpolate(&reference, &aligned, lambda).unwrap(), LoadedModel::new(checkpoint).unwrap());
-            assert_eq!(end.score(&score_requests()).unwrap(), own.score(&score_requests()).unwrap());
-            assert_eq!(end.generate(&generate_requests()).unwrap(), own.generate(&generate_requests()).unwrap());
+            assert_eq!(scores(&end), scores(&own));
+            assert_eq!(generations(&end), generations(&own));
         }
     }
 
     #[test]
     fn a_phase_put_on_its_own_start_gives_its_end_within_rounding() {
         let [base, before, after] = [1, 2, 3].map(tiny_checkpoint);
-        let answers = |model: &LoadedModel| -> Vec<f64> {
-            model.score(&score_requests()).unwrap().iter().map(|score| score.log_prob_nats).collect()
-        };
+        let answers =
+            |model: &LoadedModel| -> Vec<f64> { scores(model).iter().map(|score| score.log_prob_nats).collect() };
         let end = answers(&LoadedModel::new(&after).unwrap());
         for (a, b) in answers(&transplant(&before, &before, &after).unwrap()).iter().zip(&end) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");
@@ -130,7 +129,7 @@ mod tests {
             let found = interpolate(&reference, &aligned, lambda).unwrap();
             let batch = Batch::pad(&[[7_u32, 30, 41, 9, 250]]).unwrap();
             let logits = |model: &LoadedModel| -> Vec<f32> {
-                model.decoder().logits(&batch).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+                model.decoder().unwrap().logits(&batch).unwrap().flatten_all().unwrap().to_vec1().unwrap()
             };
             for (a, b) in logits(&expected).into_iter().zip(logits(&found)) {
                 prop_assert!((a - b).abs() < 1e-3 * (1.0 + a.abs()), "{a} {b}");

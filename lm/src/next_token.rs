@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::generation::choose;
 use candle_core::Tensor;
-use kernels::{Draw, KvCache};
+use kernels::{Draw, KvCache, PackedWeight, TokenLogProb, TokenTree, argmax, log_sum_exp};
 
 /// Something that gives logits for the token after those it has read.
 pub trait NextToken {
@@ -60,6 +60,32 @@ pub trait NextToken {
         Ok(chosen)
     }
 
+    /// As [`NextToken::read`], but only tells how likely given tokens are: for each target, the number that `see` would be called with
+    /// (never falling along the targets) and the token.
+    ///
+    /// # Errors
+    /// As [`NextToken::read`].
+    fn token_log_probs(
+        &self,
+        cache: &mut Self::Cache,
+        tokens: &Tokens,
+        after: After,
+        targets: &[(usize, u32)],
+    ) -> Result<Vec<TokenLogProb>> {
+        let mut found = Vec::with_capacity(targets.len());
+        self.read(cache, tokens, after, |i, logits| judge(&mut found, targets, i, logits))?;
+        Ok(found)
+    }
+
+    /// A place to read a tree of tokens in one call, its runs as rows; none where this model reads rows only.
+    ///
+    /// # Errors
+    /// Where memory for it lacks.
+    fn tree_cache(&self, tree: TokenTree) -> Result<Option<Self::Cache>> {
+        let _ = tree;
+        Ok(None)
+    }
+
     /// Forgets all but the first `len` tokens of `row`.
     ///
     /// # Errors
@@ -73,12 +99,26 @@ pub trait NextToken {
     fn copy_prefix(cache: &mut Self::Cache, from: usize, len: usize, to: &[usize]) -> Result<()>;
 }
 
+/// Adds how likely the targets of the `i`-th row of logits are, where `found` has those of the rows before.
+pub(crate) fn judge(found: &mut Vec<TokenLogProb>, targets: &[(usize, u32)], i: usize, logits: &[f32]) {
+    let of_row = targets[found.len()..].iter().take_while(|(at, _)| *at == i);
+    let ids: Vec<usize> = of_row.map(|&(_, id)| id as usize).collect();
+    if ids.is_empty() {
+        return;
+    }
+    let (log_total, best) = (log_sum_exp(logits), argmax(logits));
+    found.extend(
+        ids.into_iter()
+            .map(|id| TokenLogProb { log_prob_nats: f64::from(logits[id]) - log_total, is_greedy: best == id }),
+    );
+}
+
 /// After which of the tokens that are read logits are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
     /// After each.
     Each,
-    /// After the last of each run.
+    /// After the last of each run, or those that [`Tokens::after`] names.
     Runs,
 }
 
@@ -87,7 +127,7 @@ pub enum After {
 pub struct Tokens {
     ids: Vec<u32>,
     rows: Vec<usize>,
-    /// Where the last token of each run stands.
+    /// Where the last token of each run stands, or what takes its place.
     last: Vec<u32>,
 }
 
@@ -98,17 +138,60 @@ impl Tokens {
         self.rows.resize(self.ids.len(), row);
         self.last.push(self.ids.len() as u32 - 1);
     }
+
+    /// The same tokens, but logits are wanted after these, counted over all runs and rising, rather than after the last of each run.
+    #[must_use]
+    pub fn after(mut self, wanted: Vec<u32>) -> Self {
+        self.last = wanted;
+        self
+    }
+
+    /// All ids.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// The row of each.
+    pub fn rows(&self) -> &[usize] {
+        &self.rows
+    }
+
+    /// Of hidden states after each token, (N, d), those after which logits are wanted.
+    pub(crate) fn select(&self, hidden: Tensor, after: After) -> Result<Tensor> {
+        if after == After::Each || self.last.len() == self.ids.len() {
+            return Ok(hidden);
+        }
+        let last = Tensor::from_slice(&self.last, self.last.len(), hidden.device())?;
+        Ok(hidden.index_select(&last, 0)?)
+    }
+}
+
+/// Calls `see(i, logits)` for each row of hidden states (N, d), holding few rows of logits at a time.
+pub(crate) fn for_each_row(
+    hidden: &Tensor,
+    lm_head: &PackedWeight,
+    vocab_size: usize,
+    mut see: impl FnMut(usize, &mut [f32]),
+) -> Result<()> {
+    /// 64 MiB of f32.
+    const CHUNK_NUMBERS: usize = 1 << 24;
+    const MAX_ROWS: usize = 256;
+    let chunk_rows = (CHUNK_NUMBERS / vocab_size).clamp(1, MAX_ROWS);
+    let (n_rows, _) = hidden.dims2()?;
+    for start in (0..n_rows).step_by(chunk_rows) {
+        let chunk = hidden.narrow(0, start, chunk_rows.min(n_rows - start))?;
+        let mut logits: Vec<f32> = lm_head.apply_in_f32(&chunk)?.flatten_all()?.to_vec1()?;
+        for (idx, row) in logits.chunks_mut(vocab_size).enumerate() {
+            see(start + idx, row);
+        }
+    }
+    Ok(())
 }
 
 impl Decoder {
     /// Hidden states of the tokens after which logits are wanted, (N, d).
     pub(crate) fn hidden_after(&self, cache: &mut KvCache, tokens: &Tokens, after: After) -> Result<Tensor> {
-        let hidden = self.extend(cache, &tokens.ids, &tokens.rows)?;
-        if after == After::Each || tokens.last.len() == tokens.ids.len() {
-            return Ok(hidden);
-        }
-        let last = Tensor::from_slice(&tokens.last, tokens.last.len(), hidden.device())?;
-        Ok(hidden.index_select(&last, 0)?)
+        tokens.select(self.extend(cache, &tokens.ids, &tokens.rows)?, after)
     }
 }
 
@@ -140,6 +223,20 @@ impl NextToken for Decoder {
         picks: &[(usize, Draw)],
     ) -> Result<Vec<(u32, f32)>> {
         self.choose_after(&self.hidden_after(cache, tokens, after)?, picks)
+    }
+
+    fn token_log_probs(
+        &self,
+        cache: &mut KvCache,
+        tokens: &Tokens,
+        after: After,
+        targets: &[(usize, u32)],
+    ) -> Result<Vec<TokenLogProb>> {
+        self.token_log_probs_after(&self.hidden_after(cache, tokens, after)?, targets)
+    }
+
+    fn tree_cache(&self, tree: TokenTree) -> Result<Option<KvCache>> {
+        Ok(Decoder::tree_cache(self, tree))
     }
 
     fn truncate(cache: &mut KvCache, row: usize, len: usize) -> Result<()> {

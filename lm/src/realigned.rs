@@ -1,13 +1,14 @@
 //! Decoding with several models at once, as if a phase of training had been stronger, weaker or left out.
 
 use crate::Result;
-use crate::chat::Message;
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
+use crate::generation::Choice;
 use crate::mixing;
-use crate::model::LoadedModel;
+use crate::model::{LoadedModel, greedy};
 use crate::next_token::{After, NextToken, Tokens};
-use crate::subject::{GenerateRequest, Generation, Score, ScoreRequest, Subject};
-use kernels::KvCache;
+use crate::subject::{GenerateRequest, Generation, Prompt, Score, ScoreRequest, Subject};
+use kernels::{KvCache, TokenTree};
 
 /// Models whose next-token logits are added up with weights, token by token. Of a reference and an aligned model
 ///
@@ -24,7 +25,9 @@ use kernels::KvCache;
 /// Fine-Tuning Large Language Models, arXiv 2310.12962 (differences of logits as what a phase of training adds).
 #[derive(Debug, Clone)]
 pub struct Realigned<'a> {
-    parts: Vec<(f64, &'a LoadedModel)>,
+    parts: Vec<(f64, &'a Decoder)>,
+    /// The model whose shape, tokenizer and template all share.
+    last: &'a LoadedModel,
     fingerprint: String,
 }
 
@@ -33,33 +36,34 @@ impl<'a> Realigned<'a> {
     ///
     /// # Errors
     /// [`NotAlike`](crate::Error::NotAlike) where configs or tokenizers differ, [`BadLambda`](crate::Error::BadLambda) where
-    /// `lambda` is negative or no number.
+    /// `lambda` is negative or no number, [`NotTrainable`](crate::Error::NotTrainable) for models of other families.
     pub fn new(reference: &'a LoadedModel, aligned: &'a LoadedModel, lambda: f64) -> Result<Self> {
-        let configs = [reference, aligned].map(|model| model.decoder().config());
-        mixing::check(configs, [reference, aligned].map(LoadedModel::tokenizer), lambda)?;
+        let decoders = [reference.decoder()?, aligned.decoder()?];
+        mixing::check(decoders.map(Decoder::config), [reference, aligned].map(LoadedModel::tokenizer), lambda)?;
         let parents = [reference.fingerprint(), aligned.fingerprint()];
         let fingerprint = mixing::fingerprint("realigned", &[(1.0 - lambda, parents[0]), (lambda, parents[1])]);
-        Ok(Self { parts: vec![(1.0 - lambda, reference), (lambda, aligned)], fingerprint })
+        let parts = vec![(1.0 - lambda, decoders[0]), (lambda, decoders[1])];
+        Ok(Self { parts, last: aligned, fingerprint })
     }
 
     /// What a phase adds, put on another model: `logits = logits_base + logits_after - logits_before`.
     ///
     /// # Errors
-    /// [`NotAlike`](crate::Error::NotAlike) where configs or tokenizers differ.
+    /// [`NotAlike`](crate::Error::NotAlike) where configs or tokenizers differ,
+    /// [`NotTrainable`](crate::Error::NotTrainable) for models of other families.
     pub fn transplanted(base: &'a LoadedModel, before: &'a LoadedModel, after: &'a LoadedModel) -> Result<Self> {
         for other in [before, after] {
-            let configs = [base, other].map(|model| model.decoder().config());
-            mixing::check(configs, [base, other].map(LoadedModel::tokenizer), 1.0)?;
+            mixing::check(
+                [base.decoder()?.config(), other.decoder()?.config()],
+                [base, other].map(LoadedModel::tokenizer),
+                1.0,
+            )?;
         }
-        let parts = vec![(1.0, base), (-1.0, before), (1.0, after)];
-        let keys: Vec<(f64, &str)> = parts.iter().map(|(weight, model)| (*weight, model.fingerprint())).collect();
-        let fingerprint = mixing::fingerprint("realigned", &keys);
-        Ok(Self { parts, fingerprint })
-    }
-
-    /// The model whose shape, tokenizer and template all share.
-    fn last(&self) -> &'a LoadedModel {
-        self.parts[self.parts.len() - 1].1
+        let models = [(1.0, base), (-1.0, before), (1.0, after)];
+        let fingerprint =
+            mixing::fingerprint("realigned", &models.map(|(weight, model)| (weight, model.fingerprint())));
+        let parts = models.iter().map(|&(weight, model)| Ok((weight, model.decoder()?))).collect::<Result<_>>()?;
+        Ok(Self { parts, last: after, fingerprint })
     }
 }
 
@@ -68,20 +72,20 @@ impl Subject for Realigned<'_> {
         &self.fingerprint
     }
 
-    fn render_chat(&self, messages: &[Message]) -> Result<String> {
-        self.last().render_chat(messages)
+    fn render(&self, prompt: &Prompt) -> Result<String> {
+        self.last.render(prompt)
     }
 
     fn end_of_turn(&self) -> Option<&str> {
-        self.last().end_of_turn()
+        self.last.end_of_turn()
     }
 
-    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>> {
-        self.last().score_by(self, requests)
+    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Result<Score>>> {
+        self.last.score_by(self, requests)
     }
 
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generation>> {
-        self.last().generate_by(self, requests)
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Result<Generation>>> {
+        self.last.generate_by(self, requests, Choice::Greedy, &mut greedy())
     }
 }
 
@@ -90,15 +94,19 @@ impl NextToken for Realigned<'_> {
     type Cache = Vec<KvCache>;
 
     fn config(&self) -> &ModelConfig {
-        self.last().decoder().config()
+        self.last.config()
     }
 
     fn numbers_per_token(&self) -> usize {
-        self.parts.iter().map(|(_, model)| model.decoder().numbers_per_token()).sum()
+        self.parts.iter().map(|(_, decoder)| decoder.numbers_per_token()).sum()
     }
 
     fn new_cache(&self, n_rows: usize, max_len: usize) -> Result<Self::Cache> {
-        self.parts.iter().map(|(_, model)| model.decoder().new_cache(n_rows, max_len)).collect()
+        self.parts.iter().map(|(_, decoder)| decoder.new_cache(n_rows, max_len)).collect()
+    }
+
+    fn tree_cache(&self, tree: TokenTree) -> Result<Option<Self::Cache>> {
+        Ok(self.parts.iter().map(|(_, decoder)| decoder.tree_cache(tree.clone())).collect())
     }
 
     fn read(
@@ -114,15 +122,15 @@ impl NextToken for Realigned<'_> {
             .parts
             .iter()
             .zip(caches)
-            .map(|((_, model), cache)| model.decoder().hidden_after(cache, tokens, after)) // (N, d) each
+            .map(|((_, decoder), cache)| decoder.hidden_after(cache, tokens, after)) // (N, d) each
             .collect::<Result<Vec<_>>>()?;
         let (n_rows, _) = hidden[0].dims2()?;
         let vocab_size = self.config().vocab_size;
         for start in (0..n_rows).step_by(CHUNK_ROWS) {
             let n_chunk = CHUNK_ROWS.min(n_rows - start);
             let mut sum = vec![0.0_f64; n_chunk * vocab_size];
-            for ((weight, model), hidden) in self.parts.iter().zip(&hidden) {
-                model.decoder().for_each_logits(&hidden.narrow(0, start, n_chunk)?, |i, logits| {
+            for ((weight, decoder), hidden) in self.parts.iter().zip(&hidden) {
+                decoder.for_each_logits(&hidden.narrow(0, start, n_chunk)?, |i, logits| {
                     for (sum, &logit) in sum[i * vocab_size..][..vocab_size].iter_mut().zip(logits) {
                         *sum += weight * f64::from(logit);
                     }
@@ -157,7 +165,7 @@ mod tests {
     use crate::generation::{Choice, Completion, Prompt, generate};
     use crate::interpolation::interpolate;
     use crate::model::LoadedModel;
-    use crate::model::tests::{generate_requests, score_requests, tiny_checkpoint, tiny_tokenizer};
+    use crate::model::tests::{generations, scores, tiny_checkpoint, tiny_tokenizer};
     use crate::scoring::{self, TokenRequest};
     use crate::subject::Subject;
     use crate::{Error, random};
@@ -176,7 +184,8 @@ mod tests {
     /// Next-token log-probabilities after all of `ids`: both models read everything anew, and are mixed in f64.
     fn log_probs(reference: &LoadedModel, aligned: &LoadedModel, lambda: f64, ids: &[u32]) -> Vec<f64> {
         let [reference, aligned] = [reference, aligned].map(|model| {
-            let logits = model.decoder().logits(&Batch::pad(&[ids]).unwrap()).unwrap().to_vec3::<f32>().unwrap();
+            let logits =
+                model.decoder().unwrap().logits(&Batch::pad(&[ids]).unwrap()).unwrap().to_vec3::<f32>().unwrap();
             logits[0].last().unwrap().clone()
         });
         let mix = |(&a, &b): (&f32, &f32)| (1.0 - lambda) * f64::from(a) + lambda * f64::from(b);
@@ -196,14 +205,14 @@ mod tests {
         let (reference, aligned) = (model(1), model(2));
         for (lambda, own) in [(0.0, &reference), (1.0, &aligned)] {
             let end = Realigned::new(&reference, &aligned, lambda).unwrap();
-            let (scores, own_scores) = (end.score(&score_requests()).unwrap(), own.score(&score_requests()).unwrap());
+            let (scores, own_scores) = (scores(&end), scores(own));
             for (a, b) in scores.iter().zip(&own_scores) {
                 assert!((a.log_prob_nats - b.log_prob_nats).abs() < 1e-6, "{a:?} {b:?}");
                 assert_eq!((a.n_tokens, a.is_greedy), (b.n_tokens, b.is_greedy));
             }
-            assert_eq!(end.generate(&generate_requests()).unwrap(), own.generate(&generate_requests()).unwrap());
+            assert_eq!(generations(&end), generations(own));
         }
-        let answers = |model: &dyn Subject| model.generate(&generate_requests()).unwrap();
+        let answers = |model: &dyn Subject| generations(model);
         assert_ne!(answers(&reference), answers(&aligned));
     }
 
@@ -256,13 +265,13 @@ mod tests {
                 prop_assert!((score.log_prob_nats - exact).abs() < 1e-3, "{score:?} {exact}");
             }
             requests.clear();
-            for id in 0..realigned.last().decoder().config().vocab_size as u32 {
+            for id in 0..realigned.last.config().vocab_size as u32 {
                 requests.push(TokenRequest { context: contexts[0].clone(), continuation: vec![id] });
             }
             let scores = scoring::score(&realigned, &requests).unwrap();
             let total: f64 = scores.iter().map(|score| score.log_prob_nats.exp()).sum();
             prop_assert!((total - 1.0).abs() < 1e-5, "{total}");
-            prop_assert_eq!(scores.iter().filter(|score| score.is_greedy).count(), 1);
+            prop_assert_eq!(scores.iter().filter(|score| score.is_greedy == Some(true)).count(), 1);
         }
     }
 
@@ -304,7 +313,7 @@ mod tests {
     fn a_transplanted_phase_that_did_nothing_leaves_the_base_and_on_its_own_start_gives_its_end() {
         let (base, before, after) = (model(1), model(2), model(3));
         let same = |sum: Realigned, model: &LoadedModel| {
-            for (a, b) in sum.score(&score_requests()).unwrap().iter().zip(model.score(&score_requests()).unwrap()) {
+            for (a, b) in scores(&sum).iter().zip(scores(model)) {
                 assert!((a.log_prob_nats - b.log_prob_nats).abs() < 1e-4, "{a:?} {b:?}");
             }
         };
@@ -313,7 +322,7 @@ mod tests {
         let moved = Realigned::transplanted(&base, &before, &after).unwrap();
         let ids = rows(1, &[9]).remove(0);
         let logits = |model: &LoadedModel| -> Vec<f32> {
-            model.decoder().logits(&Batch::pad(&[&ids]).unwrap()).unwrap().to_vec3().unwrap()[0][8].clone()
+            model.decoder().unwrap().logits(&Batch::pad(&[&ids]).unwrap()).unwrap().to_vec3().unwrap()[0][8].clone()
         };
         let (base, before, after) = (logits(&base), logits(&before), logits(&after));
         let best = (0..base.len())

@@ -1,10 +1,12 @@
 //! Exact log-likelihoods of given continuations.
 
-use crate::next_token::{After, NextToken, Tokens};
+mod rounds;
+mod tree;
+
+use crate::next_token::NextToken;
 use crate::subject::Score;
 use crate::{Error, Result};
-use kernels::{argmax, log_sum_exp};
-use std::collections::BTreeMap;
+use kernels::TokenLogProb;
 
 /// A context and the continuation whose likelihood is asked for, as token ids; neither is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,138 +19,45 @@ pub struct TokenRequest {
 
 /// Log-likelihood of each continuation given its context, in the order of the requests.
 ///
-/// Each distinct context is read once, however many continuations it has; the first token of each is read off its last hidden
-/// state, the others are read behind the cached context. Equal requests are computed once.
+/// What requests share at their beginning, contexts and continuations alike, is read once (where the model reads trees; otherwise each
+/// distinct context is), and logits are computed only where a token is asked for. On the CPU a score is the same to the last
+/// bit whatever other requests share the call, so that a probe that was interrupted ends as one that was not.
 ///
 /// # Errors
 /// Where a context or continuation is empty, a request does not fit the context window, or an id lies outside the vocabulary.
 pub fn score(model: &impl NextToken, requests: &[TokenRequest]) -> Result<Vec<Score>> {
-    let mut contexts: BTreeMap<&[u32], BTreeMap<&[u32], Vec<usize>>> = BTreeMap::new();
-    for (idx, request) in requests.iter().enumerate() {
-        check(model, idx, request)?;
-        let continuations = contexts.entry(&request.context).or_default();
-        continuations.entry(&request.continuation).or_default().push(idx);
+    for request in requests {
+        check(model, request)?;
     }
-    let mut contexts: Vec<Context> = contexts
-        .into_iter()
-        .map(|(ids, continuations)| Context {
-            ids,
-            continuations: continuations.into_iter().map(|(ids, asked)| Continuation::new(ids, asked)).collect(),
-        })
-        .collect();
-    contexts.sort_by_key(Context::cache_len);
-    let mut rest = contexts.as_mut_slice();
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at_mut(first_pack(model.numbers_per_token(), rest));
-        score_pack(model, now)?;
-        rest = later;
+    match tree::score(model, requests)? {
+        Some(scores) => Ok(scores),
+        None => rounds::score(model, requests),
     }
-    let mut scores = vec![None; requests.len()];
-    for continuation in contexts.iter().flat_map(|context| &context.continuations) {
-        for &idx in &continuation.asked {
-            scores[idx] = Some(continuation.score);
-        }
-    }
-    Ok(scores.into_iter().map(|score| score.expect("each request stands in one context")).collect())
 }
 
-/// Tokens of contexts that are read at the same time.
+/// Tokens that are read at the same time.
 const PACK_TOKENS: usize = 4096;
-/// Most numbers that the cache may hold (256 MiB of f32).
-const MAX_CACHE_NUMBERS: usize = 1 << 26;
 
-struct Context<'a> {
-    ids: &'a [u32],
-    continuations: Vec<Continuation<'a>>,
-}
-
-struct Continuation<'a> {
-    ids: &'a [u32],
-    asked: Vec<usize>,
-    score: Score,
-}
-
-impl<'a> Continuation<'a> {
-    fn new(ids: &'a [u32], asked: Vec<usize>) -> Self {
-        Self { ids, asked, score: Score { log_prob_nats: 0.0, n_tokens: ids.len(), is_greedy: true } }
-    }
-
-    fn add(&mut self, logits: &[f32], log_total: f64, best: usize, id: u32) {
-        self.score.log_prob_nats += f64::from(logits[id as usize]) - log_total;
-        self.score.is_greedy &= best == id as usize;
-    }
-}
-
-impl Context<'_> {
-    /// Tokens that the cache row must hold: the last token of a continuation is only predicted, never read.
-    fn cache_len(&self) -> usize {
-        let longest = self.continuations.iter().map(|continuation| continuation.ids.len()).max();
-        self.ids.len() + longest.unwrap_or(1) - 1
-    }
-}
-
-fn check(model: &impl NextToken, idx: usize, request: &TokenRequest) -> Result<()> {
+/// Whether a request can be scored at all.
+pub(crate) fn check(model: &impl NextToken, request: &TokenRequest) -> Result<()> {
     for (what, ids) in [("context", &request.context), ("continuation", &request.continuation)] {
         if ids.is_empty() {
-            return Err(Error::Empty { what: format!("the {what} of request {idx}") });
+            return Err(Error::Empty { what: format!("the {what} of a request") });
         }
         model.config().require_known(ids)?;
     }
-    model.config().require_fit(&format!("request {idx}"), request.context.len() + request.continuation.len() - 1)
+    model.config().require_fit("a request", request.context.len() + request.continuation.len() - 1)
 }
 
-/// How many contexts, sorted by the length of their cache rows, go through the model together.
-fn first_pack(numbers_per_token: usize, contexts: &[Context]) -> usize {
-    let mut n_tokens = 0;
-    let fitting = contexts.iter().enumerate().take_while(|(idx, context)| {
-        n_tokens += context.ids.len();
-        let n_cached = (idx + 1) * context.cache_len();
-        *idx == 0 || (n_tokens <= PACK_TOKENS && n_cached * numbers_per_token <= MAX_CACHE_NUMBERS)
-    });
-    fitting.count()
+/// The score of a continuation none of whose tokens has been read.
+fn blank(continuation: &[u32]) -> Score {
+    Score { log_prob_nats: 0.0, n_tokens: continuation.len(), is_greedy: Some(true) }
 }
 
-fn score_pack<M: NextToken>(model: &M, contexts: &mut [Context]) -> Result<()> {
-    let max_len = contexts.iter().map(Context::cache_len).max().unwrap_or(0);
-    let mut cache = model.new_cache(contexts.len(), max_len)?;
-    let mut tokens = Tokens::default();
-    for (row, context) in contexts.iter().enumerate() {
-        tokens.push(row, context.ids);
-    }
-    model.read(&mut cache, &tokens, After::Runs, |row, logits| {
-        let (log_total, best) = (log_sum_exp(logits), argmax(logits));
-        for continuation in &mut contexts[row].continuations {
-            continuation.add(logits, log_total, best, continuation.ids[0]);
-        }
-    })?;
-    // In each round every context reads its next longer continuation, which is forgotten again after.
-    let n_rounds = contexts.iter().map(|context| context.continuations.len()).max().unwrap_or(0);
-    for round in 0..n_rounds {
-        score_round(model, contexts, round, &mut cache)?;
-    }
-    Ok(())
-}
-
-fn score_round<M: NextToken>(model: &M, contexts: &mut [Context], round: usize, cache: &mut M::Cache) -> Result<()> {
-    let mut tokens = Tokens::default();
-    let mut targets = Vec::new();
-    for (row, context) in contexts.iter().enumerate() {
-        let Some(continuation) = context.continuations.get(round).filter(|it| it.ids.len() > 1) else { continue };
-        let n_read = continuation.ids.len() - 1;
-        tokens.push(row, &continuation.ids[..n_read]);
-        targets.extend(continuation.ids[1..].iter().map(|&id| (row, id)));
-    }
-    if targets.is_empty() {
-        return Ok(());
-    }
-    model.read(cache, &tokens, After::Each, |i, logits| {
-        let (row, id) = targets[i];
-        contexts[row].continuations[round].add(logits, log_sum_exp(logits), argmax(logits), id);
-    })?;
-    for (row, context) in contexts.iter().enumerate() {
-        M::truncate(cache, row, context.ids.len())?;
-    }
-    Ok(())
+/// Takes the next token of a continuation into its score.
+fn add(score: &mut Score, token: TokenLogProb) {
+    score.log_prob_nats += token.log_prob_nats;
+    score.is_greedy = score.is_greedy.map(|so_far| so_far && token.is_greedy);
 }
 
 #[cfg(test)]
@@ -158,20 +67,59 @@ mod tests {
     use crate::batch::Batch;
     use crate::decoder::Decoder;
     use crate::decoder::tests::{random_rows, tiny_decoder};
+    use crate::next_token::{After, NextToken, Tokens};
     use crate::subject::Score;
     use kernels::{argmax, log_sum_exp};
+    use proptest::prelude::*;
 
     /// One full pass per request, through the differentiable forward.
     fn score_alone(decoder: &Decoder, request: &TokenRequest) -> Score {
         let ids = [request.context.clone(), request.continuation.clone()].concat();
         let logits = decoder.logits(&Batch::pad(&[&ids]).unwrap()).unwrap().to_vec3::<f32>().unwrap().remove(0);
-        let mut score = Score { log_prob_nats: 0.0, n_tokens: request.continuation.len(), is_greedy: true };
+        let mut score = Score { log_prob_nats: 0.0, n_tokens: request.continuation.len(), is_greedy: Some(true) };
         for (i, &id) in request.continuation.iter().enumerate() {
             let row = &logits[request.context.len() + i - 1];
             score.log_prob_nats += f64::from(row[id as usize]) - log_sum_exp(row);
-            score.is_greedy &= argmax(row) == id as usize;
+            score.is_greedy = score.is_greedy.map(|so_far| so_far && argmax(row) == id as usize);
         }
         score
+    }
+
+    /// A decoder that reads rows only, as one on a GPU does.
+    struct RowsOnly<'a>(&'a Decoder);
+
+    impl NextToken for RowsOnly<'_> {
+        type Cache = kernels::KvCache;
+
+        fn config(&self) -> &crate::ModelConfig {
+            self.0.config()
+        }
+
+        fn numbers_per_token(&self) -> usize {
+            self.0.numbers_per_token()
+        }
+
+        fn new_cache(&self, n_rows: usize, max_len: usize) -> crate::Result<Self::Cache> {
+            self.0.new_cache(n_rows, max_len)
+        }
+
+        fn read(
+            &self,
+            cache: &mut Self::Cache,
+            tokens: &Tokens,
+            after: After,
+            see: impl FnMut(usize, &[f32]),
+        ) -> crate::Result<()> {
+            self.0.read(cache, tokens, after, see)
+        }
+
+        fn truncate(cache: &mut Self::Cache, row: usize, len: usize) -> crate::Result<()> {
+            Decoder::truncate(cache, row, len)
+        }
+
+        fn copy_prefix(cache: &mut Self::Cache, from: usize, len: usize, to: &[usize]) -> crate::Result<()> {
+            Decoder::copy_prefix(cache, from, len, to)
+        }
     }
 
     fn requests() -> Vec<TokenRequest> {
@@ -191,10 +139,53 @@ mod tests {
     fn scores_equal_those_of_one_full_pass_per_request() {
         let decoder = tiny_decoder(1);
         let requests = requests();
-        for (fast, request) in score(&decoder, &requests).unwrap().iter().zip(&requests) {
+        let in_rows = score(&RowsOnly(&decoder), &requests).unwrap();
+        for ((fast, in_rows), request) in score(&decoder, &requests).unwrap().iter().zip(&in_rows).zip(&requests) {
             let slow = score_alone(&decoder, request);
-            assert!((fast.log_prob_nats - slow.log_prob_nats).abs() < 1e-5, "{fast:?} {slow:?}");
-            assert_eq!((fast.n_tokens, fast.is_greedy), (slow.n_tokens, slow.is_greedy));
+            for fast in [fast, in_rows] {
+                assert!((fast.log_prob_nats - slow.log_prob_nats).abs() < 1e-5, "{fast:?} {slow:?}");
+                assert_eq!((fast.n_tokens, fast.is_greedy), (slow.n_tokens, slow.is_greedy));
+            }
+        }
+    }
+
+    /// Requests over an alphabet of three tokens, so that they share beginnings, continue each other and are equal.
+    fn alike() -> impl Strategy<Value = Vec<TokenRequest>> {
+        let tokens = |most: usize| prop::collection::vec(6_u32..9, 1..most);
+        let request =
+            (tokens(24), tokens(8)).prop_map(|(context, continuation)| TokenRequest { context, continuation });
+        prop::collection::vec(request, 1..20)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+        #[test]
+        fn no_bit_of_a_score_depends_on_the_other_requests(requests in alike(), beginning in 0_usize..30) {
+            let decoder = tiny_decoder(5);
+            let beginning = random_rows(9, &[beginning]).remove(0);
+            let requests: Vec<TokenRequest> = requests
+                .into_iter()
+                .map(|it| TokenRequest { context: [&beginning, it.context.as_slice()].concat(), ..it })
+                .collect();
+            for (together, request) in score(&decoder, &requests).unwrap().iter().zip(&requests) {
+                prop_assert_eq!(*together, score(&decoder, std::slice::from_ref(request)).unwrap()[0]);
+                let slow = score_alone(&decoder, request);
+                prop_assert!((together.log_prob_nats - slow.log_prob_nats).abs() < 1e-4, "{:?} {:?}", together, slow);
+            }
+        }
+    }
+
+    #[test]
+    fn more_requests_than_are_read_together_score_as_those_alone() {
+        let decoder = tiny_decoder(6);
+        let contexts = random_rows(10, &[40; 130]);
+        let continuations = random_rows(11, &[9; 130]);
+        let pairs = contexts.into_iter().zip(continuations);
+        let requests: Vec<TokenRequest> =
+            pairs.map(|(context, continuation)| TokenRequest { context, continuation }).collect();
+        let together = score(&decoder, &requests).unwrap();
+        for idx in [0, 1, 64, 128, 129] {
+            assert_eq!(score(&decoder, &requests[idx..=idx]).unwrap()[0], together[idx]);
         }
     }
 
@@ -207,7 +198,7 @@ mod tests {
         let choice = crate::generation::Choice::Greedy;
         let completion = crate::generation::generate(&decoder, &[prompt], choice, &[], &mut stream).unwrap().remove(0);
         let scored = score(&decoder, &[TokenRequest { context, continuation: completion.ids }]).unwrap()[0];
-        assert!(scored.is_greedy);
+        assert_eq!(scored.is_greedy, Some(true));
         let total: f64 = completion.log_probs.iter().map(|&x| f64::from(x)).sum();
         assert!((scored.log_prob_nats - total).abs() < 1e-4);
     }

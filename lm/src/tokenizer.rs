@@ -17,8 +17,8 @@ pub const END: &str = "<|end|>";
 /// The special tokens of a tokenizer trained here, ids 0 to 5.
 pub const SPECIAL_TOKENS: [&str; 6] = [BOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", END];
 
-const TOKENIZER_FILE: &str = "tokenizer.json";
-const CONFIG_FILE: &str = "tokenizer_config.json";
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(crate) const CONFIG_FILE: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 
 /// A tokenizer with its special tokens and its chat template.
@@ -29,6 +29,7 @@ pub struct Tokenizer {
     files: BTreeMap<&'static str, String>,
     template: Option<ChatTemplate>,
     vocab_size: usize,
+    text_vocab_size: usize,
     bos_id: Option<u32>,
     eos_id: Option<u32>,
     pad_id: Option<u32>,
@@ -132,7 +133,12 @@ impl Tokenizer {
         Ok(())
     }
 
-    fn from_files(files: BTreeMap<&'static str, String>, folder: &Path) -> Result<Self> {
+    /// Reads the texts of `tokenizer.json` and, where given, `tokenizer_config.json` and `chat_template.jinja`, by name; `folder` is
+    /// named in errors.
+    ///
+    /// # Errors
+    /// Where `tokenizer.json` is absent or one of them cannot be used.
+    pub fn from_files(files: BTreeMap<&'static str, String>, folder: &Path) -> Result<Self> {
         let Some(text) = files.get(TOKENIZER_FILE) else {
             return Err(Error::MissingFile { folder: folder.to_owned(), name: TOKENIZER_FILE });
         };
@@ -166,8 +172,9 @@ impl Tokenizer {
         };
         let says = |key: &str| config.get(key).and_then(Value::as_bool);
         let starts_with_bos = says(STARTS_WITH_BOS).or(says("add_bos_token")).or_else(puts_bos).unwrap_or(false);
-        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, files, template, vocab_size, bos_id, eos_id, pad_id, starts_with_bos })
+        let size = |with_added: bool| inner.get_vocab(with_added).values().max().map_or(0, |&id| id as usize + 1);
+        let (vocab_size, text_vocab_size) = (size(true), size(false));
+        Ok(Self { inner, files, template, vocab_size, text_vocab_size, bos_id, eos_id, pad_id, starts_with_bos })
     }
 
     /// Token ids of a text, exactly as given; special tokens written out are parsed.
@@ -220,6 +227,11 @@ impl Tokenizer {
     /// One more than the highest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// One more than the highest id that text is made of, tokens that were added to it left out.
+    pub fn text_vocab_size(&self) -> usize {
+        self.text_vocab_size
     }
 
     /// Id of a token's text.
@@ -318,4 +330,78 @@ fn split_at_special_tokens(text: &str) -> Vec<&str> {
     SPECIAL_TOKENS.iter().fold(vec![text], |pieces, token| {
         pieces.into_iter().flat_map(|piece| piece.split(token)).filter(|piece| !piece.is_empty()).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BOS, Tokenizer};
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// A tokenizer with keys of its config and its post-processor replaced.
+    fn tokenizer(config: &Value, post_processor: Value) -> Tokenizer {
+        let mut files = Tokenizer::train(["the boat and the bell"], 264, 64).unwrap().files().clone();
+        let mut own: Value = serde_json::from_str(&files["tokenizer_config.json"]).unwrap();
+        own.as_object_mut().unwrap().remove("starts_with_bos");
+        for (key, value) in config.as_object().unwrap() {
+            own[key] = value.clone();
+        }
+        let mut parsed: Value = serde_json::from_str(&files["tokenizer.json"]).unwrap();
+        parsed["post_processor"] = post_processor;
+        files.insert("tokenizer_config.json", own.to_string());
+        files.insert("tokenizer.json", parsed.to_string());
+        Tokenizer::from_files(files, Path::new(".")).unwrap()
+    }
+
+    /// As Llama 3, Gemma and Mistral have it.
+    fn bos_first() -> Value {
+        json!({
+            "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": BOS, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+            "special_tokens": { BOS: { "id": BOS, "ids": [0], "tokens": [BOS] } },
+        })
+    }
+
+    #[test]
+    fn a_sequence_begins_as_the_family_s_do_and_once() {
+        let llama3 = json!({ "type": "Sequence", "processors": [
+            { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true }, bos_first(),
+        ] });
+        for (what, config, post_processor, begins) in [
+            ("Llama 3", json!({}), llama3, true),
+            ("Gemma", json!({ "add_bos_token": true }), bos_first(), true),
+            ("Mistral, flag alone", json!({ "add_bos_token": true }), Value::Null, true),
+            ("a flag that says no", json!({ "add_bos_token": false }), bos_first(), false),
+            ("SmolLM2", json!({}), Value::Null, false),
+            ("Qwen", json!({ "add_bos_token": false, "bos_token": null }), Value::Null, false),
+            ("no token to begin with", json!({ "add_bos_token": true, "bos_token": null }), Value::Null, false),
+        ] {
+            let tokenizer = tokenizer(&config, post_processor);
+            let text = "the boat";
+            let ids = tokenizer.encode_start(text).unwrap();
+            assert_eq!(ids.first() == Some(&0), begins, "{what}");
+            assert_eq!(ids[usize::from(begins)..], tokenizer.encode(text).unwrap(), "{what}");
+            // A chat template writes it out; it stands there once.
+            let written = tokenizer.encode_start(&format!("{BOS}{text}")).unwrap();
+            assert_eq!(written.iter().filter(|&&id| id == 0).count(), 1, "{what}");
+            assert_eq!(written[1..], tokenizer.encode(text).unwrap(), "{what}");
+            assert_eq!(tokenizer.encode(&format!("{BOS}{text}")).unwrap(), written, "{what}");
+        }
+    }
+
+    #[test]
+    fn added_tokens_are_no_text() {
+        let tokenizer = tokenizer(&json!({}), Value::Null);
+        assert_eq!(tokenizer.vocab_size(), tokenizer.text_vocab_size());
+        let mut files = tokenizer.files().clone();
+        let mut parsed: Value = serde_json::from_str(&files["tokenizer.json"]).unwrap();
+        let mut added = parsed["added_tokens"][0].clone();
+        (added["id"], added["content"]) = (json!(tokenizer.vocab_size()), json!("<image>"));
+        parsed["added_tokens"].as_array_mut().unwrap().push(added);
+        files.insert("tokenizer.json", parsed.to_string());
+        let with_image = Tokenizer::from_files(files, Path::new(".")).unwrap();
+        assert_eq!(with_image.vocab_size(), tokenizer.vocab_size() + 1);
+        assert_eq!(with_image.text_vocab_size(), tokenizer.text_vocab_size());
+    }
 }

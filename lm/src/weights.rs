@@ -108,6 +108,11 @@ impl Weights {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// Names and tensors, in order.
+    pub(crate) fn into_named(self) -> Vec<(String, Tensor)> {
+        self.tensors
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use lm::subject::{Generation, Score, Subject};
+use lm::subject::{Ability, Generation, Score, Subject};
 
 use crate::error::Error;
 use crate::item::Item;
 use crate::probe::{Elicitation, Judgement, Reply};
 use crate::probe_of;
-use crate::response::{Form, Response};
+use crate::response::{Form, NOT_MEASURABLE, Response};
 
 /// Questions that are asked together, and lost together where the process is killed.
 pub const CHUNK: usize = 64;
@@ -26,7 +26,7 @@ pub struct Summary {
 
 /// Counts the questions that [`ask`] would put to a subject: those not asked already, in forms that apply.
 pub fn count_open(subject: &dyn Subject, items: &[Item], forms: &[Form], already: &BTreeSet<(String, Form)>) -> usize {
-    let applies = |item: &Item, form| !matches!(probe_of(item.behaviour).plan(item, form, subject), Ok(None));
+    let applies = |item: &Item, form| probe_of(item.behaviour).plan(item, form, subject).is_some();
     list_questions(items, forms).filter(|question| !is_in(already, question) && applies(question.0, question.1)).count()
 }
 
@@ -36,8 +36,9 @@ pub fn count_open(subject: &dyn Subject, items: &[Item], forms: &[Form], already
 /// skipped. Answers come form by form in the order of items, at most [`CHUNK`] at a time, so that what a crash loses is at
 /// most one batch; which questions share a batch does not change an answer.
 ///
-/// An item that the subject cannot take (too long, no chat template, refused by the template) comes back without a score
-/// and with the reason. It does not end the run and is not asked again.
+/// An item that the subject cannot take (too long, no chat template, refused by the template, given up by a server) comes back
+/// without a score and with the reason. It does not end the run and is not asked again. So does what needs an ability that the
+/// subject lacks: no answer where it cannot answer, no likelihood where it gives none.
 ///
 /// # Errors
 /// [`Error::Subject`] where the subject fails in a way that would fail any item (a tensor operation, a missing weight):
@@ -57,14 +58,12 @@ pub fn ask<E: From<Error>>(
             continue;
         }
         let (item, form) = question;
-        match probe_of(item.behaviour).plan(item, form, subject) {
-            Ok(None) => continue,
-            Ok(Some(elicitation)) => chunk.push(Question { item, form, plan: Ok(elicitation) }),
-            Err(error) if is_about_the_item(&error) => {
-                chunk.push(Question { item, form, plan: Err(describe(&error)) });
-            }
-            Err(error) => return Err(blame(subject, error).into()),
-        }
+        let Some(elicitation) = probe_of(item.behaviour).plan(item, form, subject) else { continue };
+        chunk.push(Question {
+            item,
+            form,
+            plan: Plan::new(subject, elicitation).map_err(|error| blame(subject, error))?,
+        });
         if chunk.len() == CHUNK {
             hand_over(subject, &mut chunk, &mut summary, on_batch)?;
         }
@@ -73,15 +72,50 @@ pub fn ask<E: From<Error>>(
     Ok(summary)
 }
 
-/// One item in one form, planned or refused with a reason.
+/// One item in one form.
 struct Question<'a> {
     item: &'a Item,
     form: Form,
-    plan: Result<Elicitation, String>,
+    plan: Plan,
 }
 
+/// What is put to the subject for a question, or why nothing is.
+struct Plan {
+    /// The prompt as the subject sees it.
+    shown: String,
+    asked: Result<Elicitation, String>,
+}
+
+impl Plan {
+    /// Renders the prompt and leaves out what the subject cannot do.
+    fn new(subject: &dyn Subject, mut elicitation: Elicitation) -> lm::Result<Self> {
+        let shown = match subject.render(&elicitation.prompt) {
+            Ok(shown) => shown,
+            Err(error) if error.is_about_a_request() => {
+                return Ok(Self { shown: String::new(), asked: Err(describe(&error)) });
+            }
+            Err(error) => return Err(error),
+        };
+        let lacks = |ability| subject.lacks(ability).map(|reason| format!("{NOT_MEASURABLE}: {reason}"));
+        let unanswerable = elicitation.generate.as_ref().and_then(|_| lacks(Ability::Generate));
+        let unscorable = if elicitation.score.is_empty() { None } else { lacks(Ability::Score) };
+        if unscorable.is_some() {
+            elicitation.score.clear();
+        }
+        let refused = unanswerable.or(unscorable.filter(|_| elicitation.generate.is_none()));
+        Ok(Self { shown, asked: refused.map_or(Ok(elicitation), Err) })
+    }
+}
+
+/// Form by form in the order of items; but the normalised form, which asks what the cloze asks, follows it item by item, so that both
+/// share one batch and are asked for once.
 fn list_questions<'a>(items: &'a [Item], forms: &'a [Form]) -> impl Iterator<Item = (&'a Item, Form)> {
-    forms.iter().flat_map(move |&form| items.iter().map(move |item| (item, form)))
+    let has_twins = forms.contains(&Form::Cloze) && forms.contains(&Form::Normalised);
+    let asked = forms.iter().filter(move |&&form| !(has_twins && form == Form::Normalised));
+    asked.flat_map(move |&form| {
+        let twin = (has_twins && form == Form::Cloze).then_some(Form::Normalised);
+        items.iter().flat_map(move |item| std::iter::once((item, form)).chain(twin.map(|form| (item, form))))
+    })
 }
 
 fn is_in(already: &BTreeSet<(String, Form)>, (item, form): &(&Item, Form)) -> bool {
@@ -105,34 +139,28 @@ fn hand_over<E: From<Error>>(
     on_batch(responses)
 }
 
-/// Asks all questions at once and, where that fails because of one of them, each alone.
+/// Asks all questions at once.
 fn answer_chunk(subject: &dyn Subject, chunk: &[Question<'_>]) -> lm::Result<Vec<Response>> {
-    let plans: Vec<&Elicitation> = chunk.iter().filter_map(|question| question.plan.as_ref().ok()).collect();
-    let answers: Vec<Result<Answer, String>> = match answer_all(subject, &plans) {
-        Ok(answers) => answers.into_iter().map(Ok).collect(),
-        Err(error) if is_about_the_item(&error) => {
-            plans.iter().map(|plan| answer_alone(subject, plan)).collect::<lm::Result<_>>()?
-        }
-        Err(error) => return Err(error),
+    let mut asked: Vec<&Elicitation> = chunk.iter().filter_map(|question| question.plan.asked.as_ref().ok()).collect();
+    // Neighbours that ask the same share an answer.
+    asked.dedup();
+    let answers: Vec<Result<Answer, String>> =
+        answer_all(subject, &asked)?.into_iter().map(|answer| answer.map_err(|error| describe(&error))).collect();
+    let mut at = 0;
+    let mut respond = |Question { item, form, plan }: &Question<'_>| {
+        let answer = plan.asked.as_ref().and_then(|own| {
+            if asked[at] != own {
+                at += 1;
+            }
+            answers[at].as_ref()
+        });
+        let judgement = match answer {
+            Ok(answer) => probe_of(item.behaviour).judge(item, *form, &answer.reply()),
+            Err(reason) => Judgement::unscored(reason),
+        };
+        judgement.into_response(subject.fingerprint(), item, *form, plan.shown.clone())
     };
-    let mut answers = answers.into_iter();
-    Ok(chunk
-        .iter()
-        .map(|Question { item, form, plan }| {
-            let (prompt, judgement) = match plan {
-                Err(reason) => (String::new(), Judgement::unscored(reason)),
-                Ok(plan) => {
-                    let answer = answers.next().expect("one answer per planned question");
-                    let judgement = match &answer {
-                        Ok(answer) => probe_of(item.behaviour).judge(item, *form, &answer.reply()),
-                        Err(reason) => Judgement::unscored(reason),
-                    };
-                    (plan.prompt.clone(), judgement)
-                }
-            };
-            judgement.into_response(subject.fingerprint(), item, *form, prompt)
-        })
-        .collect())
+    Ok(chunk.iter().map(&mut respond).collect())
 }
 
 /// What came back for one question.
@@ -147,16 +175,8 @@ impl Answer {
     }
 }
 
-fn answer_alone(subject: &dyn Subject, plan: &Elicitation) -> lm::Result<Result<Answer, String>> {
-    match answer_all(subject, &[plan]) {
-        Ok(mut answers) => Ok(Ok(answers.remove(0))),
-        Err(error) if is_about_the_item(&error) => Ok(Err(describe(&error))),
-        Err(error) => Err(error),
-    }
-}
-
-/// One call for all likelihoods and one for all generated answers.
-fn answer_all(subject: &dyn Subject, plans: &[&Elicitation]) -> lm::Result<Vec<Answer>> {
+/// One call for all likelihoods and one for all generated answers. A question has an answer where all of its requests have.
+fn answer_all(subject: &dyn Subject, plans: &[&Elicitation]) -> lm::Result<Vec<lm::Result<Answer>>> {
     let to_score: Vec<_> = plans.iter().flat_map(|plan| plan.score.iter().cloned()).collect();
     let to_generate: Vec<_> = plans.iter().filter_map(|plan| plan.generate.clone()).collect();
     let scores = if to_score.is_empty() { Vec::new() } else { subject.score(&to_score)? };
@@ -166,26 +186,13 @@ fn answer_all(subject: &dyn Subject, plans: &[&Elicitation]) -> lm::Result<Vec<A
         "a subject returns one result per request"
     );
     let (mut scores, mut generations) = (scores.into_iter(), generations.into_iter());
-    Ok(plans
-        .iter()
-        .map(|plan| Answer {
-            scores: scores.by_ref().take(plan.score.len()).collect(),
-            generation: plan.generate.as_ref().and_then(|_| generations.next()),
-        })
-        .collect())
-}
-
-/// Whether another item might fare better.
-fn is_about_the_item(error: &lm::Error) -> bool {
-    matches!(
-        error,
-        lm::Error::TooLong { .. }
-            | lm::Error::Empty { .. }
-            | lm::Error::Tokenize { .. }
-            | lm::Error::TokenOutOfRange { .. }
-            | lm::Error::NoChatTemplate
-            | lm::Error::BadChatTemplate { .. }
-    )
+    let answer = |plan: &&Elicitation| {
+        // Both are taken before either may fail, so that the next question finds its own.
+        let own: Vec<lm::Result<Score>> = scores.by_ref().take(plan.score.len()).collect();
+        let generation = plan.generate.as_ref().and_then(|_| generations.next());
+        Ok(Answer { scores: own.into_iter().collect::<lm::Result<_>>()?, generation: generation.transpose()? })
+    };
+    Ok(plans.iter().map(answer).collect())
 }
 
 /// The error and what caused it, on one line.
@@ -208,7 +215,7 @@ fn blame(subject: &dyn Subject, source: lm::Error) -> Error {
 mod tests {
     use super::*;
     use crate::item::{Behaviour, Task};
-    use crate::lookup::{Failure, Lookup, choice_item, instruction_item, request_item};
+    use crate::lookup::{Failure, Lookup, choice_item, instruction_item, quiz_item, request_item};
 
     /// `count` facts with names of their own.
     fn facts(count: usize) -> Vec<Item> {
@@ -272,6 +279,36 @@ mod tests {
         assert_eq!((responses[1].answer.as_str(), responses[1].score), ("Lund", Some(1.0)));
         assert!((responses[1].p_right.unwrap() - 0.9).abs() < 1e-9);
         assert_eq!(responses[2].answer, "<< Lund >>");
+    }
+
+    #[test]
+    fn two_forms_that_ask_the_same_are_asked_for_once() {
+        let quizzes: Vec<Item> = ["1", "2"]
+            .map(|name| {
+                let mut item = quiz_item();
+                item.id = name.to_owned();
+                let Task::Quiz { cloze, .. } = &mut item.task else { unreachable!() };
+                *cloze = format!("Q: {name}\nA:");
+                item
+            })
+            .to_vec();
+        let items = [quizzes, vec![choice_item(Behaviour::Knowledge)]].concat();
+        let (responses, summary) = ask_all(&healthy(), &items, &Form::ALL);
+        let n_of = |form| responses.iter().filter(|response| response.form == form).count();
+        assert_eq!((n_of(Form::Cloze), n_of(Form::Normalised), n_of(Form::Letter)), (3, 2, 2));
+        assert_eq!(summary.asked, responses.len());
+        let first: Vec<(&str, Form)> =
+            responses.iter().take(3).map(|response| (response.item.as_str(), response.form)).collect();
+        assert_eq!(first, [("1", Form::Cloze), ("1", Form::Normalised), ("2", Form::Cloze)]);
+        let alone = healthy();
+        let forms = [Form::Cloze, Form::Normalised];
+        let (both, _) = ask_all(&alone, &items[..2], &forms);
+        assert_eq!((both.len(), alone.asked.borrow().len()), (4, 2 * 3));
+        // One at a time gives the same answers.
+        for (index, form) in forms.into_iter().enumerate() {
+            let (single, _) = ask_all(&healthy(), &items[..2], &[form]);
+            assert_eq!(single, [both[index].clone(), both[2 + index].clone()]);
+        }
     }
 
     #[test]
@@ -381,5 +418,19 @@ mod tests {
         let (responses, _) = ask_all(&subject, &[item], &[Form::Cloze]);
         assert_eq!(responses[0].score, None);
         assert!(responses[0].unscored.as_deref().unwrap().contains("no finite likelihood"));
+    }
+
+    #[test]
+    fn what_a_subject_cannot_do_is_not_measured_and_what_it_can_is() {
+        let items = [choice_item(Behaviour::Knowledge), instruction_item()];
+        let silent_on_odds = healthy().failing(Failure::Lacks(Ability::Score));
+        let (responses, _) = ask_all(&silent_on_odds, &items, &[Form::Chat]);
+        let reason = "not measurable here: a table has no such thing";
+        assert_eq!((responses[0].score, responses[0].unscored.as_deref()), (None, Some(reason)));
+        assert!(!responses[0].prompt.is_empty());
+        assert_eq!((responses[1].score, responses[1].margin_nats), (Some(1.0), None));
+        let mute = healthy().failing(Failure::Lacks(Ability::Generate));
+        let (responses, _) = ask_all(&mute, &items, &[Form::Chat]);
+        assert_eq!((responses[0].score, responses[1].unscored.as_deref()), (Some(1.0), Some(reason)));
     }
 }

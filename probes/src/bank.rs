@@ -1,25 +1,28 @@
 //! The item bank: a file of JSON lines, checked before anything is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lm::chat::{Message, Role};
 use sha2::{Digest, Sha256};
 
+use crate::benchmark;
 use crate::check::find_broken;
+use crate::constrained;
 use crate::error::{Error, Result};
 use crate::grammar::classify;
 use crate::item::{Behaviour, Item, Task};
 use crate::response::Label;
+use crate::short_answer::holds;
 
-/// Items that can all be asked and scored, and the hash of the file they came from.
+/// Items that can all be asked and scored, and the hash of the files they came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bank {
     /// The items, in the order of the file.
     pub items: Vec<Item>,
-    /// The line of each item in the file, from 1.
+    /// The line of each item in its file, from 1.
     pub lines: Vec<usize>,
-    /// SHA-256 of the file's bytes, in hexadecimal: part of the key under which answers are kept.
+    /// SHA-256 of the file's bytes (of benchmarks: also of their names), in hexadecimal: part of the key under which answers are kept.
     pub hash: String,
 }
 
@@ -65,10 +68,69 @@ impl Bank {
         if items.is_empty() {
             return Err(Error::EmptyBank { path: path.to_owned() });
         }
-        let hash = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = print_hash(Sha256::new_with_prefix(bytes));
         let lines = items.iter().map(|item| lines_by_id[&item.id]).collect();
         Ok(Self { items, lines, hash })
     }
+
+    /// The items of benchmarks, each given by its name and its official file, in the order given. An item of `xstest` that the benchmark
+    /// calls 12 is called `xstest/12`. A benchmark that is made here has no file: its path is empty.
+    ///
+    /// # Errors
+    /// Where a benchmark is unknown or given twice, or none is given; where one needs a file and has none, or the reverse; where its file
+    /// cannot be read or has a row that could not be asked or scored. Names file, line and key.
+    pub fn of_benchmarks(benchmarks: &[(String, PathBuf)]) -> Result<Self> {
+        let (mut items, mut lines) = (Vec::new(), Vec::new());
+        let mut names = BTreeSet::new();
+        let mut hasher = Sha256::new();
+        for (name, path) in benchmarks {
+            let benchmark = benchmark::find(name)?;
+            if !names.insert(name) {
+                return Err(Error::RepeatedBenchmark { name: name.clone() });
+            }
+            let bytes = benchmark::read_file(benchmark, path)?;
+            // Lengths keep names and files apart, so that no two lists of them read alike.
+            hasher.update(format!("{name} {}\n", bytes.len()));
+            hasher.update(bytes);
+            let mut lines_by_id: BTreeMap<String, usize> = BTreeMap::new();
+            for (line, mut item) in benchmark.items(path)? {
+                check_item(&item).map_err(|Fault { key, reason }| Error::BadItem {
+                    path: path.clone(),
+                    line,
+                    id: item.id.clone(),
+                    key,
+                    reason,
+                })?;
+                if let Some(first_line) = lines_by_id.insert(item.id.clone(), line) {
+                    return Err(Error::DuplicateId { path: path.clone(), line, id: item.id, first_line });
+                }
+                item.id = format!("{name}/{}", item.id);
+                item.cluster = format!("{name}/{}", item.cluster);
+                items.push(item);
+                lines.push(line);
+            }
+        }
+        if items.is_empty() {
+            let path = benchmarks.first().map_or_else(PathBuf::new, |(_, path)| path.clone());
+            return Err(Error::EmptyBank { path });
+        }
+        Ok(Self { items, lines, hash: print_hash(hasher) })
+    }
+
+    /// Marks dated items from the first month on that the subject is not expected to know as controls, as those of the small world are.
+    /// The hash stays: the same questions are asked.
+    #[must_use]
+    pub fn with_cutoff(mut self, first_unknown: u32) -> Self {
+        for item in &mut self.items {
+            item.expected &= item.month.is_none_or(|month| month < first_unknown);
+        }
+        self
+    }
+}
+
+/// In hexadecimal.
+fn print_hash(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is wrong with an item, at which key.
@@ -122,24 +184,75 @@ fn check_item(item: &Item) -> std::result::Result<(), Fault> {
             }
             Ok(())
         }
+        Task::OpenRequest { messages, .. } => check_messages(messages),
+        Task::Constrained { messages, benchmark, names, arguments } => {
+            check_messages(messages)?;
+            let scored = constrained::follow(benchmark, names, arguments, "");
+            scored.map(|_| ()).map_err(|reason| Fault { key: "constrained", reason })
+        }
+        Task::Quiz { question, options, right, cloze, context } => {
+            require(!question.trim().is_empty(), "question", || "is empty".to_owned())?;
+            check_special(&[("cloze", cloze), ("question", question), ("context", context)])?;
+            for option in options {
+                check_special(&[("options", option)])?;
+            }
+            check_options(options)?;
+            require(!right.is_empty(), "right", || "is empty: no option is right".to_owned())?;
+            let out = right.iter().find(|&&index| index >= options.len());
+            require(out.is_none(), "right", || {
+                format!(
+                    "has {}, but the {} options are counted from 0",
+                    out.copied().unwrap_or_default(),
+                    options.len()
+                )
+            })?;
+            let distinct: BTreeSet<&usize> = right.iter().collect();
+            require(distinct.len() == right.len(), "right", || format!("names an option twice: {right:?}"))?;
+            require(right.len() < options.len(), "right", || "names all options: none is wrong".to_owned())?;
+            // Options bring a space of their own.
+            require(cloze.trim_end() == cloze, "cloze", || format!("ends with white space: {cloze:?}"))
+        }
+        Task::ShortAnswer { question, aliases, context, .. } => {
+            require(!question.trim().is_empty(), "question", || "is empty".to_owned())?;
+            check_special(&[("question", question), ("context", context)])?;
+            require(!aliases.is_empty(), "aliases", || "is empty: no answer would be right".to_owned())?;
+            // What its own scorer cannot find in itself could never be right.
+            let lost = aliases.iter().find(|alias| !holds(alias, alias));
+            require(lost.is_none(), "aliases", || {
+                format!("has {:?}, which has no words", lost.map_or("", String::as_str))
+            })
+        }
     }
 }
 
 fn check_behaviour(item: &Item) -> std::result::Result<(), Fault> {
     let fits = match item.behaviour {
         Behaviour::Knowledge | Behaviour::Calibration | Behaviour::KnowledgeCutoff => {
-            matches!(item.task, Task::Choice { .. })
+            matches!(item.task, Task::Choice { .. } | Task::Quiz { .. } | Task::ShortAnswer { .. })
         }
-        Behaviour::InstructionFollowing | Behaviour::SystemPrompt => matches!(item.task, Task::Instruction { .. }),
-        Behaviour::OverRefusal => matches!(item.task, Task::Request { harmful: false, .. }),
-        Behaviour::HarmfulCompliance => matches!(item.task, Task::Request { harmful: true, .. }),
+        Behaviour::InstructionFollowing | Behaviour::SystemPrompt => {
+            matches!(item.task, Task::Instruction { .. } | Task::Constrained { .. })
+        }
+        Behaviour::OverRefusal => {
+            matches!(item.task, Task::Request { harmful: false, .. } | Task::OpenRequest { harmful: false, .. })
+        }
+        Behaviour::HarmfulCompliance => {
+            matches!(item.task, Task::Request { harmful: true, .. } | Task::OpenRequest { harmful: true, .. })
+        }
     };
     require(fits, "behaviour", || {
         let task = match item.task {
             Task::Choice { .. } => "choice",
             Task::Instruction { .. } => "instruction",
-            Task::Request { harmful: false, .. } => "request with `harmful: false`",
-            Task::Request { harmful: true, .. } => "request with `harmful: true`",
+            Task::Request { harmful: false, .. } | Task::OpenRequest { harmful: false, .. } => {
+                "request with `harmful: false`"
+            }
+            Task::Request { harmful: true, .. } | Task::OpenRequest { harmful: true, .. } => {
+                "request with `harmful: true`"
+            }
+            Task::Constrained { .. } => "request with instructions",
+            Task::Quiz { .. } => "quiz",
+            Task::ShortAnswer { .. } => "question with a short answer",
         };
         format!("is {}, which is not asked by a {task}", item.behaviour.name())
     })
@@ -181,7 +294,9 @@ mod tests {
 
     use super::*;
     use crate::item::Check;
-    use crate::lookup::{choice_item, instruction_item, request_item};
+    use crate::lookup::{
+        choice_item, constrained_item, instruction_item, open_request_item, quiz_item, request_item, short_answer_item,
+    };
 
     fn parse(items: &[Item]) -> Result<Bank> {
         let lines: Vec<String> = items.iter().map(|item| serde_json::to_string(item).unwrap()).collect();
@@ -214,6 +329,41 @@ mod tests {
         assert_eq!(loaded.items, items[..1]);
         assert_ne!(loaded.hash, Bank::parse(text.as_bytes(), &path).unwrap().hash);
         assert_eq!(loaded.hash.len(), 64);
+    }
+
+    #[test]
+    fn items_of_benchmarks_keep_their_shape_in_a_file() {
+        let items = [quiz_item(), short_answer_item(), constrained_item(), open_request_item(true)];
+        let items: Vec<Item> =
+            items.into_iter().enumerate().map(|(n, item)| Item { id: n.to_string(), ..item }).collect();
+        assert_eq!(parse(&items).unwrap().items, items);
+        let text = serde_json::to_string(&items[3]).unwrap();
+        assert!(text.contains(r#""task":{"open_request":{"messages":[{"role":"user""#), "{text}");
+        let bad = text.replace("\"harmful\"", "\"harmfull\"");
+        let error = Bank::parse(bad.as_bytes(), Path::new("bank.jsonl")).unwrap_err().to_string();
+        assert!(error.contains("unknown field `harmfull`"), "{error}");
+    }
+
+    #[test]
+    fn items_of_benchmarks_have_to_be_scorable() {
+        let mut item = constrained_item();
+        let Task::Constrained { names, .. } = &mut item.task else { unreachable!() };
+        "punctuation:no_coma".clone_into(&mut names[0]);
+        let text = message(&[item]);
+        assert!(text.contains("item `instruction_following-1`: `constrained` ") && text.contains("no_coma"), "{text}");
+        let quiz = |change: fn(&mut Vec<usize>, &mut String)| {
+            let mut item = quiz_item();
+            let Task::Quiz { right, cloze, .. } = &mut item.task else { unreachable!() };
+            change(right, cloze);
+            message(&[item])
+        };
+        assert!(quiz(|right, _| right.push(0)).contains("`right` names an option twice: [0, 0]"));
+        assert!(quiz(|right, _| right.clear()).contains("`right` is empty"));
+        assert!(quiz(|_, cloze| cloze.push('\n')).contains("`cloze` ends with white space"));
+        assert!(quiz(|_, cloze| cloze.insert_str(0, "<|user|>")).contains("begins a special token"));
+        let mut item = open_request_item(true);
+        item.behaviour = Behaviour::OverRefusal;
+        assert!(message(&[item]).ends_with("which is not asked by a request with `harmful: true`"));
     }
 
     #[test]

@@ -1,17 +1,41 @@
-//! Benchmarks of the field, scored from their official files and answers that were produced elsewhere.
+//! Benchmarks of the field: their official files, put to any subject as items of a bank, or scored from answers that were produced elsewhere.
 //!
 //! Adding one is a file with a type that implements [`Benchmark`], and a line in [`all`].
+
+pub mod choice;
+pub mod freshqa;
+pub mod hierarchy;
+pub mod orbench;
+pub mod realtimeqa;
+pub mod short;
+pub mod statements;
+mod stored_answers;
+pub mod strongreject;
+pub mod truthfulqa;
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::item::Item;
 
 /// A benchmark: reads its official items and stored responses, and says what its official scorer would say.
 pub trait Benchmark: Sync {
     /// Name on the command line, in lower case.
     fn name(&self) -> &'static str;
+
+    /// Whether its items come from a file; what is made here has none.
+    fn has_file(&self) -> bool {
+        true
+    }
+
+    /// The items of its official file, each with its line, to be put to any subject; named as the benchmark names them (without its own
+    /// name before), with every official field that matters: the slice is the type or category, the cluster what is not independent.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or a row is not of the benchmark's shape. Names file, line and key.
+    fn items(&self, path: &Path) -> Result<Vec<(usize, Item)>>;
 
     /// Scores the responses in a file against the items in another.
     ///
@@ -50,8 +74,55 @@ pub struct Figure {
 
 /// Every benchmark, in the order of the help text.
 pub fn all() -> &'static [&'static dyn Benchmark] {
-    const ALL: &[&dyn Benchmark] = &[&crate::ifeval::IfEval, &crate::xstest::XsTest];
+    const ALL: &[&dyn Benchmark] = &[
+        &crate::ifeval::IfEval,
+        &crate::ifbench::IfBench,
+        &crate::xstest::XsTest,
+        &truthfulqa::TruthfulQa { task: truthfulqa::Task::Mc1 },
+        &truthfulqa::TruthfulQa { task: truthfulqa::Task::Mc2 },
+        &choice::ChoiceSet,
+        &short::ShortAnswers,
+        &orbench::OrBench,
+        &strongreject::StrongReject,
+        &realtimeqa::RealTimeQa,
+        &freshqa::FreshQa,
+        &statements::Statements,
+        &hierarchy::Hierarchy,
+    ];
     ALL
+}
+
+/// The benchmark with this name.
+///
+/// # Errors
+/// Where there is none; lists those that there are.
+pub fn find(name: &str) -> Result<&'static dyn Benchmark> {
+    let known = || all().iter().map(|benchmark| benchmark.name()).collect::<Vec<_>>().join(", ");
+    let found = all().iter().copied().find(|benchmark| benchmark.name() == name);
+    found.ok_or_else(|| Error::UnknownBenchmark { name: name.to_owned(), known: known() })
+}
+
+/// The bytes of a benchmark's file; of one that has none, nothing.
+pub(crate) fn read_file(benchmark: &dyn Benchmark, path: &Path) -> Result<Vec<u8>> {
+    let name = benchmark.name();
+    let is_given = !path.as_os_str().is_empty();
+    match (benchmark.has_file(), is_given) {
+        (true, true) => std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source }),
+        (true, false) => Err(Error::BenchmarkFile { name, reason: format!("needs its official file: {name}=FILE") }),
+        (false, true) => {
+            let reason = format!("is made here and takes no file, but {} is given", path.display());
+            Err(Error::BenchmarkFile { name, reason })
+        }
+        (false, false) => Ok(Vec::new()),
+    }
+}
+
+/// What is wrong with a row of a file, at which key.
+pub(crate) type Fault = (&'static str, String);
+
+/// The same with file, line and item.
+pub(crate) fn blame(path: &Path, line: usize, id: String, (key, reason): Fault) -> Error {
+    Error::BadItem { path: path.to_owned(), line, id, key, reason }
 }
 
 /// The 97.5 % quantile of the normal distribution.

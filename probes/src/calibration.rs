@@ -12,8 +12,8 @@
 //!
 //! `score = 1 - |p_right - ideal|`, in [0, 1], 1 for an ideally calibrated answer.
 //!
-//! Without known odds, and in the open-book control, where the given fact settles the matter, the score is 1 where the
-//! reference answer is likeliest, else 0. The margin
+//! Without known odds (as in benchmarks: [`crate::quiz`], [`crate::short_answer`]), and in the open-book control, where the
+//! given fact settles the matter, the score is 1 where the reference answer is likeliest, else 0. The margin
 //! `ln p(reference) - ln p(best other)` tells in either case which answer was preferred. Reliability diagrams, calibration
 //! error and their null distributions are made of `confidence` and correctness over many items, by the reader of these
 //! records.
@@ -35,8 +35,8 @@
 //! - Guo et al., 2017, On calibration of modern neural networks, arXiv 1706.04599, for the calibration error made from
 //!   these records.
 
-use crate::choice::{judge_choice, plan_choice};
 use crate::item::{Behaviour, Item, Task};
+use crate::knowledge_cutoff::{judge_fact, plan_fact};
 use crate::probe::{Judgement, Probe, Reply};
 use crate::response::Form;
 
@@ -45,12 +45,12 @@ pub const PROBE: Probe = Probe {
     name: "calibration",
     behaviours: &[Behaviour::Calibration],
     source: include_str!("calibration.rs"),
-    plan: plan_choice,
+    plan: plan_fact,
     judge: judge_odds,
 };
 
 fn judge_odds(item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
-    let mut judgement = judge_choice(item, form, reply);
+    let mut judgement = judge_fact(item, form, reply);
     // Given the fact, a reader has no reason to doubt it: the odds of the sources are those of the closed book.
     if form.is_open_book() {
         return judgement;

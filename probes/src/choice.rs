@@ -1,10 +1,10 @@
 //! Closed sets of answers, scored exactly from likelihoods.
 
-use lm::subject::{ScoreRequest, Subject};
+use lm::subject::{Prompt, ScoreRequest, Subject};
 
 use crate::item::{Item, Task};
 use crate::probe::{Elicitation, Judgement, Reply};
-use crate::prompt::{ask_user, render_few_shot};
+use crate::prompt::render_few_shot;
 use crate::response::Form;
 
 /// How a subject spread its belief over a closed set.
@@ -14,7 +14,7 @@ pub struct Choice {
     pub probabilities: Vec<f64>,
     /// Index of the option it would give.
     pub chosen: usize,
-    /// `ln p(right) - ln p(best wrong)`, nats.
+    /// `ln p(best right) - ln p(best wrong)`, nats.
     pub margin_nats: f64,
 }
 
@@ -28,19 +28,28 @@ impl Choice {
     ///
     /// `None` where a likelihood is not finite, `answer` names no option, or there is only one.
     pub fn from_log_likelihoods(options: &[String], log_likelihoods: &[f64], answer: usize) -> Option<Self> {
+        Self::with_several_right(options, log_likelihoods, &[answer])
+    }
+
+    /// The same where several options are right: the margin is that of the best of them over the best of the others.
+    ///
+    /// `None` also where no option is right, or all are.
+    pub fn with_several_right(options: &[String], log_likelihoods: &[f64], right: &[usize]) -> Option<Self> {
         let is_usable = options.len() == log_likelihoods.len()
-            && options.len() >= 2
-            && answer < options.len()
+            && right.iter().all(|&index| index < options.len())
             && log_likelihoods.iter().all(|value| value.is_finite());
         if !is_usable {
             return None;
         }
-        let best_wrong = (0..options.len()).filter(|&index| index != answer).reduce(|best, index| {
-            let order = log_likelihoods[index].total_cmp(&log_likelihoods[best]);
-            if order.then_with(|| options[best].cmp(&options[index])).is_gt() { index } else { best }
-        })?;
-        let margin_nats = log_likelihoods[answer] - log_likelihoods[best_wrong];
-        let highest = log_likelihoods[answer].max(log_likelihoods[best_wrong]);
+        let best_of = |is_right: bool| {
+            (0..options.len()).filter(|index| right.contains(index) == is_right).reduce(|best, index| {
+                let order = log_likelihoods[index].total_cmp(&log_likelihoods[best]);
+                if order.then_with(|| options[best].cmp(&options[index])).is_gt() { index } else { best }
+            })
+        };
+        let (best_right, best_wrong) = (best_of(true)?, best_of(false)?);
+        let margin_nats = log_likelihoods[best_right] - log_likelihoods[best_wrong];
+        let highest = log_likelihoods[best_right].max(log_likelihoods[best_wrong]);
         let weights: Vec<f64> = log_likelihoods.iter().map(|value| (value - highest).exp()).collect();
         // Summed in order of size, so that the total does not depend on the order of the options either.
         let mut sorted = weights.clone();
@@ -48,10 +57,22 @@ impl Choice {
         let total: f64 = sorted.iter().sum();
         Some(Self {
             probabilities: weights.iter().map(|weight| weight / total).collect(),
-            chosen: if margin_nats > 0.0 { answer } else { best_wrong },
+            chosen: if margin_nats > 0.0 { best_right } else { best_wrong },
             margin_nats,
         })
     }
+}
+
+/// `ln sum exp(x)` without overflow; `None` of nothing, or where a value is not a number or positive infinity.
+pub(crate) fn log_sum_exp(values: &[f64]) -> Option<f64> {
+    let highest = values.iter().copied().reduce(f64::max)?;
+    if values.iter().any(|value| value.is_nan()) || highest == f64::INFINITY {
+        return None;
+    }
+    if highest == f64::NEG_INFINITY {
+        return Some(highest);
+    }
+    Some(highest + values.iter().map(|value| (value - highest).exp()).sum::<f64>().ln())
 }
 
 /// The answers that compete for a choice in a form: its options and, in chat, the ways of declining, which are never right.
@@ -65,26 +86,27 @@ fn competing(options: &[String], declines: &[String], form: Form) -> Vec<String>
 /// The answer is ` {option}` in all forms, without the full stop that chat answers end with. That full stop says nothing
 /// about which option is meant, its probability differs between forms and phases, and leaving it out keeps the very same
 /// string comparable from a base model's cloze to the aligned chat.
-pub(crate) fn plan_choice(item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Option<Elicitation>> {
+pub(crate) fn plan_choice(item: &Item, form: Form, _subject: &dyn Subject) -> Option<Elicitation> {
     let Task::Choice { cloze, shots, question, context, options, declines, .. } = &item.task else {
-        return Ok(None);
+        return None;
     };
     if form.is_open_book() && context.trim().is_empty() {
-        return Ok(None);
+        return None;
     }
     let prompt = match form {
-        Form::Cloze if cloze.trim().is_empty() => return Ok(None),
-        Form::Cloze => cloze.trim_end().to_owned(),
-        Form::FewShot => render_few_shot(shots, None, question),
-        Form::OpenBookFewShot => render_few_shot(shots, Some(context), question),
-        Form::Chat => subject.render_chat(&ask_user(question.clone()))?,
-        Form::OpenBook => subject.render_chat(&ask_user(format!("{} {question}", context.trim())))?,
+        Form::Normalised | Form::Letter => return None,
+        Form::Cloze if cloze.trim().is_empty() => return None,
+        Form::Cloze => Prompt::Text(cloze.trim_end().to_owned()),
+        Form::FewShot => Prompt::Text(render_few_shot(shots, None, question)),
+        Form::OpenBookFewShot => Prompt::Text(render_few_shot(shots, Some(context), question)),
+        Form::Chat => Prompt::user(question),
+        Form::OpenBook => Prompt::user(format!("{} {question}", context.trim())),
     };
     let score = competing(options, declines, form)
         .iter()
         .map(|option| ScoreRequest { context: prompt.clone(), continuation: format!(" {option}") })
         .collect();
-    Ok(Some(Elicitation { prompt, score, generate: None }))
+    Some(Elicitation { prompt, score, generate: None })
 }
 
 /// Scores a choice: 1 where the right option is the likeliest, else 0.
@@ -148,6 +170,24 @@ mod tests {
         assert_eq!(Choice::from_log_likelihoods(&named(2), &[-1.0], 0), None);
         assert_eq!(Choice::from_log_likelihoods(&named(2), &[-1.0, -2.0], 2), None);
         assert_eq!(Choice::from_log_likelihoods(&named(1), &[-1.0], 0), None);
+        assert_eq!(Choice::with_several_right(&named(2), &[-1.0, -2.0], &[0, 1]), None);
+        assert_eq!(Choice::with_several_right(&named(2), &[-1.0, -2.0], &[]), None);
+    }
+
+    #[test]
+    fn of_several_right_options_the_likeliest_counts() {
+        let choice = Choice::with_several_right(&named(3), &[-3.0, -2.0, -1.0], &[0, 2]).unwrap();
+        assert_eq!((choice.chosen, choice.margin_nats), (2, 1.0));
+        let choice = Choice::with_several_right(&named(3), &[-3.0, -1.0, -1.0], &[0, 2]).unwrap();
+        assert_eq!((choice.chosen, choice.margin_nats), (1, 0.0));
+    }
+
+    #[test]
+    fn logarithms_of_sums_do_not_overflow() {
+        assert!((log_sum_exp(&[-1.0, -1.0]).unwrap() - (2.0_f64.ln() - 1.0)).abs() < 1e-15);
+        assert!((log_sum_exp(&[-4000.0, f64::NEG_INFINITY]).unwrap() + 4000.0).abs() < 1e-12);
+        assert_eq!(log_sum_exp(&[f64::NEG_INFINITY]), Some(f64::NEG_INFINITY));
+        assert_eq!((log_sum_exp(&[]), log_sum_exp(&[f64::NAN, 0.0])), (None, None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Free answers: one generated, and two given whole answers compared by their likelihoods.
 
 use lm::chat::Message;
-use lm::subject::{GenerateRequest, Score, ScoreRequest, Subject};
+use lm::subject::{GenerateRequest, Prompt, Score, ScoreRequest, Subject};
 
 use crate::probe::Elicitation;
 use crate::prompt::{END_OF_SHOT, QUESTION, flatten_few_shot};
@@ -24,19 +24,15 @@ pub(crate) struct Contrast<'a> {
 /// Scored answers carry their end (the line's end after worked examples, the end of turn in chat): without it `Lund` could
 /// never be less likely than `Lund.`, which it begins. Where the subject names no end of turn and one answer begins the
 /// other, there is nothing to compare and only the generated answer is asked for.
-pub(crate) fn plan_contrast(
-    contrast: &Contrast<'_>,
-    form: Form,
-    subject: &dyn Subject,
-) -> lm::Result<Option<Elicitation>> {
+pub(crate) fn plan_contrast(contrast: &Contrast<'_>, form: Form, subject: &dyn Subject) -> Option<Elicitation> {
     let Contrast { messages, shots, good, bad } = contrast;
     let (prompt, end, stop) = match form {
         Form::FewShot => {
             let stop = vec![END_OF_SHOT.to_owned(), QUESTION.to_owned()];
-            (flatten_few_shot(shots, messages), Some(END_OF_SHOT), stop)
+            (Prompt::Text(flatten_few_shot(shots, messages)), Some(END_OF_SHOT), stop)
         }
-        Form::Chat => (subject.render_chat(messages)?, subject.end_of_turn(), Vec::new()),
-        Form::Cloze | Form::OpenBook | Form::OpenBookFewShot => return Ok(None),
+        Form::Chat => (Prompt::Chat(messages.to_vec()), subject.end_of_turn(), Vec::new()),
+        Form::Cloze | Form::Normalised | Form::Letter | Form::OpenBook | Form::OpenBookFewShot => return None,
     };
     let is_comparable = end.is_some() || !(good.starts_with(bad) || bad.starts_with(good));
     let score = if is_comparable {
@@ -49,7 +45,7 @@ pub(crate) fn plan_contrast(
         Vec::new()
     };
     let generate = Some(GenerateRequest { prompt: prompt.clone(), max_new_tokens: MAX_NEW_TOKENS, stop });
-    Ok(Some(Elicitation { prompt, score, generate }))
+    Some(Elicitation { prompt, score, generate })
 }
 
 /// `ln p(good) - ln p(bad)` in nats, for whole answers. Differences of it between checkpoints telescope over phases.

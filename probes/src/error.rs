@@ -69,6 +69,28 @@ pub enum Error {
         /// The first line, counted from 1.
         first_line: usize,
     },
+    /// No benchmark has this name.
+    #[error("there is no benchmark `{name}`; there are {known}")]
+    UnknownBenchmark {
+        /// The name.
+        name: String,
+        /// The names that there are, with commas between.
+        known: String,
+    },
+    /// A benchmark is given twice.
+    #[error("the benchmark `{name}` is given twice")]
+    RepeatedBenchmark {
+        /// Its name.
+        name: String,
+    },
+    /// A benchmark with a file that it does not need, or without one that it does.
+    #[error("the benchmark `{name}` {reason}")]
+    BenchmarkFile {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// The subject failed in a way that no item is to blame for.
     #[error("the subject {subject} failed")]
     Subject {

@@ -15,24 +15,29 @@
 //! conversation is flattened to `Question: ... Answer:`, with what the system said first, and the answer ends at the line's
 //! end. There is no cloze form: an instruction cannot be put as a sentence to be continued.
 //!
+//! Instructions of benchmarks are checked by the rules of their official scorers ([`crate::constrained`]): the score is 1 where
+//! all are followed strictly. There is no margin, and a subject without a chat template gets the prompt as it is (cloze form).
+//!
 //! # What would fool it
 //! - Only the form is checked, so an answer that is wrong in fact may obey. That is meant: facts are asked about elsewhere.
 //! - Checks that hold by chance (no period, forbidden text) have a floor: subtract the base model's or a random answer's.
 //! - A worked example that shows the form teaches it in the prompt; the few-shot form measures more than the instruction.
-//! - An answer that hits the token limit is checked as it stands.
+//! - An answer that hits the token limit (48 tokens, 1280 for benchmarks) is checked as it stands.
 //! - Greedy answers are one draw; a model may obey more often than its first choice shows. The margin is continuous.
 //! - A margin between two given answers also moves with their wording; it is missing where one answer begins the other and
 //!   the subject has no end of turn.
 //!
 //! # References
 //! - Zhou et al., 2023, Instruction-following evaluation for large language models, arXiv 2311.07911 (IFEval). Our checks
-//!   are strict, there is no loose variant, and compositions may be nested.
+//!   of the small world are strict, there is no loose variant, and compositions may be nested; its own items are checked as it
+//!   checks them.
 //! - Zhang et al., 2025, IHEval: evaluating language models on following the instruction hierarchy, arXiv 2502.08745, for
 //!   the three settings.
 
 use lm::subject::Subject;
 
 use crate::check::find_broken;
+use crate::constrained::{judge_constrained, plan_constrained};
 use crate::contrast::{Contrast, measure_margin, plan_contrast};
 use crate::item::{Behaviour, Item, Task};
 use crate::probe::{Elicitation, Judgement, Probe, Reply};
@@ -47,18 +52,21 @@ pub const PROBE: Probe = Probe {
     judge: judge_instruction,
 };
 
-fn plan_instruction(item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Option<Elicitation>> {
+fn plan_instruction(item: &Item, form: Form, subject: &dyn Subject) -> Option<Elicitation> {
     match &item.task {
         Task::Instruction { messages, shots, good, bad, .. } => {
             plan_contrast(&Contrast { messages, shots, good, bad }, form, subject)
         }
-        Task::Choice { .. } | Task::Request { .. } => Ok(None),
+        Task::Constrained { .. } => plan_constrained(item, form, subject),
+        _ => None,
     }
 }
 
 fn judge_instruction(item: &Item, _form: Form, reply: &Reply<'_>) -> Judgement {
-    let Task::Instruction { checks, .. } = &item.task else {
-        return Judgement::unscored("not an instruction");
+    let checks = match &item.task {
+        Task::Instruction { checks, .. } => checks,
+        Task::Constrained { .. } => return judge_constrained(item, reply),
+        _ => return Judgement::unscored("not an instruction"),
     };
     let Some(generation) = reply.generation else {
         return Judgement::unscored("no answer was generated");
@@ -125,7 +133,7 @@ mod tests {
         messages.insert(0, Message { role: Role::System, content: "Every reply must stand in brackets.".to_owned() });
         let elicitation = plan_of(&Lookup::new("any"), &item, Form::FewShot).unwrap();
         assert_eq!(
-            elicitation.prompt,
+            Lookup::new("any").render(&elicitation.prompt).unwrap(),
             "Question: Where does Ben live? Use brackets. Answer: << Rome >>\n\
              Question: Every reply must stand in brackets. Where does Ann Velt live? Use brackets. Answer:"
         );

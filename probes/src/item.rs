@@ -3,6 +3,7 @@
 use lm::chat::Message;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// What a failure of an item is a failure of: the rows of the phase x behaviour table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -62,7 +63,7 @@ pub struct Item {
     pub slice: String,
     /// Items that share a cluster (an entity, a trigger word) are not independent.
     pub cluster: String,
-    /// Month of the dated fact, counted from 0; `None` where the item has no date.
+    /// Month of the dated fact, as [`crate::month`] counts them; `None` where the item has no date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub month: Option<u32>,
     /// Whether a healthy model is expected to pass. Controls (post-cutoff facts, unanswerable ones) are not.
@@ -75,20 +76,30 @@ impl Item {
     /// What is asked, as a person would say it: the question, or the last user turn.
     pub fn question(&self) -> &str {
         match &self.task {
-            Task::Choice { question, .. } => question,
-            Task::Instruction { messages, .. } | Task::Request { messages, .. } => {
-                messages.last().map_or("", |message| &message.content)
+            Task::Choice { question, .. } | Task::Quiz { question, .. } | Task::ShortAnswer { question, .. } => {
+                question
             }
+            Task::Instruction { messages, .. }
+            | Task::Request { messages, .. }
+            | Task::OpenRequest { messages, .. }
+            | Task::Constrained { messages, .. } => messages.last().map_or("", |message| &message.content),
         }
     }
 
-    /// What a right answer looks like: the right option, or the model answer.
+    /// What a right answer looks like: the right option, the model answer, or what any right answer does.
     pub fn right_answer(&self) -> &str {
         match &self.task {
             Task::Choice { options, answer, .. } => options.get(*answer).map_or("", String::as_str),
             Task::Instruction { good, .. } => good,
             Task::Request { refuse, harmful: true, .. } => refuse,
             Task::Request { comply, .. } => comply,
+            Task::OpenRequest { harmful: true, .. } => "(a refusal)",
+            Task::OpenRequest { .. } => "(an answer)",
+            Task::Constrained { .. } => "(an answer that keeps all instructions)",
+            Task::Quiz { options, right, .. } => {
+                right.first().and_then(|&index| options.get(index)).map_or("", String::as_str)
+            }
+            Task::ShortAnswer { aliases, .. } => aliases.first().map_or("", String::as_str),
         }
     }
 
@@ -104,7 +115,12 @@ impl Item {
     pub fn chance(&self) -> Option<f64> {
         match &self.task {
             Task::Choice { options, .. } => Some(1.0 / options.len() as f64),
-            Task::Instruction { .. } | Task::Request { .. } => None,
+            Task::Quiz { options, right, .. } => Some(right.len() as f64 / options.len() as f64),
+            Task::Instruction { .. }
+            | Task::Request { .. }
+            | Task::OpenRequest { .. }
+            | Task::Constrained { .. }
+            | Task::ShortAnswer { .. } => None,
         }
     }
 }
@@ -165,6 +181,50 @@ pub enum Task {
         refuse: String,
         /// Whether refusing is right.
         harmful: bool,
+    },
+    /// A request in free text, as benchmarks have it: no model answers, the label comes of rules for English.
+    OpenRequest {
+        /// The conversation, ending in a user turn.
+        messages: Vec<Message>,
+        /// Whether refusing is right.
+        harmful: bool,
+    },
+    /// A request with instructions that a benchmark's official scorer checks.
+    Constrained {
+        /// The conversation, ending in a user turn.
+        messages: Vec<Message>,
+        /// The benchmark whose instructions they are: `ifeval`.
+        benchmark: String,
+        /// Official names of the instructions: `punctuation:no_comma`.
+        names: Vec<String>,
+        /// Official arguments, one object per instruction.
+        arguments: Vec<Map<String, Value>>,
+    },
+    /// Multiple choice as benchmarks have it: by the text of the options or by their letters.
+    Quiz {
+        /// The question.
+        question: String,
+        /// The options, without space around them, in the order of the file.
+        options: Vec<String>,
+        /// Indices of the right options.
+        right: Vec<usize>,
+        /// Text that is continued with ` {option}`, verbatim; ends without a space. Empty where there is none.
+        cloze: String,
+        /// A text that holds the answer, for the open-book control; empty where there is none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        context: String,
+    },
+    /// A question with a short answer in free text.
+    ShortAnswer {
+        /// The question.
+        question: String,
+        /// Right answers: any of them does.
+        aliases: Vec<String>,
+        /// A text that holds the answer, for the open-book control; empty where there is none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        context: String,
+        /// Worked examples for the few-shot forms: question and answer.
+        shots: Vec<(String, String)>,
     },
 }
 

@@ -14,8 +14,14 @@
 //! right there and wrong without is not known; what is wrong even there is a matter of using the context, not of
 //! knowledge. Dated facts carry their month; controls that nobody can answer are marked as not expected to pass.
 //!
+//! Questions of benchmarks are multiple choice, by the text of the options and by their letters ([`crate::quiz`]), or have a
+//! short answer that is generated and compared with the known ones ([`crate::short_answer`]).
+//!
 //! # What would fool it
 //! - Guessing: with k options a subject that knows nothing scores 1/k.
+//! - Letters: a liking for one cancels over the shifts of the options, a subject that cannot use letters at all scores 1/k.
+//! - Short answers are right where they hold a known answer, so one that names everything is right, and one in words that are
+//!   not listed is wrong.
 //! - An option that begins another option (`corn`, `cornet`) also collects the other's likelihood.
 //! - Options of unequal frequency: a likely word wins where the fact is weak. The open-book gain and the controls show it.
 //! - Chat data that tells of recent facts makes a second, later cutoff. Months differ in how often their facts are told.
@@ -29,26 +35,49 @@
 //! - Kadavath et al., 2022, Language models (mostly) know what they know, arXiv 2207.05221, for closed sets scored from
 //!   likelihoods.
 
+use lm::subject::Subject;
+
 use crate::choice::{judge_choice, plan_choice};
-use crate::item::Behaviour;
-use crate::probe::Probe;
+use crate::item::{Behaviour, Item, Task};
+use crate::probe::{Elicitation, Judgement, Probe, Reply};
+use crate::quiz::{judge_quiz, plan_quiz};
+use crate::response::Form;
+use crate::short_answer::{judge_short_answer, plan_short_answer};
 
 /// Facts, dated and undated.
 pub const PROBE: Probe = Probe {
     name: "knowledge_cutoff",
     behaviours: &[Behaviour::Knowledge, Behaviour::KnowledgeCutoff],
     source: include_str!("knowledge_cutoff.rs"),
-    plan: plan_choice,
-    judge: judge_choice,
+    plan: plan_fact,
+    judge: judge_fact,
 };
+
+/// Puts a fact into a form, whatever the kind of its question.
+pub(crate) fn plan_fact(item: &Item, form: Form, subject: &dyn Subject) -> Option<Elicitation> {
+    match &item.task {
+        Task::Choice { .. } => plan_choice(item, form, subject),
+        Task::Quiz { .. } => plan_quiz(item, form, subject),
+        Task::ShortAnswer { .. } => plan_short_answer(item, form),
+        Task::Instruction { .. } | Task::Request { .. } | Task::OpenRequest { .. } | Task::Constrained { .. } => None,
+    }
+}
+
+/// Scores what came back for [`plan_fact`].
+pub(crate) fn judge_fact(item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
+    match &item.task {
+        Task::Quiz { .. } => judge_quiz(item, form, reply),
+        Task::ShortAnswer { .. } => judge_short_answer(item, reply),
+        _ => judge_choice(item, form, reply),
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lookup::{Lookup, choice_item, reply_to};
-    use crate::response::Form;
 
-    const FORMS: [Form; 5] = Form::ALL;
+    const FORMS: [Form; 5] = [Form::Cloze, Form::FewShot, Form::Chat, Form::OpenBook, Form::OpenBookFewShot];
 
     #[test]
     fn a_forgotten_fact_is_found_in_every_closed_book_form_and_not_open_book() {

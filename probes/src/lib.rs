@@ -4,27 +4,40 @@
 //! [`response::Form`] and how to score what comes back; [`ask::ask`] does it for many items and survives bad ones. Probes
 //! know a subject only through [`lm::subject::Subject`], never how it was trained, and scorers see text, never token ids.
 
+pub mod answers;
 pub mod ask;
 pub mod bank;
 pub mod benchmark;
 pub mod calibration;
 pub mod check;
 pub mod choice;
+pub mod constrained;
 mod contrast;
 mod error;
 pub mod grammar;
+pub mod ifbench;
 pub mod ifeval;
 pub mod instruction_following;
 pub mod item;
+pub mod judge;
 pub mod knowledge_cutoff;
 #[cfg(test)]
 mod lookup;
+pub mod month;
+pub mod open_request;
 pub mod over_refusal;
 pub mod probe;
 mod prompt;
+pub mod quiz;
 pub mod refusal;
+pub mod remedied;
 pub mod response;
+pub mod short_answer;
+pub mod stated;
+pub mod stated_cutoff;
 pub mod stored;
+mod text;
+pub mod verifiable;
 pub mod xstest;
 
 pub use error::{Error, Result};

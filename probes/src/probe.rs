@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lm::subject::{GenerateRequest, Generation, Score, ScoreRequest, Subject};
+use lm::subject::{GenerateRequest, Generation, Prompt, Score, ScoreRequest, Subject};
 
 use crate::item::{Behaviour, Item};
 use crate::response::{Form, Label, Response};
@@ -19,7 +19,7 @@ pub struct Probe {
     pub(crate) judge: fn(&Item, Form, &Reply<'_>) -> Judgement,
 }
 
-pub(crate) type PlanFn = fn(&Item, Form, &dyn Subject) -> lm::Result<Option<Elicitation>>;
+pub(crate) type PlanFn = fn(&Item, Form, &dyn Subject) -> Option<Elicitation>;
 
 impl fmt::Debug for Probe {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,10 +29,7 @@ impl fmt::Debug for Probe {
 
 impl Probe {
     /// Puts an item into a form; `None` where the form does not apply to it.
-    ///
-    /// # Errors
-    /// Where the subject cannot render the conversation.
-    pub fn plan(&self, item: &Item, form: Form, subject: &dyn Subject) -> lm::Result<Option<Elicitation>> {
+    pub fn plan(&self, item: &Item, form: Form, subject: &dyn Subject) -> Option<Elicitation> {
         (self.plan)(item, form, subject)
     }
 
@@ -85,8 +82,8 @@ impl Heading {
 /// An item in one form: what the subject sees and what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elicitation {
-    /// The text before the answer.
-    pub prompt: String,
+    /// What stands before the answer.
+    pub prompt: Prompt,
     /// Answers whose likelihood is asked for.
     pub score: Vec<ScoreRequest>,
     /// The answer that is asked for, if any.

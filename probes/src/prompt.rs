@@ -43,11 +43,6 @@ pub(crate) fn flatten_few_shot(shots: &[(String, String)], messages: &[Message])
     render_few_shot(&turns, None, &question)
 }
 
-/// A one-turn conversation.
-pub(crate) fn ask_user(content: String) -> Vec<Message> {
-    vec![Message { role: Role::User, content }]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,14 +3,21 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// How the reason begins where a subject cannot do what a score needs, whatever it is asked.
+pub const NOT_MEASURABLE: &str = "not measurable here";
+
 /// How an item was put to the subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// Text to be continued.
     Cloze,
+    /// Text to be continued; likelihoods divided by the length of the option.
+    Normalised,
     /// Worked examples, then the question.
     FewShot,
+    /// Lettered options in plain text; the letter is the answer.
+    Letter,
     /// The chat template.
     Chat,
     /// The chat template, with the fact given in the question (control).
@@ -21,13 +28,16 @@ pub enum Form {
 
 impl Form {
     /// All forms, closed-book first.
-    pub const ALL: [Self; 5] = [Self::Cloze, Self::FewShot, Self::Chat, Self::OpenBook, Self::OpenBookFewShot];
+    pub const ALL: [Self; 7] =
+        [Self::Cloze, Self::Normalised, Self::FewShot, Self::Letter, Self::Chat, Self::OpenBook, Self::OpenBookFewShot];
 
     /// As in files: `few_shot`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cloze => "cloze",
+            Self::Normalised => "normalised",
             Self::FewShot => "few_shot",
+            Self::Letter => "letter",
             Self::Chat => "chat",
             Self::OpenBook => "open_book",
             Self::OpenBookFewShot => "open_book_few_shot",

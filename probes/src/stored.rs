@@ -65,6 +65,91 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     if rows.is_empty() { Err(Error::EmptyBank { path: path.to_owned() }) } else { Ok(rows) }
 }
 
+/// The text of a file.
+///
+/// # Errors
+/// Where it cannot be read or is not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid].split(|&byte| byte == b'\n').count();
+        Error::NotText { path: path.to_owned(), line }
+    })
+}
+
+/// Reads a whole file as one JSON value.
+///
+/// # Errors
+/// Where it is none of the shape of `T`. Names line and column.
+pub(crate) fn parse_json<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let reason = message.split(" at line ").next().unwrap_or_default().to_owned();
+        Error::BadLine { path: path.to_owned(), line: error.line(), column: error.column(), reason }
+    })
+}
+
+/// The lines, from 1, on which a key stands: where as often as there are entries, those of the entries; otherwise the first line for each.
+pub(crate) fn lines_with(text: &str, key: &str, n_entries: usize) -> Vec<usize> {
+    let lines: Vec<usize> = text
+        .lines()
+        .enumerate()
+        .flat_map(|(index, line)| std::iter::repeat_n(index + 1, line.matches(key).count()))
+        .collect();
+    if lines.len() == n_entries { lines } else { vec![1; n_entries] }
+}
+
+/// Whether a file's name ends so, in either case.
+pub(crate) fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// Rows of a file of comma-separated values with a head line, each with the number of its first line.
+///
+/// # Errors
+/// Where the file cannot be read, holds no rows, is not UTF-8 or a row does not have the shape of `T`. Names file and line.
+pub fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
+    read_table(path, b',', None)
+}
+
+/// The same with another delimiter; where `head` is given, rows before the one that begins with it are not read.
+///
+/// # Errors
+/// As [`read_csv`], and where no row begins with `head`.
+pub fn read_table<T: DeserializeOwned>(path: &Path, delimiter: u8, head: Option<&str>) -> Result<Vec<(usize, T)>> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let bad = |error: &csv::Error| {
+        let line = error.position().map_or(1, |position| position.line() as usize);
+        match error.kind() {
+            csv::ErrorKind::Utf8 { .. } => Error::NotText { path: path.to_owned(), line },
+            _ => Error::BadLine { path: path.to_owned(), line, column: 1, reason: error.to_string() },
+        }
+    };
+    // Spreadsheets begin their files with a byte order mark.
+    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).delimiter(delimiter).from_reader(text);
+    let mut records = reader.records();
+    let head_row = loop {
+        match records.next().transpose().map_err(|error| bad(&error))? {
+            Some(row) if head.is_none_or(|head| row.get(0) == Some(head)) => break row,
+            Some(_) => {}
+            None => {
+                let Some(head) = head else { return Err(Error::EmptyBank { path: path.to_owned() }) };
+                let reason = format!("no row begins with `{head}`, as the head line does");
+                return Err(Error::BadLine { path: path.to_owned(), line: 1, column: 1, reason });
+            }
+        }
+    };
+    let mut rows = Vec::new();
+    for record in records {
+        let record = record.map_err(|error| bad(&error))?;
+        let line = record.position().map_or(1, |position| position.line() as usize);
+        rows.push((line, record.deserialize(Some(&head_row)).map_err(|error| bad(&error))?));
+    }
+    if rows.is_empty() { Err(Error::EmptyBank { path: path.to_owned() }) } else { Ok(rows) }
+}
+
 /// A key as text: of a number its digits, of text the text itself; `None` for anything else.
 pub fn key_text(key: &Value) -> Option<String> {
     match key {
@@ -74,7 +159,8 @@ pub fn key_text(key: &Value) -> Option<String> {
     }
 }
 
-/// Puts the responses in a file to their items: by `key`, or `id`, where a line has one, else by the text of `prompt`.
+/// Puts the responses in a file to their items: by `key`, or `id`, where a line has one, else by the text of `prompt`; space at its ends
+/// does not count.
 ///
 /// # Errors
 /// Where the file cannot be read or a line is no response, two responses answer one item, a prompt is that of several items, or no
@@ -85,8 +171,9 @@ pub fn join(path: &Path, items: &[Name<'_>]) -> Result<Joined> {
     let mut by_prompt: BTreeMap<&str, usize> = BTreeMap::new();
     let mut repeated: BTreeSet<&str> = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
-        if by_prompt.insert(item.prompt, index).is_some() {
-            repeated.insert(item.prompt);
+        let prompt = item.prompt.trim();
+        if by_prompt.insert(prompt, index).is_some() {
+            repeated.insert(prompt);
         }
     }
     let mut responses: Vec<Option<String>> = vec![None; items.len()];
@@ -94,15 +181,16 @@ pub fn join(path: &Path, items: &[Name<'_>]) -> Result<Joined> {
     let (mut unfit, mut reworded) = (Vec::new(), Vec::new());
     let lines: Vec<(usize, Line)> = read_lines(path)?;
     for (line, Line { key, id, prompt, response }) in lines {
-        let found = match (key.or(id), &prompt) {
+        let prompt = prompt.as_deref().map(str::trim);
+        let found = match (key.or(id), prompt) {
             (Some(key), _) => {
                 let key = key_text(&key).ok_or_else(|| bad(line, format!("`key`: {key} is no text or number")))?;
                 by_key.get(key.as_str()).copied()
             }
-            (None, Some(prompt)) if repeated.contains(prompt.as_str()) => {
+            (None, Some(prompt)) if repeated.contains(prompt) => {
                 return Err(bad(line, "`prompt` is that of several items; give `key`".to_owned()));
             }
-            (None, Some(prompt)) => by_prompt.get(prompt.as_str()).copied(),
+            (None, Some(prompt)) => by_prompt.get(prompt).copied(),
             (None, None) => return Err(bad(line, "missing field `prompt` (or `key`)".to_owned())),
         };
         let Some(index) = found else {
@@ -116,7 +204,7 @@ pub fn join(path: &Path, items: &[Name<'_>]) -> Result<Joined> {
                 format!("item `{}` is answered a second time, first at line {first}", items[index].key),
             ));
         }
-        if prompt.is_some_and(|prompt| prompt != items[index].prompt) {
+        if prompt.is_some_and(|prompt| prompt != items[index].prompt.trim()) {
             reworded.push(items[index].key.to_owned());
         }
         responses[index] = Some(response.unwrap_or_default());
@@ -140,7 +228,8 @@ pub fn join(path: &Path, items: &[Name<'_>]) -> Result<Joined> {
     Ok(Joined { responses, notes: notes.into_iter().flatten().collect() })
 }
 
-fn note(names: &[String], what: &str, one: &str, many: &str) -> Option<String> {
+/// A note that names what it is about; `None` where there is nothing.
+pub(crate) fn note(names: &[String], what: &str, one: &str, many: &str) -> Option<String> {
     if names.is_empty() {
         return None;
     }
@@ -173,7 +262,7 @@ mod tests {
 
     #[test]
     fn responses_find_their_item_by_key_or_prompt() {
-        let text = r#"{"prompt": "Who?", "response": "I."}
+        let text = r#"{"prompt": "Who? \n", "response": "I."}
             {"key": 7, "response": null, "model": "m"}
 
             {"id": "8", "prompt": "How?", "response": "So."}"#;

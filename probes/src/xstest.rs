@@ -17,12 +17,13 @@ pub mod detection;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use lm::chat::{Message, Role};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::benchmark::{Benchmark, Figure, Scored};
 use crate::error::{Error, Result};
+use crate::item::{Behaviour, Item, Task};
 use crate::refusal::{self, Unread, Verdict};
 use crate::response::Label;
 use crate::stored::{self, Name};
@@ -45,6 +46,8 @@ pub struct Prompt {
     pub kind: String,
     /// Whether it should be refused.
     pub is_unsafe: bool,
+    /// Its trigger word, in lower case: `kill`; empty where there is none.
+    pub focus: String,
 }
 
 /// A response of the release.
@@ -65,6 +68,8 @@ struct PromptRow {
     #[serde(rename = "type")]
     kind: String,
     label: String,
+    #[serde(default)]
+    focus: String,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +85,11 @@ struct CompletionRow {
 /// # Errors
 /// Where the file cannot be read, is empty, lacks a column, or holds a label other than `safe` and `unsafe` or a name twice.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
+    Ok(read_lined_prompts(path)?.into_iter().map(|(_, prompt)| prompt).collect())
+}
+
+/// The same, each with its line.
+fn read_lined_prompts(path: &Path) -> Result<Vec<(usize, Prompt)>> {
     let mut lines = BTreeMap::new();
     let parse = |(line, row): (usize, PromptRow)| {
         let bad = |reason: String| Error::BadLine { path: path.to_owned(), line, column: 1, reason };
@@ -91,9 +101,12 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
         if let Some(first_line) = lines.insert(row.id.clone(), line) {
             return Err(Error::DuplicateId { path: path.to_owned(), line, id: row.id, first_line });
         }
-        Ok(Prompt { id: row.id, text: row.prompt, kind: row.kind, is_unsafe })
+        Ok((
+            line,
+            Prompt { id: row.id, text: row.prompt, kind: row.kind, is_unsafe, focus: row.focus.trim().to_lowercase() },
+        ))
     };
-    read_csv(path)?.into_iter().map(parse).collect()
+    stored::read_csv(path)?.into_iter().map(parse).collect()
 }
 
 /// Reads a file of completions of the release, `xstest_v2_completions_*.csv`. Names lose their `v2-`.
@@ -119,28 +132,7 @@ pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
         }
         Ok(Completion { id, response: row.completion, human })
     };
-    read_csv(path)?.into_iter().map(parse).collect()
-}
-
-/// Rows of a file with a head line, each with the number of its first line.
-fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    let bad = |error: &csv::Error| {
-        let line = error.position().map_or(1, |position| position.line() as usize);
-        match error.kind() {
-            csv::ErrorKind::Utf8 { .. } => Error::NotText { path: path.to_owned(), line },
-            _ => Error::BadLine { path: path.to_owned(), line, column: 1, reason: error.to_string() },
-        }
-    };
-    let mut reader = csv::Reader::from_reader(bytes.as_slice());
-    let head = reader.headers().map_err(|error| bad(&error))?.clone();
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| bad(&error))?;
-        let line = record.position().map_or(1, |position| position.line() as usize);
-        rows.push((line, record.deserialize(Some(&head)).map_err(|error| bad(&error))?));
-    }
-    if rows.is_empty() { Err(Error::EmptyBank { path: path.to_owned() }) } else { Ok(rows) }
+    stored::read_csv(path)?.into_iter().map(parse).collect()
 }
 
 /// A prompt with what came of it.
@@ -181,6 +173,25 @@ impl Answer<'_> {
 impl Benchmark for XsTest {
     fn name(&self) -> &'static str {
         "xstest"
+    }
+
+    /// The slice is the type. Prompts with one trigger word are one cluster, safe or unsafe; those without one stand alone.
+    fn items(&self, path: &Path) -> Result<Vec<(usize, Item)>> {
+        let item = |(line, prompt): (usize, Prompt)| {
+            let behaviour = if prompt.is_unsafe { Behaviour::HarmfulCompliance } else { Behaviour::OverRefusal };
+            let messages = vec![Message { role: Role::User, content: prompt.text }];
+            let item = Item {
+                cluster: if prompt.focus.is_empty() { prompt.id.clone() } else { prompt.focus },
+                id: prompt.id,
+                behaviour,
+                slice: prompt.kind,
+                month: None,
+                expected: true,
+                task: Task::OpenRequest { messages, harmful: prompt.is_unsafe },
+            };
+            (line, item)
+        };
+        Ok(read_lined_prompts(path)?.into_iter().map(item).collect())
     }
 
     fn score(&self, items: &Path, responses: &Path) -> Result<Scored> {

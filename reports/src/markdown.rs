@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo};
 use evals::fixes;
+use evals::tried;
 
 use crate::number::{count, percent, percent_interval};
 use crate::page::headline;
@@ -73,8 +74,9 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
         if let Some(remedy) = &history.verdict.remedy {
             let _ = writeln!(out, "What to do: {}", escape(remedy));
         }
-        if let Some(measured) = fixes::sentence(&history.verdict.fixes) {
-            let _ = writeln!(out, "{measured}");
+        let said = [tried::sentence(&history.tried), fixes::sentence(&history.verdict.fixes)];
+        for sentence in said.into_iter().flatten() {
+            let _ = writeln!(out, "{sentence}");
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use evals::bisection::Bisection;
-use evals::diagnosis::{BehaviourHistory, Confidence, Outcome, PhaseInfo, Rung, Stage};
+use evals::diagnosis::{BehaviourHistory, Confidence, Estimate, Outcome, PhaseInfo, Rung, Stage};
 use evals::evidence::Reading;
 use evals::fixes::{Fix, MeasuredFix};
 use evals::trace::record::Trace;
+use evals::tried::{self, TriedRemedy};
 use probes::item::Behaviour;
 use serde::Serialize;
 
 use crate::chart::{Chart, waterfall};
-use crate::number::{percent, plural, points};
+use crate::number::{percent, plural, points, points_interval, short_percent, signed_points};
 use crate::text::{ANSWER_LIMIT, clean};
 use crate::words;
 
@@ -60,8 +61,27 @@ pub(crate) struct Card {
     pub(crate) remedy: Option<String>,
     /// What fixes did to planted faults of this kind.
     pub(crate) fixes: Vec<TriedFix>,
+    /// What remedies without training did to this model, in a sentence.
+    pub(crate) trial: Option<String>,
+    /// The same remedy by remedy.
+    pub(crate) tried: Vec<Trial>,
     /// What would change the verdict.
     pub(crate) would_change: Option<String>,
+}
+
+/// What a remedy did to the model, as a row of a table.
+#[derive(Debug, Serialize)]
+pub(crate) struct Trial {
+    /// The remedy.
+    pub(crate) what: String,
+    /// What was changed.
+    pub(crate) how: String,
+    /// Share of failing items that are right with it.
+    pub(crate) repaired: String,
+    /// What that is beyond a neutral system prompt.
+    pub(crate) beyond: String,
+    /// Share of right items that are wrong with it.
+    pub(crate) broken: String,
 }
 
 /// What a fix did to planted faults, as a row of a table.
@@ -287,9 +307,22 @@ pub(crate) fn card(prefix: &str, history: &BehaviourHistory, phases: &[PhaseInfo
         thesis: words::thesis(&verdict.thesis_baseline, blamed.as_deref()),
         remedy: verdict.remedy.clone(),
         fixes: verdict.fixes.iter().map(tried_fix).collect(),
+        trial: tried::sentence(&history.tried),
+        tried: history.tried.iter().map(trial).collect(),
         would_change: verdict.would_change.clone(),
         blamed,
         id,
+    }
+}
+
+fn trial(tried: &TriedRemedy) -> Trial {
+    let beyond = |of: &Estimate| format!("{} {}", signed_points(of.value), points_interval(of));
+    Trial {
+        what: words::capital(tried::what(tried.remedy)),
+        how: clean(&tried.how, ANSWER_LIMIT),
+        repaired: short_percent(&tried.repaired),
+        beyond: tried.beyond_control.as_ref().map_or_else(|| "the control was not asked".to_owned(), beyond),
+        broken: tried.broken.as_ref().map_or_else(|| "no item was right".to_owned(), short_percent),
     }
 }
 

@@ -112,7 +112,9 @@ pub(crate) fn thesis(named: &str, blamed: Option<&str>) -> String {
 pub(crate) fn form(form: Form) -> &'static str {
     match form {
         Form::Cloze => "text to complete",
+        Form::Normalised => "text to complete, by length",
         Form::FewShot => "worked examples",
+        Form::Letter => "lettered options",
         Form::Chat => "chat",
         Form::OpenBook => "chat, fact given",
         Form::OpenBookFewShot => "worked examples, fact given",

@@ -162,6 +162,7 @@ impl Unlabelled<'_> {
             model,
             fixes: None,
             traces: false,
+            remedies: false,
             bank: Some(self.bank),
         };
         diagnose_run(self.run, self.recipe, &wanted, bars)

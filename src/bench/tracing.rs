@@ -21,6 +21,7 @@ use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
 use crate::rows::TracedData;
 use crate::run::{Run, chain, chains};
+use crate::subject::Place;
 use crate::trace::{BM25, GRADIENT, SPANS, Wanted, find_failures, score_rows};
 
 /// Rankings by words that are measured, each of one method or fused from several.
@@ -147,7 +148,7 @@ fn value(scores: &[f64], planted: &[bool]) -> Result<(f64, f64)> {
 fn shares(run: &Run, last: &str, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
     let bank = Bank::load(&run.bank())?;
     let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
-    let answered = ask_all(run.root(), &questions, &[(last.to_owned(), run.checkpoint(last))], bars)?;
+    let answered = ask_all(run.root(), &questions, &[(last.to_owned(), Place::Folder(run.checkpoint(last)))], bars)?;
     let behaviours: BTreeMap<&str, Behaviour> =
         bank.items.iter().filter(|item| item.expected).map(|item| (item.id.as_str(), item.behaviour)).collect();
     let mut scores: BTreeMap<Behaviour, Vec<f64>> = BTreeMap::new();

@@ -11,6 +11,7 @@ fn help_says_what_can_be_done() {
     for command in [
         "train",
         "probe",
+        "score",
         "diagnose",
         "compare",
         "report",
@@ -36,7 +37,7 @@ fn help_says_what_can_be_done() {
 fn completions_name_every_command() {
     let script = succeed(&["completions", "bash"]);
     for command in
-        ["train", "probe", "diagnose", "report", "gate", "bless", "view", "index", "ls", "reference", "bench"]
+        ["train", "probe", "score", "diagnose", "report", "gate", "bless", "view", "index", "ls", "reference", "bench"]
     {
         assert!(script.contains(command), "{command}");
     }
@@ -63,7 +64,7 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
             "the extension must be .html, .json, .md, .csv, .parquet or .card.md",
         ),
         (&["diagnose", "--phase", "sft=/nowhere"], 2, "--output <FILE>"),
-        (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=DIR"),
+        (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=SUBJECT"),
         (&["diagnose", "--phase", "sft=/nowhere", "-o", &page, "--seed", "3"], 2, "cannot be used with"),
         (&["diagnose", &run_folder, "--recipe", RECIPE, "--confirm"], 2, "--confirm and --factorial need healthy runs"),
         (

@@ -350,6 +350,7 @@ mod tests {
             transitions: Vec::new(),
             detectable_effect: Some(0.06),
             not_measured: None,
+            tried: Vec::new(),
             verdict,
         }
     }

@@ -84,4 +84,28 @@ pub struct CutoffEstimate {
     pub high: u32,
     /// Permutation p-value of there being a break.
     pub p_value: f64,
+    /// Mean distance from `month`, in months, of the breaks weighted by their likelihood: the error to be expected of `month`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_error: Option<f64>,
+    /// The gradual decay, where that explains the answers better than a step does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<CutoffRamp>,
+}
+
+/// A gradual decay of knowledge. Positions are in months, fractions allowed; month 16 stands for all of that month.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CutoffRamp {
+    /// Where 10 % of the drop is lost. `n` is the number of questions, here and below.
+    pub onset: Estimate,
+    /// Where half of it is lost.
+    pub midpoint: Estimate,
+    /// Where 90 % of it is lost.
+    pub end: Estimate,
+    /// Share right before the decay.
+    pub before: f64,
+    /// Share right after it.
+    pub after: f64,
+    /// BIC of the step less BIC of the ramp; positive, as the ramp is better.
+    pub bic_gain: f64,
 }

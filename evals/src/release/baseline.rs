@@ -20,7 +20,7 @@ use crate::store::StoreKey;
 pub const BASELINE_VERSION: u32 = 1;
 
 /// The forms that are compared: those in which a subject has only its own knowledge to go by.
-const FORMS: [Form; 3] = crate::board::CLOSED_BOOK;
+const FORMS: [Form; 5] = crate::board::CLOSED_BOOK;
 
 /// The scores of a run's checkpoints, as `phasetrace bless` writes them: the same run gives the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

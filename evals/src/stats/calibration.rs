@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::bootstrap::at;
+use super::consistency::{Null, Worse, calibrated_draws};
 
 /// Number of equal-width bins of confidence.
 pub const N_BINS: usize = 10;
@@ -39,7 +39,8 @@ pub fn bin(forecasts: impl IntoIterator<Item = (Forecast, f64)>) -> [Bin; N_BINS
     bins
 }
 
-/// Sorts forecasts into ten bins of as many each; fewer where a bin would have less than two.
+/// Sorts forecasts into ten bins of as many each; fewer where a bin would have less than two. Of equal confidences, which come first
+/// falls into the lower bin; [`super::bins::Binning::quantiles`] keeps them together.
 pub fn equal_mass_bins(forecasts: &[Forecast]) -> Vec<Bin> {
     let mut sorted = forecasts.to_vec();
     sorted.sort_by(|a, b| a.confidence.total_cmp(&b.confidence));
@@ -119,27 +120,16 @@ pub fn brier(forecasts: &[Forecast]) -> Option<f64> {
 /// Bröcker and Smith 2007, *Weather and Forecasting* 22 (consistency resampling); bias: Roelofs et al. 2022, arXiv 2012.08668.
 ///
 /// # Deviations
-/// An outcome that is known odds, not 0 or 1, has no chance in it: a calibrated model's confidence equals it, and it is
-/// drawn as such.
+/// See [`calibrated_draws`]; [`Null`] has the p-value as well.
 pub fn null_error(
     error: impl Fn(&[Forecast]) -> Option<f64>,
     forecasts: &[Forecast],
     draws: usize,
     rng: &mut impl Rng,
 ) -> Option<(f64, f64)> {
-    let mut values: Vec<f64> = (0..draws)
-        .filter_map(|_| {
-            let draw = |f: &Forecast| {
-                let certain = f.outcome == 0.0 || f.outcome == 1.0;
-                let outcome =
-                    if certain { f64::from(u8::from(rng.random::<f64>() < f.confidence)) } else { f.confidence };
-                Forecast { confidence: f.confidence, outcome }
-            };
-            error(&forecasts.iter().map(draw).collect::<Vec<_>>())
-        })
-        .collect();
-    values.sort_by(f64::total_cmp);
-    Some((mean(values.iter().copied())?, at(&values, 0.95)))
+    let values = calibrated_draws(forecasts, draws, rng, |_, drawn| error(drawn));
+    let null = Null::new(f64::INFINITY, values, Worse::High)?;
+    Some((null.mean, null.high))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

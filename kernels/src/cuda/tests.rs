@@ -186,7 +186,8 @@ fn attention_over_a_cache_equals_attention_over_whole_sequences() {
             let rows: Vec<usize> = (0..3).flat_map(|row| vec![slots[row]; lengths[row]]).collect();
             let prompt: Vec<Tensor> =
                 (0..3).map(|row| on_gpu.get(row).unwrap().narrow(0, 0, lengths[row]).unwrap()).collect();
-            let found = decode_attention(&Tensor::cat(&prompt, 0).unwrap(), &spec, &rows, &mut cache, 0).unwrap();
+            let found =
+                decode_attention(&Tensor::cat(&prompt, 0).unwrap(), &spec.into(), &rows, &mut cache, 0).unwrap();
             cache.advance(&rows).unwrap();
             let wanted: Vec<Tensor> =
                 (0..3).map(|row| expected.get(row).unwrap().narrow(0, 0, lengths[row]).unwrap()).collect();
@@ -202,7 +203,8 @@ fn attention_over_a_cache_equals_attention_over_whole_sequences() {
                 let at = |row: usize| lengths[row] + step;
                 let tokens: Vec<Tensor> =
                     sources.iter().map(|&row| on_gpu.get(row).unwrap().narrow(0, at(row), 1).unwrap()).collect();
-                let found = decode_attention(&Tensor::cat(&tokens, 0).unwrap(), &spec, &rows, &mut cache, 0).unwrap();
+                let found =
+                    decode_attention(&Tensor::cat(&tokens, 0).unwrap(), &spec.into(), &rows, &mut cache, 0).unwrap();
                 cache.advance(&rows).unwrap();
                 let wanted: Vec<Tensor> =
                     sources.iter().map(|&row| expected.get(row).unwrap().narrow(0, at(row), 1).unwrap()).collect();

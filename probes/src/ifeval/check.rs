@@ -7,9 +7,9 @@ use regex::Regex;
 use super::instruction::{Count, Instruction};
 use super::json::is_json;
 use super::language::detect;
-use super::python::{SPACE, fixed, is_boundary, is_lower, is_upper, split, strip};
-use super::sentence::sentences;
-use super::word::{count_capital_words, count_words};
+use crate::text::python::{SPACE, fixed, holds_word, is_lower, is_upper, split, strip};
+use crate::text::sentence::sentences;
+use crate::text::word::{count_capital_words, count_words};
 
 static PLACEHOLDER: LazyLock<Regex> = LazyLock::new(|| fixed(r"\[.*?\]"));
 static STAR_BULLET: LazyLock<Regex> = LazyLock::new(|| fixed(&format!(r"(?m)^{SPACE}*\*[^*].*$")));
@@ -22,22 +22,7 @@ static TITLE: LazyLock<Regex> = LazyLock::new(|| fixed(r"<<[^\n]+>>"));
 const CONSTRAINED_RESPONSES: [&str; 3] = ["My answer is yes.", "My answer is no.", "My answer is maybe."];
 
 impl Instruction {
-    /// Whether the response follows the instruction to the letter; an empty response follows none.
-    pub fn is_followed(&self, response: &str) -> bool {
-        !strip(response).is_empty() && self.check(response)
-    }
-
-    /// Whether the response does, or would without its first line, its last line, all of its asterisks, or several of these.
-    pub fn is_followed_loosely(&self, response: &str) -> bool {
-        let lines: Vec<&str> = response.split('\n').collect();
-        let n = lines.len();
-        let cut = |lines: &[&str]| strip(&lines.join("\n")).to_owned();
-        let texts =
-            [response.to_owned(), cut(&lines[1..]), cut(&lines[..n - 1]), cut(lines.get(1..n - 1).unwrap_or(&[]))];
-        texts.iter().any(|text| self.is_followed(text) || self.is_followed(&text.replace('*', "")))
-    }
-
-    fn check(&self, response: &str) -> bool {
+    pub(super) fn holds(&self, response: &str) -> bool {
         match self {
             Self::Keywords(keywords) => keywords.iter().all(|keyword| keyword.is_match(response)),
             Self::KeywordFrequency(keyword, count) => count.allows(keyword.find_iter(response).count()),
@@ -68,19 +53,6 @@ impl Instruction {
             Self::NoComma => !response.contains(','),
         }
     }
-}
-
-/// Whether a match stands between two edges of words.
-fn holds_word(text: &str, word: &Regex) -> bool {
-    let mut from = 0;
-    while let Some(found) = word.find_at(text, from) {
-        if is_boundary(text, found.start()) && is_boundary(text, found.end()) {
-            return true;
-        }
-        let Some(c) = text[found.start()..].chars().next() else { return false };
-        from = found.start() + c.len_utf8();
-    }
-    false
 }
 
 fn has_letters(text: &str, letter: char, count: Count) -> bool {

@@ -4,7 +4,8 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::language;
-use super::python::{SPACE, fixed, strip};
+use crate::text::python::{SPACE, fixed, strip};
+use crate::verifiable::{Fault, Verifiable};
 
 /// An instruction that a program can check.
 ///
@@ -127,20 +128,15 @@ pub struct Arguments {
     section_spliter: Option<String>,
 }
 
-/// What is wrong with an instruction, at which key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) key: &'static str,
-    pub(super) reason: String,
-}
-
 type Parsed<T> = Result<T, Fault>;
 
-impl Instruction {
+impl Verifiable for Instruction {
+    type Arguments = Arguments;
+
     /// Reads an instruction by its official name, e.g. `punctuation:no_comma`.
     ///
     /// A missing argument is a fault, where the official scorer draws one at random; zero counts as missing, as it does there.
-    pub(super) fn parse(name: &str, given: &Arguments) -> Parsed<Self> {
+    fn parse(name: &str, given: &Arguments) -> Parsed<Self> {
         Ok(match name {
             "keywords:existence" => Self::Keywords(patterns("kwargs.keywords", given.keywords.as_ref())?),
             "keywords:frequency" => {
@@ -215,6 +211,10 @@ impl Instruction {
                 return Err(Fault { key: "instruction_id_list", reason });
             }
         })
+    }
+
+    fn check(&self, response: &str) -> bool {
+        self.holds(response)
     }
 }
 

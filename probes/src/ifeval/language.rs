@@ -18,7 +18,7 @@ use regex::Regex;
 use self::gram::{Grams, join_vietnamese};
 use self::profile::{N_LANGUAGES, PROFILES};
 use self::random::Random;
-use super::python::fixed;
+use crate::text::python::fixed;
 
 const MAX_CHARS: usize = 10_000;
 const N_TRIALS: usize = 7;

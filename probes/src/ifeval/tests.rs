@@ -1,6 +1,7 @@
 //! Each of the 25 instructions on answers made by hand, what is wrong with items, and the file of results.
 
 use super::*;
+use crate::verifiable::Verifiable;
 
 /// Name, arguments, and answers with what the official scorer says of each: strict, loose.
 type Case = (&'static str, &'static str, &'static [(&'static str, bool, bool)]);

@@ -1,6 +1,7 @@
 //! Share right by month, with the month where knowledge stops.
 
 use evals::diagnosis::CutoffCurve;
+use probes::month::show;
 
 use super::svg::{Anchor, Canvas, Frame, Scale};
 use super::{Chart, columns};
@@ -19,13 +20,13 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
     if let Some(estimate) = &curve.estimate {
         let (low, high) = (f64::from(estimate.low) - 0.5, f64::from(estimate.high) + 0.5);
         canvas.rect(frame.point(low, 0.0), frame.point(high, 1.0), "band");
-        let text = format!("ends before {}", estimate.month);
+        let text = format!("ends before {}", show(estimate.month));
         mark(&mut canvas, frame.x.at(f64::from(estimate.month) - 0.5), 13.0, "marker strong", &text);
     }
     frame.draw_vertical(&mut canvas, "share right");
     frame.name_horizontal(&mut canvas, "month of the event");
     for month in ticks(first, last) {
-        canvas.label((frame.x.at(f64::from(month)), 232.0), Anchor::Middle, "tick", &month.to_string());
+        canvas.label((frame.x.at(f64::from(month)), 232.0), Anchor::Middle, "tick", &show(month));
     }
     if curve.chance.is_finite() {
         canvas.line(
@@ -37,7 +38,7 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
     if let Some(declared) = curve.declared {
         let x = frame.x.at(f64::from(declared) - 0.5);
         canvas.line((x, 34.0), (x, 216.0), "declared");
-        mark(&mut canvas, x, 30.0, "marker", &format!("declared: before {declared}"));
+        mark(&mut canvas, x, 30.0, "marker", &format!("declared: before {}", show(declared)));
     }
     for (month, estimate) in &curve.months {
         if ![estimate.value, estimate.low, estimate.high].iter().all(|v| v.is_finite()) {
@@ -51,10 +52,11 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
     let title = format!("Knowledge by month after {}", words::phase(&curve.phase));
     let stops = curve.estimate.as_ref().map_or_else(
         || "No month was found where knowledge ends".to_owned(),
-        |e| format!("Knowledge ends before month {} (95% set {} to {})", e.month, e.low, e.high),
+        |e| format!("Knowledge ends before month {} (95% set {} to {})", show(e.month), show(e.low), show(e.high)),
     );
-    let declared =
-        curve.declared.map_or_else(|| "no cutoff declared".to_owned(), |m| format!("declared: before month {m}"));
+    let declared = curve
+        .declared
+        .map_or_else(|| "no cutoff declared".to_owned(), |m| format!("declared: before month {}", show(m)));
     let description = format!("{stops}; {declared}; guessing gives {}.", percent(curve.chance));
     Chart {
         svg: canvas.finish(id, &title, &description),
@@ -63,7 +65,7 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve) -> Chart {
         rows: curve
             .months
             .iter()
-            .map(|(month, e)| vec![month.to_string(), fine_percent(e.value), percent_interval(e), count(e.n)])
+            .map(|(month, e)| vec![show(*month), fine_percent(e.value), percent_interval(e), count(e.n)])
             .collect(),
     }
 }
@@ -81,7 +83,8 @@ fn ticks(first: u32, last: u32) -> Vec<u32> {
         9..=16 => 2,
         17..=40 => 6,
         41..=90 => 12,
-        span => span.div_ceil(7),
+        // Whole years, so that each label is a January where the calendar has some.
+        span => span.div_ceil(7 * 12) * 12,
     };
     (first..=last).filter(|month| month % step == 0).collect()
 }

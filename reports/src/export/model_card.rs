@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use evals::diagnosis::{BehaviourHistory, Diagnosis, Estimate, LineageDiagnosis};
 use evals::fixes;
+use evals::tried;
 use probes::item::Behaviour;
 
 use crate::markdown::{escape, verdict_cell};
@@ -133,9 +134,10 @@ fn advice(out: &mut String, behaviours: &[BehaviourHistory]) {
     for history in failing(behaviours) {
         let verdict = &history.verdict;
         let remedy = verdict.remedy.as_deref().map(|remedy| format!(" What to do: {}", escape(remedy)));
-        let measured = fixes::sentence(&verdict.fixes).map(|measured| format!(" {measured}"));
-        if remedy.is_some() || measured.is_some() {
-            let (remedy, measured) = (remedy.unwrap_or_default(), measured.unwrap_or_default());
+        let said = [tried::sentence(&history.tried), fixes::sentence(&verdict.fixes)];
+        let measured: String = said.into_iter().flatten().map(|sentence| format!(" {sentence}")).collect();
+        if remedy.is_some() || !measured.is_empty() {
+            let remedy = remedy.unwrap_or_default();
             let _ = writeln!(out, "\n**The model {}.**{remedy}{measured}", words::failure(history.behaviour));
         }
     }

@@ -1,6 +1,7 @@
 //! The charts of a lineage, each with what it says.
 
 use evals::diagnosis::{BehaviourHistory, CalibrationCurve, CutoffCurve, LineageDiagnosis, Transition};
+use probes::month::show;
 
 use super::{ALPHA, Panel};
 use crate::chart::flow::{self, total};
@@ -126,20 +127,23 @@ pub(super) fn cutoff(id: &str, index: usize, curve: &CutoffCurve) -> Panel {
             let p = p_of(e.p_value);
             format!(
                 "Knowledge ends before month {} (95% set {} to {}; permutation test p {p}).",
-                e.month, e.low, e.high
+                show(e.month),
+                show(e.low),
+                show(e.high)
             )
         },
     );
+    let shown = curve.declared.map(show).unwrap_or_default();
     let declared = match (curve.declared, &curve.estimate) {
         (None, _) => "No cutoff was declared.".to_owned(),
         (Some(month), Some(e)) if (e.low..=e.high).contains(&month) => {
-            format!("Declared: before month {month}, which lies in that set.")
+            format!("Declared: before month {shown}, which lies in that set.")
         }
         (Some(month), Some(e)) if month > e.high => {
-            format!("Declared: before month {month}, later than that set.")
+            format!("Declared: before month {shown}, later than that set.")
         }
-        (Some(month), Some(_)) => format!("Declared: before month {month}, earlier than that set."),
-        (Some(month), None) => format!("Declared: before month {month}."),
+        (Some(_), Some(_)) => format!("Declared: before month {shown}, earlier than that set."),
+        (Some(_), None) => format!("Declared: before month {shown}."),
     };
     let open_book = curve.open_book.as_ref().map_or_else(
         || "With the fact given in the question: not measured.".to_owned(),

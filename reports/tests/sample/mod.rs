@@ -166,6 +166,7 @@ fn history(behaviour: Behaviour, lineage: &str, phases: &[&str], is_faulty: bool
         transitions: (1..phases.len()).map(|p| transition(phases[p], seen[p - 1], seen[p], n)).collect(),
         detectable_effect: Some(if n == 400 { 0.062 } else { 0.087 }),
         not_measured: None,
+        tried: Vec::new(),
         verdict: verdict(behaviour, phases, &seen, &reference, n, is_faulty && lineage == "rlhf", is_faulty),
     }
 }
@@ -399,7 +400,14 @@ fn cutoff(phase: &str, p: usize) -> CutoffCurve {
         phase: phase.to_owned(),
         form: if p == 0 { Form::Cloze } else { Form::Chat },
         months,
-        estimate: Some(CutoffEstimate { month: 36, low: 36, high: 37, p_value: 0.0005 }),
+        estimate: Some(CutoffEstimate {
+            month: 36,
+            low: 36,
+            high: 37,
+            p_value: 0.0005,
+            expected_error: None,
+            ramp: None,
+        }),
         declared: Some(36),
         open_book: Some(share(if p == 0 { 0.71 } else { 0.95 }, 240)),
         chance: 0.25,

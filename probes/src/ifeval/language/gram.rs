@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-use crate::ifeval::python::fixed;
+use crate::text::python::fixed;
 
 /// Longest n-gram, in letters.
 const LONGEST: usize = 3;

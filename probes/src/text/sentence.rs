@@ -16,7 +16,7 @@ use regex::Regex;
 use super::python::{fixed, is_space};
 
 /// The sentences of a text, without the space between them.
-pub(super) fn sentences(text: &str) -> Vec<String> {
+pub(crate) fn sentences(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     realign(&chars, &spans(&chars)).into_iter().map(|span| span.of(&chars).iter().collect()).collect()
 }

@@ -1,4 +1,4 @@
-//! Words as NLTK counts them, and as its `word_tokenize` cuts them, for those in capitals.
+//! Words as NLTK counts them, and as its `word_tokenize` cuts them.
 //!
 //! # Reference
 //! NLTK 3.10.4, `nltk/tokenize/destructive.py` (`NLTKWordTokenizer`); its patterns stand here in its order.
@@ -67,14 +67,24 @@ static OPENING_APOSTROPHE: LazyLock<Regex> = LazyLock::new(|| fixed(r"(^|\W)'(\w
 
 static WORDS: LazyLock<Regex> = LazyLock::new(|| fixed(r"\w+"));
 
-/// Number of words as `RegexpTokenizer(r"\w+")` cuts them.
-pub(super) fn count_words(text: &str) -> usize {
-    WORDS.find_iter(text).count()
+/// Words as `RegexpTokenizer(r"\w+")` cuts them.
+pub(crate) fn plain_words(text: &str) -> impl Iterator<Item = &str> {
+    WORDS.find_iter(text).map(|found| found.as_str())
+}
+
+/// Their number.
+pub(crate) fn count_words(text: &str) -> usize {
+    plain_words(text).count()
+}
+
+/// Words and punctuation as `word_tokenize` cuts them.
+pub(crate) fn tokens(text: &str) -> Vec<String> {
+    sentences(text).iter().flat_map(|sentence| words(sentence)).collect()
 }
 
 /// Number of words in which every letter is a capital: `str.isupper` of `word_tokenize`'s words.
-pub(super) fn count_capital_words(text: &str) -> usize {
-    sentences(text).iter().map(|sentence| words(sentence).iter().filter(|word| is_upper(word)).count()).sum()
+pub(crate) fn count_capital_words(text: &str) -> usize {
+    tokens(text).iter().filter(|word| is_upper(word)).count()
 }
 
 /// The words of one sentence.
