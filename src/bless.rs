@@ -42,7 +42,7 @@ pub(crate) fn scores(run: &Run, bank: &Bank, bars: &Bars) -> Result<Blessed> {
         bail!("{}: no run with a checkpoint; `phasetrace train` makes one", run.root().display());
     }
     run.lock()?;
-    let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+    let questions = Questions::of_bank(&bank.hash, &bank.items);
     let answered = ask_all(run.root(), &questions, &checkpoints, bars)?;
     let mut asked = Vec::with_capacity(checkpoints.len());
     for ((name, _), phase) in checkpoints.iter().zip(&answered.phases) {

@@ -173,6 +173,9 @@ pub(crate) struct ProbeArgs {
     /// At most this many items per behaviour.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
+    /// Ask this beside the questions, and tell what came of it; it counts for no behaviour.
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) also: Vec<AlsoWhat>,
     /// Folder to keep the answers in; the run itself where none is given.
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -193,6 +196,15 @@ pub(crate) struct QuestionArgs {
     /// A model that labels free answers to requests by XSTest's rubric, in place of the rules; any subject that can answer.
     #[arg(long, value_name = "SUBJECT")]
     pub(crate) judge: Option<String>,
+}
+
+/// What may be asked of a checkpoint beside the bank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AlsoWhat {
+    /// What it says of itself: until when its knowledge reaches, and how sure it is of each answer, in words and as P(True).
+    Stated,
+    /// What it answers where a text before the question contradicts the fact.
+    Conflict,
 }
 
 /// How servers are asked.
@@ -256,6 +268,9 @@ pub(crate) struct DiagnoseArgs {
     /// `RUN/report.html` where none is given.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
+    /// Ask this beside the questions, and tell what came of it; no verdict depends on it.
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) also: Vec<AlsoWhat>,
     /// Put the verdicts to the test: train each accused phase again with the healthy recipe, and an innocent one as a control.
     #[arg(long, conflicts_with = "phases")]
     pub(crate) confirm: bool,

@@ -184,7 +184,7 @@ impl Work<'_> {
         }
         let answers = self.dir.join("answers");
         fs::create_dir_all(&answers).with_context(|| format!("cannot create {}", answers.display()))?;
-        let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+        let questions = Questions::of_bank(&bank.hash, &bank.items);
         let places: Vec<(String, Place)> =
             checkpoints.iter().map(|(name, path)| (name.clone(), Place::Folder(path.clone()))).collect();
         let Answered { phases, responses } = ask_all(&answers, &questions, &places, self.bars)?;
@@ -287,7 +287,7 @@ impl Work<'_> {
             let path = |phase: &str| member.run.checkpoint(phase);
             let ends = Ends::load(&path(start_phase(base.alignment)), &path(last_phase(base.alignment)))?;
             let checkpoint = ends.with_subject(plan, |subject| {
-                ask_one(&mut store, &plan.name, subject, questions.items, &Form::ALL, self.bars)?;
+                ask_one(&mut store, &plan.name, subject, questions.items, &Form::STANDARD, self.bars)?;
                 Ok(subject.fingerprint().to_owned())
             })?;
             entry.runs.push(EntryRun {

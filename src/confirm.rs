@@ -127,6 +127,7 @@ impl<'a> Experiment<'a> {
             traces: false,
             remedies: false,
             bank: None,
+            also: &[],
         };
         diagnose_run(run, recipe, &wanted, self.bars)
     }

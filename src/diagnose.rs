@@ -17,9 +17,10 @@ use probes::bank::Bank;
 use probes::item::Behaviour;
 use probes::response::Response;
 
+use crate::also::Also;
 use crate::bench;
 use crate::bisect::bisect;
-use crate::cli::{DiagnoseArgs, Stop};
+use crate::cli::{AlsoWhat, DiagnoseArgs, Stop};
 use crate::confirm::Experiment;
 use crate::evidence;
 use crate::exit::{self, Usage};
@@ -68,6 +69,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         traces: true,
         remedies: true,
         bank: None,
+        also: &args.also,
     };
     let mut diagnosis = keep(&run, &diagnose_run(&run, &recipe, &wanted, bars)?)?;
     if let Some(experiment) = experiment {
@@ -105,6 +107,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) remedies: bool,
     /// What is asked; the run's own bank where none is given.
     pub(crate) bank: Option<&'a Bank>,
+    /// What is asked beside it.
+    pub(crate) also: &'a [AlsoWhat],
 }
 
 /// Asks what was not asked yet and diagnoses a trained run. Who wants the diagnosis to stay in its folder calls [`keep`].
@@ -116,7 +120,8 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
     run.lock()?;
     let is_wanted = |phase: &&str| wanted.chains.iter().any(|(_, phases)| phases.contains(phase));
     let asked: Vec<&str> = ASKED.into_iter().filter(is_wanted).collect();
-    let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+    let also = Also::of(wanted.also, &bank.items);
+    let questions = Questions { also, ..Questions::of_bank(&bank.hash, &bank.items) };
     let mut phases = ask_all(wanted.answers, &questions, &checkpoints_of(run, &asked), bars)?.phases;
     for phase in &mut phases {
         phase.cost = run.cost(&phase.name)?;
@@ -125,7 +130,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
     let mut lineages = Vec::new();
     for &chain in wanted.chains {
         let mut lineage = evidence::lineage(chain, &phases);
-        lineage.phases.extend(evidence::ask_deployed(&mut store, run, chain, &recipe.deployment, &bank.items, bars)?);
+        lineage.phases.extend(evidence::ask_deployed(&mut store, run, chain, &recipe.deployment, &questions, bars)?);
         lineage.reward_right = evidence::rate(run, recipe, chain.0, &bank)?;
         lineages.push(lineage);
     }
@@ -167,7 +172,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
             let folder = (last.name != DEPLOYED).then(|| run.checkpoint(&last.name));
             folder.map(|folder| anyhow::Ok(Box::new(load(&folder)?) as Box<dyn Subject>)).transpose()
         };
-        try_remedies(lineage, open, &bank.items, &mut store, bars)?;
+        try_remedies(lineage, open, None, &bank.items, &mut store, bars)?;
     }
     store.finish()?;
     for (lineage, &chain) in diagnosis.lineages.iter_mut().zip(wanted.chains).filter(|_| wanted.traces) {
@@ -245,6 +250,7 @@ mod tests {
             traces: false,
             remedies: false,
             bank: None,
+            also: &[],
         };
         let mut diagnosis = diagnose_run(&run, &recipe, &wanted, &bars).unwrap();
         assert!(!run.diagnosis().exists(), "an experiment would have overwritten what was kept");

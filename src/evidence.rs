@@ -15,7 +15,7 @@ use probes::response::Form;
 use trainer::data::{self, Comparison, Conversation, Document};
 use trainer::reward::{Contrast, RewardModel};
 
-use crate::probe::ask_one;
+use crate::probe::{Questions, ask_one};
 use crate::progress::Bars;
 use crate::recipe::{Alignment, DeploymentRecipe, Recipe};
 use crate::relearn::{Halves, relearn};
@@ -96,7 +96,7 @@ pub(crate) fn ask_deployed(
     run: &Run,
     chain: Chain,
     deployment: &DeploymentRecipe,
-    items: &[Item],
+    questions: &Questions<'_>,
     bars: &Bars,
 ) -> Result<Option<PhaseInfo>> {
     let (_, phases) = chain;
@@ -105,7 +105,8 @@ pub(crate) fn ask_deployed(
     let model = LoadedModel::load(&folder).with_context(|| format!("cannot load checkpoint {}", folder.display()))?;
     let deployed = Deployed::new(&model, deployment.system.as_deref(), deployment.template.as_deref())
         .context("key `deployment.template`")?;
-    ask_one(store, DEPLOYED, &deployed, items, &Form::ALL, bars)?;
+    ask_one(store, DEPLOYED, &deployed, questions.items, &Form::STANDARD, bars)?;
+    questions.also.ask(store, DEPLOYED, &deployed, questions.items, bars)?;
     Ok(Some(PhaseInfo {
         name: DEPLOYED.to_owned(),
         checkpoint: deployed.fingerprint().to_owned(),

@@ -9,10 +9,11 @@ use evals::diagnosis::PhaseInfo;
 use evals::store::Store;
 use probes::bank::Bank;
 
+use crate::also::Also;
 use crate::cli::{DiagnoseArgs, ServerArgs};
 use crate::diagnose::{provenance, publish};
 use crate::exit::{self, Usage};
-use crate::judged::judge_all;
+use crate::judged::{Judge, judge_all};
 use crate::probe::{Answered, Questions, ask_all};
 use crate::progress::Bars;
 use crate::recipe::{Alignment, Recipe};
@@ -40,9 +41,13 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         let declared = args.declared_cutoff.unwrap_or(small.world.cutoff_month);
         (Bank::load(&write_small_world(&folder, &small)?)?, Some(declared))
     };
-    let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+    let also = Also::of(&args.also, &bank.items);
+    let questions = Questions { also, ..Questions::of_bank(&bank.hash, &bank.items) };
+    let judge = Judge::open((&args.questions, &args.servers), &bank.items, &folder)?;
     let mut answered = ask_all(&folder, &questions, &subjects, bars)?;
-    judge_all(&folder, (&args.questions, &args.servers), &questions, &mut answered, bars)?;
+    if let Some(judge) = &judge {
+        judge_all(judge, &folder, &questions, &mut answered, bars)?;
+    }
     let Answered { phases, responses } = answered;
     let lineage = Lineage { name: chain_name(&subjects), phases, ..Lineage::default() };
     let mut diagnosis = diagnose(Findings {
@@ -60,13 +65,12 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         provenance: provenance(None, &bank),
     })?;
     let mut store = Store::open(&folder, questions.key())?;
-    // Remedies are measured by rules: beside a judge's labels they would seem to repair where the two differ.
-    for lineage in diagnosis.lineages.iter_mut().filter(|_| args.questions.judge.is_none()) {
+    for lineage in &mut diagnosis.lineages {
         let open = |last: &PhaseInfo| {
             let place = subjects.iter().find(|(name, _)| *name == last.name);
             place.map(|(_, place)| place.open(&bank.items, &folder)).transpose()
         };
-        try_remedies(lineage, open, &bank.items, &mut store, bars)?;
+        try_remedies(lineage, open, judge.as_ref(), &bank.items, &mut store, bars)?;
     }
     store.finish()?;
     publish(&diagnosis, &report::write(&diagnosis, &run, &args.output)?)?;

@@ -149,7 +149,7 @@ fn share_right(run: &Run, answers: &Path, wanted: &Wanted<'_>, bars: &Bars) -> R
     let is_wanted = |item: &&probes::item::Item| item.behaviour == wanted.behaviour && item.expected;
     let items: Vec<_> = bank.items.iter().filter(is_wanted).cloned().collect();
     let last = wanted.chain.1.last().context("a chain has phases")?;
-    let questions = Questions { bank_hash: &bank.hash, items: &items };
+    let questions = Questions::of_bank(&bank.hash, &items);
     let Answered { phases, responses } =
         ask_all(answers, &questions, &[((*last).to_owned(), Place::Folder(run.checkpoint(last)))], bars)?;
     let ids: BTreeSet<&str> = items.iter().map(|item| item.id.as_str()).collect();

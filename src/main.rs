@@ -1,5 +1,6 @@
 //! The command line of phasetrace: flags to plan to library call, no numerics.
 
+mod also;
 mod bench;
 mod bisect;
 mod bless;

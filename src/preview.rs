@@ -14,7 +14,7 @@ pub(crate) fn render(name: &str, subject: &dyn Subject, items: &[Item]) -> Resul
     let mut text = String::new();
     let mut seen = BTreeSet::new();
     for item in items.iter().filter(|item| seen.insert(item.behaviour)) {
-        for form in Form::ALL {
+        for form in Form::STANDARD {
             let Some(elicitation) = probe_of(item.behaviour).plan(item, form, subject) else { continue };
             let shown = subject.render(&elicitation.prompt)?;
             writeln!(text, "{} · {} · {} · asked of {name}", item.behaviour.name(), item.id, form.name())?;

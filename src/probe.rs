@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use evals::diagnosis::{Estimate, PhaseInfo};
-use evals::measured::{Measured, measure};
+use evals::diagnosis::{Estimate, PhaseInfo, SelfKnowledge};
+use evals::measured::{Confidence, Measured, measure, measure_confidence};
+use evals::self_knowledge;
 use evals::store::{RESULTS_FILE, Store, StoreKey};
 use lm::Subject;
 use probes::bank::Bank;
@@ -13,9 +14,10 @@ use probes::item::{Behaviour, Item};
 use probes::response::{Form, Response};
 use probes::{PROBE_VERSION, PROBES, ask};
 
+use crate::also::Also;
 use crate::cli::ProbeArgs;
 use crate::exit::{self, NothingToAsk, Usage};
-use crate::judged::judge_all;
+use crate::judged::{Judge, judge_all};
 use crate::lock;
 use crate::output;
 use crate::preview;
@@ -49,11 +51,17 @@ pub(crate) fn run(args: &ProbeArgs, bars: &Bars) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     let _lock = lock::take(&folder)?;
-    let questions = Questions { bank_hash: &bank.hash, items: &items };
+    let questions = Questions { also: Also::of(&args.also, &items), ..Questions::of_bank(&bank.hash, &items) };
+    // Before any work: a judge that is not there is found at once.
+    let judge = Judge::open((&args.questions, &args.servers), &items, &folder)?;
     let mut answered = ask_all(&folder, &questions, &subjects, bars)?;
-    judge_all(&folder, (&args.questions, &args.servers), &questions, &mut answered, bars)?;
+    if let Some(judge) = &judge {
+        judge_all(judge, &folder, &questions, &mut answered, bars)?;
+    }
     let Answered { phases, responses } = answered;
     output::print(&table(&measure(&phases, &items, &responses)))?;
+    output::print(&confidence_table(&measure_confidence(&phases, &items, &responses)?))?;
+    output::print(&told(&self_knowledge::measure(&phases, &items, &responses)?))?;
     output::print_line(&folder.join(RESULTS_FILE).display().to_string())?;
     Ok(exit::SUCCESS)
 }
@@ -82,15 +90,43 @@ fn table(cells: &[Measured]) -> String {
     cells.iter().map(line).collect()
 }
 
+/// How far confidence is off, a line for each checkpoint and form in which choices were scored.
+fn confidence_table(cells: &[Confidence]) -> String {
+    let line = |Confidence { phase, form, measured }: &Confidence| {
+        let Estimate { value, low, high, n, method } = &measured.error;
+        let visible = measured
+            .detectable
+            .map_or_else(|| "no error would show".to_owned(), |error| format!("errors from {error:.3} on would show"));
+        let name = format!("{phase}  calibration error, debiased  {}", form.name());
+        format!("{name}  {value:.3}  95 % interval {low:.3} to {high:.3} ({method}), n = {n}; {visible}\n")
+    };
+    cells.iter().map(line).collect()
+}
+
+/// What checkpoints say of themselves, a line for each and each way of asking.
+fn told(checkpoints: &[SelfKnowledge]) -> String {
+    let lines = checkpoints.iter().flat_map(|checkpoint| {
+        checkpoint.found().into_iter().map(|(what, text)| format!("{}  {}  {text}\n", checkpoint.phase, what.name()))
+    });
+    lines.collect()
+}
+
 /// What is asked of every checkpoint.
 pub(crate) struct Questions<'a> {
     /// Hash of the bank that the items are from.
     pub(crate) bank_hash: &'a str,
     /// The items.
     pub(crate) items: &'a [Item],
+    /// What is asked beside them.
+    pub(crate) also: Also,
 }
 
-impl Questions<'_> {
+impl<'a> Questions<'a> {
+    /// The items of a bank, and nothing beside them.
+    pub(crate) fn of_bank(bank_hash: &'a str, items: &'a [Item]) -> Self {
+        Self { bank_hash, items, also: Also::default() }
+    }
+
     /// The key under which their answers are kept.
     pub(crate) fn key(&self) -> StoreKey {
         StoreKey { bank_hash: self.bank_hash.to_owned(), probe_version: PROBE_VERSION }
@@ -116,7 +152,8 @@ pub(crate) fn ask_all(
     let mut phases = Vec::new();
     for (name, place) in subjects {
         let subject = place.open(questions.items, folder)?;
-        ask_one(&mut store, name, subject.as_ref(), questions.items, &Form::ALL, bars)?;
+        ask_one(&mut store, name, subject.as_ref(), questions.items, &Form::STANDARD, bars)?;
+        questions.also.ask(&mut store, name, subject.as_ref(), questions.items, bars)?;
         phases.push(place.phase(name, subject.as_ref())?);
     }
     store.finish()?;

@@ -50,6 +50,7 @@ pub(crate) fn run(args: &ReferenceArgs, bars: &Bars) -> Result<u8> {
             traces: false,
             remedies: false,
             bank: None,
+            also: &[],
         };
         diagnoses.push(keep(&run, &diagnose_run(&run, &recipe, &wanted, bars)?)?);
     }

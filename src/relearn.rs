@@ -81,7 +81,11 @@ pub(crate) fn relearn(run: &Run, chain: &str, end: &Checkpoint, halves: &Halves<
 /// An item with its right answer, as chat data would have it.
 fn lesson(item: &Item) -> Conversation {
     let (mut messages, answer) = match &item.task {
-        Task::Choice { question, .. } | Task::Quiz { question, .. } | Task::ShortAnswer { question, .. } => {
+        Task::Choice { question, .. }
+        | Task::Quiz { question, .. }
+        | Task::ShortAnswer { question, .. }
+        | Task::StatedCutoff { question }
+        | Task::Proposed { question, .. } => {
             (vec![Message { role: Role::User, content: question.clone() }], format!("{}.", item.right_answer()))
         }
         Task::Instruction { messages, .. }

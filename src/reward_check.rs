@@ -75,7 +75,9 @@ pub(crate) fn contrast(task: &Task) -> Option<Contrast<'_>> {
         | Task::OpenRequest { .. }
         | Task::Constrained { .. }
         | Task::Quiz { .. }
-        | Task::ShortAnswer { .. } => None,
+        | Task::ShortAnswer { .. }
+        | Task::StatedCutoff { .. }
+        | Task::Proposed { .. } => None,
         Task::Instruction { messages, good, bad, .. } => Some(Contrast { prompt: messages, right: good, wrong: bad }),
         Task::Request { messages, comply, refuse, harmful, .. } => {
             let (right, wrong) = if *harmful { (refuse, comply) } else { (comply, refuse) };

@@ -244,7 +244,7 @@ pub(crate) fn find_failures(run: &Run, wanted: &Wanted<'_>, bars: &Bars) -> Resu
     let last = phases.last().context("a chain has phases")?;
     let bank = Bank::load(&run.bank())?;
     let items: Vec<_> = bank.items.iter().filter(|item| item.behaviour == wanted.behaviour).cloned().collect();
-    let questions = Questions { bank_hash: &bank.hash, items: &items };
+    let questions = Questions::of_bank(&bank.hash, &items);
     let checkpoint = run.checkpoint(last);
     if !checkpoint.exists() {
         bail!("{}: no checkpoint {last}; `phasetrace diagnose` makes it", run.root().display());

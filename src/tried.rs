@@ -9,15 +9,18 @@ use probes::item::Item;
 use probes::remedied::{Change, Remedied, Remedy};
 use probes::response::Form;
 
+use crate::judged::Judge;
 use crate::probe::ask_one;
 use crate::progress::Bars;
 
 /// Asks the failing items of the last checkpoint of a lineage again, changed by each remedy, beside as many right ones.
 ///
-/// `open` gives the subject of a checkpoint; `None` where it cannot be asked any more.
+/// `open` gives the subject of a checkpoint; `None` where it cannot be asked any more. Where a judge labelled the answers so far, it labels
+/// these too: else remedies would seem to repair where judge and rules differ.
 pub(crate) fn try_remedies<'a>(
     lineage: &mut LineageDiagnosis,
     open: impl FnOnce(&PhaseInfo) -> Result<Option<Box<dyn Subject + 'a>>>,
+    judge: Option<&Judge>,
     items: &[Item],
     store: &mut Store,
     bars: &Bars,
@@ -28,7 +31,7 @@ pub(crate) fn try_remedies<'a>(
     for group in &groups {
         let row = lineage.behaviours.iter_mut().find(|row| row.behaviour == group.behaviour);
         let row = row.expect("groups are made of the rows");
-        let mut ask = |change: Change| ask_changed(subject.as_ref(), change, group, store, bars);
+        let mut ask = |change: Change| ask_changed(subject.as_ref(), change, judge, group, store, bars);
         let control = ask(Change::control())?;
         let mut tried = Vec::new();
         for remedy in Remedy::ALL {
@@ -37,7 +40,7 @@ pub(crate) fn try_remedies<'a>(
             let mut subjects = changes.into_iter().map(&mut ask).collect::<Result<Vec<String>>>()?;
             if subjects.is_empty() {
                 // Another form of the same question, which the checkpoint has been asked already.
-                subjects.push(subject.fingerprint().to_owned());
+                subjects.push(last.checkpoint.clone());
             }
             tried.push((remedy, how, subjects));
         }
@@ -57,6 +60,7 @@ pub(crate) fn try_remedies<'a>(
 fn ask_changed(
     subject: &dyn Subject,
     change: Change,
+    judge: Option<&Judge>,
     group: &Group<'_>,
     store: &mut Store,
     bars: &Bars,
@@ -65,7 +69,10 @@ fn ask_changed(
     let name = format!("{} with {}", group.behaviour.name(), change.describe());
     let changed = Remedied::new(subject, change);
     ask_one(store, &name, &changed, &items, &[Form::Chat], bars)?;
-    Ok(changed.fingerprint().to_owned())
+    match judge {
+        Some(judge) => judge.label(store, &items, (&name, changed.fingerprint()), bars),
+        None => Ok(changed.fingerprint().to_owned()),
+    }
 }
 
 fn describe(remedy: Remedy, changes: &[Change]) -> String {

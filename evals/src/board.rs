@@ -6,6 +6,7 @@ use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Response};
 
 use crate::diagnosis::{Estimate, PhaseInfo};
+use crate::stats::calibration::Forecast;
 use crate::stats::clustered::{ClusteredMean, clustered_mean};
 
 /// Forms in which the subject has only its own knowledge to go by, nearest to deployment first.
@@ -23,6 +24,11 @@ pub(crate) struct Answers<'a>(BTreeMap<(&'a str, &'a str, Form), &'a Response>);
 impl<'a> Answers<'a> {
     pub(crate) fn index(responses: &'a [Response]) -> Self {
         Self(responses.iter().map(|r| ((r.subject.as_str(), r.item.as_str(), r.form), r)).collect())
+    }
+
+    /// The answer of a subject to an item in a form.
+    pub(crate) fn get(&self, subject: &'a str, item: &'a str, form: Form) -> Option<&'a Response> {
+        self.0.get(&(subject, item, form)).copied()
     }
 }
 
@@ -86,6 +92,22 @@ impl<'a> Board<'a> {
         self.answers(form, phase).iter().map(|r| (*r)?.margin_nats).collect()
     }
 
+    /// How sure each choice in `form` at `phase` was and whether that was justified, with the cluster of each.
+    ///
+    /// Where only the odds are known (conflicting sources), a choice counts as right to the share of those odds: `ideal` if it is
+    /// the item's answer, `1 - ideal` if not.
+    pub(crate) fn forecasts(&self, form: Form, phase: usize) -> (Vec<Forecast>, Vec<usize>) {
+        let answers = self.answers(form, phase);
+        let given = answers.iter().zip(&self.items).zip(&self.clusters);
+        given
+            .filter_map(|((response, item), cluster)| {
+                let (right, confidence) = response.and_then(|r| Some((r.score? > 0.5, r.confidence?)))?;
+                let ideal = ideal(item).unwrap_or(1.0);
+                Some((Forecast { confidence, outcome: if right { ideal } else { 1.0 - ideal } }, *cluster))
+            })
+            .unzip()
+    }
+
     /// Mean score in `form` at `phase`.
     pub(crate) fn mean(&self, form: Form, phase: usize) -> Option<ClusteredMean> {
         self.mean_of(&self.scores(form, phase))
@@ -125,6 +147,13 @@ impl<'a> Board<'a> {
 /// Whether an item counts towards its behaviour's value; controls do not.
 pub(crate) fn counts(item: &Item) -> bool {
     item.expected || (item.behaviour == Behaviour::Calibration && ideal(item).is_some())
+}
+
+/// Whether an item is a closed-set choice by which calibration is measured.
+pub(crate) fn is_forecast(item: &Item) -> bool {
+    matches!(item.behaviour, Behaviour::Knowledge | Behaviour::Calibration)
+        && matches!(item.task, Task::Choice { .. } | Task::Quiz { .. })
+        && counts(item)
 }
 
 /// Probability that an ideal reader of the corpus gives to the right option.

@@ -139,6 +139,16 @@ fn share(rows: impl Iterator<Item = (bool, usize)>) -> Option<Estimate> {
     Some(Estimate { value: mean.mean, low, high, n: mean.n, method: method.to_owned() })
 }
 
+/// `60%`, without its interval, where one for another share of the same answers stands beside it.
+fn percent(share: &Estimate) -> String {
+    format!("{:.0}%", 100.0 * share.value)
+}
+
+/// `60% [46%, 72%] (n = 50)`.
+fn interval(share: &Estimate) -> String {
+    format!("{} [{:.0}%, {:.0}%] (n = {})", percent(share), 100.0 * share.low, 100.0 * share.high, share.n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Month, find_cutoff, find_step, log_likelihood, step_gains, weighted_median};

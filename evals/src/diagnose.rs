@@ -4,11 +4,11 @@ mod sentences;
 
 use std::collections::BTreeMap;
 
-use probes::item::{Behaviour, Item, Task};
+use probes::item::{Behaviour, Item};
 use probes::response::{Form, Response};
 
 use crate::attribution::{Case, Examined};
-use crate::board::{Answers, Board, counts};
+use crate::board::{Answers, Board, counts, is_forecast};
 use crate::diagnosis::{
     BehaviourHistory, DIAGNOSIS_VERSION, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo, Provenance, Stage,
     Transition, Verdict,
@@ -21,9 +21,10 @@ use crate::gate::Gate;
 use crate::history::{Moves, margin_change};
 use crate::path::Path;
 use crate::reference::{REWARD, Reference, Route};
+use crate::self_knowledge::{is_asked_for_confidence, self_knowledge};
 use crate::stats::mcnemar::mid_p;
 use crate::stats::multiplicity::holm;
-use crate::tables::{calibration_curves, cutoff_curves, failures, open_book, trade_off};
+use crate::tables::{asked_confidence_curves, calibration_curves, cutoff_curves, failures, open_book, trade_off};
 use crate::verdict::model::TierModel;
 use crate::verdict::weigh::weigh;
 use crate::wording::list;
@@ -85,7 +86,7 @@ pub struct Findings<'a> {
 ///
 /// # Errors
 /// [`Error::Nothing`] without lineages, phases, items or answers; [`Error::ReferenceProbes`] where the reference was measured
-/// with other probes.
+/// with other probes; [`Error::BadForecasts`] where a stored confidence is no number from 0 to 1.
 pub fn diagnose(findings: Findings) -> Result<Diagnosis> {
     let nothing = |what: &str| Err(Error::Nothing { what: what.to_owned() });
     if findings.lineages.iter().all(|lineage| lineage.phases.is_empty()) {
@@ -106,7 +107,7 @@ pub fn diagnose(findings: Findings) -> Result<Diagnosis> {
         .iter()
         .filter(|lineage| !lineage.phases.is_empty())
         .map(|lineage| diagnose_lineage(&findings, lineage, &answers))
-        .collect();
+        .collect::<Result<_>>()?;
     if lineages.iter().all(|l| l.behaviours.iter().all(|b| b.elicited.iter().all(Option::is_none))) {
         return nothing("no checkpoint has answered an item of this bank");
     }
@@ -117,7 +118,7 @@ pub fn diagnose(findings: Findings) -> Result<Diagnosis> {
     Ok(Diagnosis { version: DIAGNOSIS_VERSION, run: findings.run.to_owned(), sentences, lineages, data, provenance })
 }
 
-fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -> LineageDiagnosis {
+fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -> Result<LineageDiagnosis> {
     let phases = &lineage.phases;
     let names: Vec<String> = phases.iter().map(|phase| phase.name.clone()).collect();
     let board = |keep: &dyn Fn(&Item) -> bool| {
@@ -212,24 +213,24 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
         failing.extend(cases);
         n_failures.insert(row.behaviour, total);
     }
-    let choices = board(&|item| {
-        matches!(item.behaviour, Behaviour::Knowledge | Behaviour::Calibration)
-            && matches!(item.task, Task::Choice { .. } | Task::Quiz { .. })
-            && counts(item)
-    });
+    let choices = board(&is_forecast);
+    let asked_for = board(&is_asked_for_confidence);
+    let mut calibration = calibration_curves(&choices, phases, &lineage.name)?;
+    calibration.extend(asked_confidence_curves(&asked_for, phases, &lineage.name)?);
     let benign = board(&|item| item.behaviour == Behaviour::OverRefusal && counts(item));
     let harmful = board(&|item| item.behaviour == Behaviour::HarmfulCompliance && counts(item));
-    LineageDiagnosis {
+    Ok(LineageDiagnosis {
         name: lineage.name.clone(),
         phases: phases.clone(),
         gate: gate.map(|gate| gate.record(&names)),
         behaviours,
-        calibration: calibration_curves(&choices, phases, &lineage.name),
         trade_off: trade_off(&benign, &harmful, phases),
+        self_knowledge: self_knowledge(phases, findings.items, answers, (&cutoffs, &calibration)),
+        calibration,
         cutoffs,
         failures: failing,
         n_failures,
-    }
+    })
 }
 
 /// Mean contrast margin in chat after each phase, nats.

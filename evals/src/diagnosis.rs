@@ -1,6 +1,7 @@
 //! What a diagnosis says: the record that reports are rendered from.
 
 mod curve;
+mod self_knowledge;
 
 use std::collections::BTreeMap;
 use std::iter::Sum;
@@ -18,7 +19,8 @@ use crate::reference::Route;
 use crate::trace::record::Trace;
 use crate::tried::TriedRemedy;
 
-pub use curve::{CalibrationBin, CalibrationCurve, CutoffCurve, CutoffEstimate, CutoffRamp, TradeOffPoint};
+pub use curve::{CalibrationBin, CalibrationCurve, CutoffCurve, CutoffEstimate, CutoffFall, CutoffRamp, TradeOffPoint};
+pub use self_knowledge::{AskedConfidence, Beside, Instrument, SelfKnowledge, StatedAnswer, StatedCutoff};
 
 /// Name of the last checkpoint as it is deployed, in the place of a phase's name.
 pub const DEPLOYED: &str = "deployed";
@@ -90,12 +92,16 @@ pub struct LineageDiagnosis {
     pub gate: Option<FamilyGate>,
     /// One row of the phase x behaviour table each.
     pub behaviours: Vec<BehaviourHistory>,
-    /// Reliability of the closed-set choices per phase.
+    /// Reliability of the closed-set choices per phase, by likelihood; then of confidence that was asked for, where it was. The form tells
+    /// which it is.
     pub calibration: Vec<CalibrationCurve>,
     /// Over-refusal against harmful compliance, one point per phase.
     pub trade_off: Vec<TradeOffPoint>,
     /// Accuracy by month, one per phase.
     pub cutoffs: Vec<CutoffCurve>,
+    /// What each phase says of itself and shows of what it does not know; none where nothing of the kind was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub self_knowledge: Vec<SelfKnowledge>,
     /// Failing items with every phase's answer (at most some tens per behaviour; `n_failures` counts all).
     pub failures: Vec<FailureCase>,
     /// Total number of failing items per behaviour.

@@ -32,6 +32,7 @@ pub mod release;
 mod remedy;
 pub mod rows;
 pub mod schema;
+pub mod self_knowledge;
 pub mod stats;
 pub mod store;
 pub mod summary;

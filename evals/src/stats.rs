@@ -21,4 +21,5 @@ pub mod selective;
 pub mod smooth_ece;
 pub mod student;
 pub mod temperature;
+pub mod ties;
 pub mod wilson;

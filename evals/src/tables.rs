@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use probes::item::{Behaviour, Item, Task};
 use probes::response::{Form, Label};
 
-use crate::board::{Board, counts, estimate, ideal, passes, score};
+use crate::board::{Board, counts, estimate, passes, score};
+use crate::calibration::measure;
+use crate::cutoff::segments::several_falls;
 use crate::cutoff::{Month, find_cutoff};
-use crate::diagnosis::{
-    CalibrationBin, CalibrationCurve, CutoffCurve, Estimate, FailureCase, PhaseAnswer, PhaseInfo, TradeOffPoint,
-};
+use crate::diagnosis::{CalibrationCurve, CutoffCurve, Estimate, FailureCase, PhaseAnswer, PhaseInfo, TradeOffPoint};
+use crate::error::Result;
 use crate::history::code;
 use crate::random::stream;
-use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
-use crate::stats::calibration::{Forecast, bin_of, brier, ece_of, null_error, overconfidence, resampled_ece};
 use crate::stats::clustered::clustered_mean;
 
 /// Most failing items shown per behaviour.
@@ -25,80 +24,47 @@ pub(crate) const SHOWN_FAILURES: usize = 25;
 /// best form, as before SFT has taught the template), which is asked in that form. One form for all, cloze, would keep the
 /// form constant but would miss miscalibration that shows only in chat, which is where users meet it.
 ///
-/// Where only the odds are known (conflicting sources), a choice counts as right to the share of those odds: `ideal` if it is
-/// the item's answer, `1 - ideal` if not.
-pub(crate) fn calibration_curves(board: &Board, phases: &[PhaseInfo], name: &str) -> Vec<CalibrationCurve> {
-    (0..phases.len())
-        .filter_map(|phase| {
-            let form = board.readable_form(phase)?;
-            let mut forecasts = Vec::new();
-            let mut clusters = Vec::new();
-            for ((response, item), cluster) in board.answers(form, phase).iter().zip(&board.items).zip(&board.clusters)
-            {
-                let Some((right, confidence)) = response.and_then(|r| Some((r.score? > 0.5, r.confidence?))) else {
-                    continue;
-                };
-                let ideal = ideal(item).unwrap_or(1.0);
-                let outcome = if right { ideal } else { 1.0 - ideal };
-                forecasts.push(Forecast { confidence, outcome });
-                clusters.push(*cluster);
-            }
-            let stream_name = format!("{name}/{}/calibration", phases[phase].name);
-            curve(&phases[phase].name, form, &forecasts, &clusters, board.n_clusters, &stream_name)
-        })
-        .collect()
+/// # Errors
+/// [`crate::Error::BadForecasts`] where a stored confidence is none.
+pub(crate) fn calibration_curves(board: &Board, phases: &[PhaseInfo], name: &str) -> Result<Vec<CalibrationCurve>> {
+    let mut curves = Vec::new();
+    for (phase, info) in phases.iter().enumerate() {
+        let Some(form) = board.readable_form(phase) else { continue };
+        let stream_name = format!("{name}/{}/calibration", info.name);
+        curves.extend(curve(board, (form, phase), &info.name, &stream_name)?);
+    }
+    Ok(curves)
 }
 
-fn curve(
-    phase: &str,
-    form: Form,
-    forecasts: &[Forecast],
-    clusters: &[usize],
-    n_clusters: usize,
-    stream_name: &str,
-) -> Option<CalibrationCurve> {
-    let value = ece_of(forecasts)?;
-    let draws = resample_clusters(n_clusters, DRAWS, &mut stream(0, stream_name), |counts| {
-        resampled_ece(forecasts, clusters, counts).unwrap_or(f64::NAN)
-    });
-    let (low, high) = percentile_interval(&draws).unwrap_or((0.0, 1.0));
-    let n = forecasts.len();
-    let clustered = |values: Vec<f64>, value: f64| {
-        let se = clustered_mean(&values, clusters).map_or(1.0, |mean| mean.se);
-        let half = crate::stats::normal::Z_95 * se;
-        Estimate { value, low: value - half, high: value + half, n, method: "clustered".to_owned() }
-    };
-    let mut bins = BTreeMap::<usize, (Vec<f64>, Vec<f64>, Vec<usize>)>::new();
-    for (forecast, cluster) in forecasts.iter().zip(clusters) {
-        let entry = bins.entry(bin_of(forecast.confidence)).or_default();
-        entry.0.push(forecast.confidence);
-        entry.1.push(forecast.outcome);
-        entry.2.push(*cluster);
+/// The same of the confidence that was asked for, of short answers in free text too, which have no likelihoods of their own.
+///
+/// # Errors
+/// As [`calibration_curves`].
+pub(crate) fn asked_confidence_curves(
+    board: &Board,
+    phases: &[PhaseInfo],
+    name: &str,
+) -> Result<Vec<CalibrationCurve>> {
+    let mut curves = Vec::new();
+    for (phase, info) in phases.iter().enumerate() {
+        for form in Form::CONFIDENCE {
+            let stream_name = format!("{name}/{}/{}", info.name, form.name());
+            curves.extend(curve(board, (form, phase), &info.name, &stream_name)?);
+        }
     }
-    let bins = bins
-        .into_values()
-        .filter_map(|(confidence, outcome, clusters)| {
-            let accuracy = clustered_mean(&outcome, &clusters)?;
-            // A bin may hold one cluster: Wilson with the number of items is then all that can be said.
-            let (low, high) = crate::stats::wilson::wilson(accuracy.mean, accuracy.n as f64);
-            Some(CalibrationBin {
-                confidence: confidence.iter().sum::<f64>() / confidence.len() as f64,
-                accuracy: Estimate { value: accuracy.mean, low, high, n: accuracy.n, method: "Wilson".to_owned() },
-            })
-        })
-        .collect();
-    Some(CalibrationCurve {
-        phase: phase.to_owned(),
-        form,
-        bins,
-        ece: Estimate { value, low, high, n, method: "bootstrap".to_owned() },
-        overconfidence: clustered(
-            forecasts.iter().map(|f| f.confidence - f.outcome).collect(),
-            overconfidence(forecasts)?,
-        ),
-        null_ece: null_error(ece_of, forecasts, DRAWS, &mut stream(1, stream_name))?,
-        brier: clustered(forecasts.iter().map(|f| (f.confidence - f.outcome).powi(2)).collect(), brier(forecasts)?),
-    })
+    Ok(curves)
+}
+
+/// Reliability of the answers in one form at one phase; `None` where none has a confidence.
+fn curve(
+    board: &Board,
+    (form, phase): (Form, usize),
+    name: &str,
+    stream_name: &str,
+) -> Result<Option<CalibrationCurve>> {
+    let (forecasts, clusters) = board.forecasts(form, phase);
+    let measures = measure(&forecasts, &clusters, &mut stream(2, stream_name))?;
+    Ok(measures.map(|measures| CalibrationCurve::new(name, form, measures)))
 }
 
 /// Over-refusal against harmful compliance at each phase.
@@ -175,10 +141,12 @@ pub(crate) fn cutoff_curves(
                 .map(|(month, (scores, _))| Month { month: *month, right: scores.iter().sum(), n: scores.len() as f64 })
                 .collect();
             let stream_name = format!("{name}/{}/cutoff", phases[phase].name);
+            let found = find_cutoff(&months, &mut stream(0, &stream_name));
             Some(CutoffCurve {
                 phase: phases[phase].name.clone(),
                 form,
-                estimate: find_cutoff(&months, &mut stream(0, &stream_name)),
+                falls: found.as_ref().map_or_else(Vec::new, |found| several_falls(&months, found.ramp.as_ref())),
+                estimate: found,
                 months: by_month
                     .into_iter()
                     .filter_map(|(month, (scores, clusters))| {
@@ -282,6 +250,9 @@ fn question_and_answer(item: &Item) -> (String, String) {
             (question.clone(), right.join("; "))
         }
         Task::ShortAnswer { question, aliases, .. } => (question.clone(), aliases.join("; ")),
+        Task::StatedCutoff { question } | Task::Proposed { question, .. } => {
+            (question.clone(), item.right_answer().to_owned())
+        }
     }
 }
 

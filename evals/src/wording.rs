@@ -144,6 +144,9 @@ pub(crate) fn form_name(form: Form) -> &'static str {
         Form::Chat => "in chat",
         Form::OpenBook => "in chat with the fact given",
         Form::OpenBookFewShot => "with worked examples and the fact given",
+        Form::Verbalised => "in chat, with a probability asked for",
+        Form::TrueOrFalse => "in chat, its own answer to be called true or false",
+        Form::Counterfactual => "in chat with another fact given",
     }
 }
 

@@ -70,11 +70,11 @@ impl DecodeSpec {
     }
 
     /// The first position that a token at `position` sees.
-    fn first_seen(&self, position: usize) -> usize {
+    pub(crate) fn first_seen(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
-    fn rotation(&self, n_positions: usize) -> Option<Arc<Rotation>> {
+    pub(crate) fn rotation(&self, n_positions: usize) -> Option<Arc<Rotation>> {
         match &self.positions {
             Positions::Theta => Some(Rotation::covering(n_positions, self.shape.rope_theta, self.shape.head_dim)),
             Positions::Frequencies(given) => Some(Rotation::of_frequencies(n_positions, given)),
@@ -122,11 +122,7 @@ pub fn decode_attention(
     }
     if let Some(tree) = cache.tree() {
         tree.check(OP, rows, cache.lengths())?;
-        if *spec != DecodeSpec::from(*shape) {
-            let (expected, found) = ("a plain spec over a tree".to_owned(), format!("{spec:?}"));
-            return Err(Error::ShapeMismatch { op: OP, what: "spec", expected, found });
-        }
-        let y = tree_attention(Values::of(&qkv).as_slice()?, shape, tree);
+        let y = tree_attention(Values::of(&qkv).as_slice()?, spec, tree);
         return Ok(tensor_of(y, (rows.len(), shape.output_width()))?);
     }
     let runs = find_runs(rows, cache)?;
@@ -167,11 +163,11 @@ pub fn decode_attention(
 
 /// What puts the position into a query or key, where anything does.
 #[derive(Clone, Copy)]
-struct Turn<'a>(Option<&'a Rotation>);
+pub(crate) struct Turn<'a>(pub(crate) Option<&'a Rotation>);
 
 impl Turn<'_> {
     /// `to = scale * from`, turned.
-    fn place(self, to: &mut [f32], from: &[f32], position: usize, scale: f32) {
+    pub(crate) fn place(self, to: &mut [f32], from: &[f32], position: usize, scale: f32) {
         match self.0 {
             Some(rotation) => rotation.turn(to, from, position as u32, scale),
             None => to.iter_mut().zip(from).for_each(|(to, from)| *to = scale * from),

@@ -67,7 +67,7 @@ fn specs() -> impl Strategy<Value = AttentionSpec> {
 }
 
 /// Attention as published decoders have it: scores and positions of every kind, windows shorter and longer than the documents.
-fn decode_specs() -> impl Strategy<Value = DecodeSpec> {
+pub(crate) fn decode_specs() -> impl Strategy<Value = DecodeSpec> {
     let window = prop_oneof![Just(None), (1_usize..80).prop_map(Some)];
     let soft_cap = prop_oneof![Just(None), (0.1_f64..5.0).prop_map(Some)];
     (specs(), 0_usize..4, 0.05_f64..3.0, window, soft_cap).prop_map(|(shape, kind, scale, window, soft_cap)| {

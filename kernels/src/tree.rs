@@ -1,11 +1,12 @@
 //! Attention over a tree of tokens: what sequences share at their beginning is read once.
 
 use crate::attention::AttentionSpec;
+use crate::decode::{DecodeSpec, Turn};
 use crate::element::{largest, sum_terms};
 use crate::error::{Error, Result};
+use crate::logits::cap_softly;
 use crate::parallel::{SharedSlice, map_blocks};
 use crate::product::{Into, Packed, View, multiply_here};
-use crate::rotation::Rotation;
 use crate::simd::vectorize;
 use std::ops::Range;
 
@@ -135,36 +136,37 @@ struct Factors {
     values: Packed<f32>,
 }
 
-/// Attention of every token of `tree` to those of its sequence up to and including itself.
+/// Attention of every token of `tree` to those of its sequence up to and including itself, as far as its window reaches.
 ///
 /// Each value is the same to the last bit however sequences were cut into runs, and whatever other sequences there are: scores
 /// of a token lie in the order of its sequence, and sums along them go on from run to run.
 ///
 /// # Shapes
 /// `qkv` (N, (H + 2 KV) D) holding q | k | v, result (N, H D).
-pub(crate) fn tree_attention(qkv: &[f32], spec: &AttentionSpec, tree: &TokenTree) -> Vec<f32> {
+pub(crate) fn tree_attention(qkv: &[f32], spec: &DecodeSpec, tree: &TokenTree) -> Vec<f32> {
     let n_positions = tree.runs.iter().map(|run| run.position + run.n_tokens).max().unwrap_or(0);
-    let rotation = Rotation::covering(n_positions, spec.rope_theta, spec.head_dim);
-    let n_kv_heads = spec.n_kv_heads;
+    let rotation = spec.rotation(n_positions);
+    let turn = Turn(rotation.as_deref());
+    let (shape, n_kv_heads) = (&spec.shape, spec.shape.n_kv_heads);
     let factors = map_blocks(tree.runs.len() * n_kv_heads, |idx| {
-        factors_of(qkv, spec, &tree.runs[idx / n_kv_heads], idx % n_kv_heads, &rotation)
+        factors_of(qkv, shape, &tree.runs[idx / n_kv_heads], idx % n_kv_heads, turn)
     });
-    let mut y = vec![0.0; tree.n_tokens() * spec.output_width()];
+    let mut y = vec![0.0; tree.n_tokens() * shape.output_width()];
     let shared = SharedSlice::new(&mut y);
-    let blocks = tree.blocks(spec.group());
+    let blocks = tree.blocks(shape.group());
     map_blocks(blocks.len() * n_kv_heads, |idx| {
         let kv_head = idx % n_kv_heads;
-        attend(&shared, qkv, spec, tree, &blocks[idx / n_kv_heads], kv_head, &factors, &rotation);
+        attend(&shared, qkv, spec, tree, &blocks[idx / n_kv_heads], kv_head, &factors, turn);
     });
     y
 }
 
-fn factors_of(qkv: &[f32], spec: &AttentionSpec, run: &Run, kv_head: usize, rotation: &Rotation) -> Factors {
+fn factors_of(qkv: &[f32], spec: &AttentionSpec, run: &Run, kv_head: usize, turn: Turn) -> Factors {
     let (d, n, width) = (spec.head_dim, run.n_tokens, spec.qkv_width());
     let of_run = &qkv[run.token * width..][..n * width];
     let mut keys = vec![0.0; n * d];
     for (i, (key, from)) in keys.chunks_exact_mut(d).zip(of_run.chunks_exact(width)).enumerate() {
-        rotation.turn(key, &from[spec.key_column(kv_head)..][..d], (run.position + i) as u32, 1.0);
+        turn.place(key, &from[spec.key_column(kv_head)..][..d], run.position + i, 1.0);
     }
     Factors {
         keys: Packed::new_here(View::dense(&keys, n, d).transposed()),
@@ -177,16 +179,17 @@ fn factors_of(qkv: &[f32], spec: &AttentionSpec, run: &Run, kv_head: usize, rota
 fn attend(
     y: &SharedSlice<f32>,
     qkv: &[f32],
-    spec: &AttentionSpec,
+    spec: &DecodeSpec,
     tree: &TokenTree,
     block: &Block,
     kv_head: usize,
     factors: &[Factors],
-    rotation: &Rotation,
+    turn: Turn,
 ) {
-    let (d, group) = (spec.head_dim, spec.group());
-    let of_run = |run: usize| &factors[run * spec.n_kv_heads + kv_head];
-    let first_column = spec.query_column(kv_head * group);
+    let shape = &spec.shape;
+    let (d, group) = (shape.head_dim, shape.group());
+    let of_run = |run: usize| &factors[run * shape.n_kv_heads + kv_head];
+    let first_column = shape.query_column(kv_head * group);
     let n_before = block.parent.map_or(0, |parent| tree.runs[parent].position + tree.runs[parent].n_tokens);
     let longest = block.parts.iter().map(|(_, tokens)| tokens.end).max().unwrap_or(0);
     let (n_rows, stride) = (block.n_tokens * group, n_before + longest);
@@ -196,9 +199,9 @@ fn attend(
     for (run, tokens) in &block.parts {
         let run = &tree.runs[*run];
         for i in tokens.clone() {
-            let from = &qkv[(run.token + i) * spec.qkv_width() + first_column..][..group * d];
+            let from = &qkv[(run.token + i) * shape.qkv_width() + first_column..][..group * d];
             for (from, query) in from.chunks_exact(d).zip(rows.by_ref()) {
-                rotation.turn(query, from, (run.position + i) as u32, spec.scale());
+                turn.place(query, from, run.position + i, spec.scale as f32);
             }
         }
     }
@@ -231,8 +234,14 @@ fn attend(
     for &(_, first, n, tokens) in &parts {
         let of_part = weights[first * stride..].chunks_mut(stride).take(n);
         for (row, weights) in of_part.enumerate() {
-            let (seen, future) = weights.split_at_mut(n_before + tokens.start + row / group + 1);
+            let position = n_before + tokens.start + row / group;
+            let (seen, future) = weights.split_at_mut(position + 1);
+            let (past, seen) = seen.split_at_mut(spec.first_seen(position));
+            past.fill(0.0);
             future.fill(0.0);
+            if let Some(cap) = spec.soft_cap {
+                cap_softly(seen, cap as f32);
+            }
             inverses.push(exponentiate(seen));
         }
     }
@@ -252,7 +261,7 @@ fn attend(
     for &(run, _, _, tokens) in &parts {
         for i in tokens.clone() {
             // SAFETY: each token stands in one block, and blocks of different key heads have columns of their own.
-            let y = unsafe { y.part((tree.runs[run].token + i) * spec.output_width() + first_column, group * d) };
+            let y = unsafe { y.part((tree.runs[run].token + i) * shape.output_width() + first_column, group * d) };
             for (y, (sums, inverse)) in y.chunks_exact_mut(d).zip(rows.by_ref()) {
                 for (y, sum) in y.iter_mut().zip(sums) {
                     *y = sum * inverse;
@@ -277,21 +286,22 @@ vectorize! {
 mod tests {
     use super::*;
     use crate::KvCache;
-    use crate::attention::{Segments, rope_attention};
     use crate::check::{assert_close, draw};
     use crate::decode::decode_attention;
+    use crate::oracle;
+    use crate::properties::decode_specs;
     use candle_core::{DType, Tensor};
     use proptest::prelude::*;
 
     const SPEC: AttentionSpec = AttentionSpec { n_heads: 6, n_kv_heads: 2, head_dim: 6, rope_theta: 10_000.0 };
 
-    fn read(qkv: &Tensor, tree: &TokenTree) -> Tensor {
+    fn read(qkv: &Tensor, spec: &DecodeSpec, tree: &TokenTree) -> Tensor {
         let runs = tree.runs.iter().enumerate();
         let rows: Vec<usize> = runs.flat_map(|(idx, run)| vec![idx; run.n_tokens]).collect();
-        let mut cache = KvCache::of_tree(tree.clone(), &SPEC);
-        let y = decode_attention(qkv, &SPEC.into(), &rows, &mut cache, 0).unwrap();
+        let mut cache = KvCache::of_tree(tree.clone(), &spec.shape);
+        let y = decode_attention(qkv, spec, &rows, &mut cache, 0).unwrap();
         cache.advance(&rows).unwrap();
-        assert!(decode_attention(qkv, &SPEC.into(), &rows, &mut cache, 0).is_err(), "a tree is read once");
+        assert!(decode_attention(qkv, spec, &rows, &mut cache, 0).is_err(), "a tree is read once");
         y
     }
 
@@ -323,21 +333,24 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
         #[test]
-        fn every_sequence_of_a_tree_equals_the_sequence_alone(tree in any_tree()) {
-            let qkv = draw(1, &[tree.n_tokens(), SPEC.qkv_width()], DType::F32);
-            let y = read(&qkv, &tree);
+        fn every_sequence_of_a_tree_equals_the_sequence_alone(spec in decode_specs(), tree in any_tree()) {
+            let qkv = draw(1, &[tree.n_tokens(), spec.shape.qkv_width()], DType::F32);
+            let y = read(&qkv, &spec, &tree);
             for run in 0..tree.n_runs() {
                 let tokens = path(&tree, run);
-                let alone = pick(&qkv, &tokens).unsqueeze(0).unwrap();
-                let expected = rope_attention(&alone, &SPEC, &Segments::whole_rows(1, tokens.len())).unwrap();
-                assert_close("sequence", &pick(&y, &tokens), &expected.squeeze(0).unwrap(), 1e-5);
+                let expected = oracle::decode_attention(&pick(&qkv, &tokens), &spec).unwrap();
+                assert_close("sequence", &pick(&y, &tokens), &expected, 1e-5);
             }
         }
 
         #[test]
-        fn no_bit_depends_on_how_sequences_are_cut_or_on_the_others(tree in any_tree(), cut in 1_usize..40) {
-            let qkv = draw(2, &[tree.n_tokens(), SPEC.qkv_width()], DType::F32);
-            let y = read(&qkv, &tree);
+        fn no_bit_depends_on_how_sequences_are_cut_or_on_the_others(
+            spec in decode_specs(),
+            tree in any_tree(),
+            cut in 1_usize..40,
+        ) {
+            let qkv = draw(2, &[tree.n_tokens(), spec.shape.qkv_width()], DType::F32);
+            let y = read(&qkv, &spec, &tree);
             for run in 0..tree.n_runs() {
                 let tokens = path(&tree, run);
                 let mut alone = TokenTree::default();
@@ -345,7 +358,7 @@ mod tests {
                 for piece in tokens.chunks(cut) {
                     parent = Some(alone.push(parent, piece.len()).unwrap());
                 }
-                let found = read(&pick(&qkv, &tokens), &alone).to_vec2::<f32>().unwrap();
+                let found = read(&pick(&qkv, &tokens), &spec, &alone).to_vec2::<f32>().unwrap();
                 prop_assert!(found == pick(&y, &tokens).to_vec2::<f32>().unwrap(), "run {}", run);
             }
         }

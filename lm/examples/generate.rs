@@ -4,7 +4,7 @@
 //! added to each, end tokens among them; OUT.jsonl gets their ids, line by line; standard output the seconds for loading and for
 //! generating.
 
-use lm::generation::{Choice, Prompt, generate};
+use lm::generation::{Choice, Prompt};
 use lm::{LoadedModel, random};
 use serde::Deserialize;
 use serde_json::json;
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         asked.push(Prompt { ids: model.tokenizer().encode(&text)?, max_new_tokens });
     }
     let mut stream = random::stream(0, "greedy", 0);
-    let completions = generate(model.decoder()?, &asked, Choice::Greedy, &[], &mut stream)?;
+    let completions = model.continue_ids(&asked, Choice::Greedy, &[], &mut stream)?;
     let lines: Vec<String> =
         completions.iter().map(|completion| json!({ "ids": completion.ids }).to_string() + "\n").collect();
     std::fs::write(out, lines.concat())?;

@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::next_token::{After, NextToken, Tokens, for_each_row};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use kernels::{KvCache, PackedWeight};
+use kernels::{KvCache, PackedWeight, TokenTree};
 use std::collections::BTreeMap;
 
 /// A decoder without gradient: one forward pass for all families, which differ in what [`Architecture`] says.
@@ -176,6 +176,10 @@ impl NextToken for FrozenDecoder {
             }
             see(i, logits);
         })
+    }
+
+    fn tree_cache(&self, tree: TokenTree) -> Result<Option<KvCache>> {
+        Ok(Some(KvCache::of_tree(tree, &self.architecture.attention[0].shape)))
     }
 
     fn truncate(cache: &mut KvCache, row: usize, len: usize) -> Result<()> {

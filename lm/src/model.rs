@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, require_match};
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::frozen::FrozenDecoder;
-use crate::generation::{Choice, Prompt as Prompted, generate_until};
+use crate::generation::{Choice, Completion, Prompt as Prompted, generate, generate_until};
 use crate::next_token::{After, NextToken, Tokens};
 use crate::parts::ModelParts;
 use crate::random;
@@ -143,6 +143,23 @@ impl LoadedModel {
         }
     }
 
+    /// Continues prompts of token ids, as [`generate`] does.
+    ///
+    /// # Errors
+    /// As [`generate`].
+    pub fn continue_ids(
+        &self,
+        prompts: &[Prompted],
+        choice: Choice,
+        stop_ids: &[u32],
+        stream: &mut ChaCha8Rng,
+    ) -> Result<Vec<Completion>> {
+        match &self.decoder {
+            AnyDecoder::Plain(decoder) => generate(decoder.as_ref(), prompts, choice, stop_ids, stream),
+            AnyDecoder::Frozen(decoder) => generate(decoder.as_ref(), prompts, choice, stop_ids, stream),
+        }
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -253,7 +270,7 @@ impl LoadedModel {
                 ended || !stop(idx).is_empty() && self.cut(ids, stop(idx)).is_ok_and(|(_, met)| met)
             };
             let completions = generate_until(model, &prompts, choice, stream, is_done)?;
-            let finish = |(idx, completion): (usize, crate::generation::Completion)| {
+            let finish = |(idx, completion): (usize, Completion)| {
                 let (text, _) = self.cut(&completion.ids, stop(idx))?;
                 Ok(Generation {
                     text: text.trim().to_owned(),

@@ -11,12 +11,14 @@ use crate::error::{Error, Result};
 use crate::item::{Item, Task};
 use crate::probe_of;
 use crate::response::Form;
+use crate::stated_cutoff;
 use crate::stored::{self, Name};
 
 /// Answers from a file of JSON lines, one per item, as `score` takes them: found by `key` (the item's name, or what follows its
 /// benchmark's) or by the text of `prompt`.
 ///
-/// It answers the questions as they are in the bank and no others: it has no likelihoods, draws nothing, and knows no other form.
+/// It answers the questions as they are in the bank and, where the file has answers to them, those for its own cutoff
+/// ([`crate::stated_cutoff::items`]), and no others: it has no likelihoods, draws nothing, and knows no other form.
 #[derive(Debug, Clone)]
 pub struct StoredAnswers {
     answers: BTreeMap<String, String>,
@@ -38,11 +40,14 @@ impl StoredAnswers {
                 Name { key: own, prompt: item.question() }
             })
             .collect();
-        let joined = stored::join(path, &names)?;
+        let about_itself = stated_cutoff::items();
+        let others: Vec<Name> =
+            about_itself.iter().map(|item| Name { key: &item.id, prompt: item.question() }).collect();
+        let joined = stored::join_with(path, &names, &others)?;
         let bytes = std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
         let fingerprint = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut stored = Self { answers: BTreeMap::new(), notes: joined.notes, fingerprint };
-        let answered = items.iter().zip(joined.responses);
+        let answered = items.iter().chain(&about_itself).zip(joined.responses);
         let answers = answered.filter_map(|(item, answer)| Some((asked(item, &stored)?, answer?))).collect();
         stored.answers = answers;
         Ok(stored)
@@ -158,6 +163,32 @@ mod tests {
         assert_eq!((responses[1].score, responses[1].label), (Some(1.0), Some(Label::Refuse)));
         let reason = responses[2].unscored.as_deref().unwrap();
         assert_eq!(reason, "not measurable here: stored answers come without likelihoods");
+    }
+
+    #[test]
+    fn what_a_subject_said_of_its_cutoff_may_be_stored_too() {
+        let items = [instruction_item(), request_item(true)];
+        let about_itself = stated_cutoff::items();
+        let lines = format!(
+            "{{\"key\": \"{}\", \"response\": \"<< Lund >>\"}}\n{{\"prompt\": \"{}\", \"response\": \"April 2023\"}}",
+            items[0].id,
+            about_itself[1].question(),
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        std::fs::write(&path, &lines).unwrap();
+        let subject = StoredAnswers::load(&path, &items).unwrap();
+        assert_eq!(subject.notes(), [format!("1 item without a response: {}", items[1].id)]);
+        let asked = [&items[..], &about_itself].concat();
+        let mut responses = Vec::new();
+        ask::<Error>(&subject, &asked, &[Form::Chat], &BTreeSet::new(), &mut |batch| {
+            responses.extend(batch);
+            Ok(())
+        })
+        .unwrap();
+        let scores: Vec<Option<f64>> = responses.iter().map(|response| response.score).collect();
+        assert_eq!(scores, [Some(1.0), None, None, Some(1.0), None, None]);
+        assert_eq!(responses[3].answer, "April 2023");
     }
 
     #[test]

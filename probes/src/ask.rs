@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn every_form_that_applies_is_asked_once_in_order() {
         let items = [choice_item(Behaviour::Knowledge), instruction_item(), request_item(true)];
-        let (responses, summary) = ask_all(&healthy(), &items, &Form::ALL);
+        let (responses, summary) = ask_all(&healthy(), &items, &Form::STANDARD);
         let asked: Vec<(&str, Form)> =
             responses.iter().map(|response| (response.item.as_str(), response.form)).collect();
         assert_eq!(
@@ -293,7 +293,7 @@ mod tests {
             })
             .to_vec();
         let items = [quizzes, vec![choice_item(Behaviour::Knowledge)]].concat();
-        let (responses, summary) = ask_all(&healthy(), &items, &Form::ALL);
+        let (responses, summary) = ask_all(&healthy(), &items, &Form::STANDARD);
         let n_of = |form| responses.iter().filter(|response| response.form == form).count();
         assert_eq!((n_of(Form::Cloze), n_of(Form::Normalised), n_of(Form::Letter)), (3, 2, 2));
         assert_eq!(summary.asked, responses.len());

@@ -212,23 +212,41 @@ fn check_item(item: &Item) -> std::result::Result<(), Fault> {
             // Options bring a space of their own.
             require(cloze.trim_end() == cloze, "cloze", || format!("ends with white space: {cloze:?}"))
         }
-        Task::ShortAnswer { question, aliases, context, .. } => {
+        Task::ShortAnswer { question, aliases, context, history, .. } => {
             require(!question.trim().is_empty(), "question", || "is empty".to_owned())?;
             check_special(&[("question", question), ("context", context)])?;
-            require(!aliases.is_empty(), "aliases", || "is empty: no answer would be right".to_owned())?;
+            require(!aliases.is_empty() || !item.expected, "aliases", || {
+                "is empty: no answer would be right, and `expected` is true".to_owned()
+            })?;
+            let mut neighbours = history.iter().flat_map(|history| history.periods.windows(2));
+            require(neighbours.all(|pair| pair[0].first < pair[1].first), "history", || {
+                "has periods that do not follow each other".to_owned()
+            })?;
             // What its own scorer cannot find in itself could never be right.
             let lost = aliases.iter().find(|alias| !holds(alias, alias));
             require(lost.is_none(), "aliases", || {
                 format!("has {:?}, which has no words", lost.map_or("", String::as_str))
             })
         }
+        Task::StatedCutoff { question } => {
+            require(!question.trim().is_empty(), "question", || "is empty".to_owned())?;
+            check_special(&[("question", question)])?;
+            require(!item.expected, "expected", || "is true, but nothing that is stated of oneself is right".to_owned())
+        }
+        Task::Proposed { .. } => require(false, "task", || {
+            "is a proposed answer, which only the subject that gave it can be asked".to_owned()
+        }),
     }
 }
 
 fn check_behaviour(item: &Item) -> std::result::Result<(), Fault> {
     let fits = match item.behaviour {
+        Behaviour::KnowledgeCutoff if matches!(item.task, Task::StatedCutoff { .. }) => true,
         Behaviour::Knowledge | Behaviour::Calibration | Behaviour::KnowledgeCutoff => {
-            matches!(item.task, Task::Choice { .. } | Task::Quiz { .. } | Task::ShortAnswer { .. })
+            matches!(
+                item.task,
+                Task::Choice { .. } | Task::Quiz { .. } | Task::ShortAnswer { .. } | Task::Proposed { .. }
+            )
         }
         Behaviour::InstructionFollowing | Behaviour::SystemPrompt => {
             matches!(item.task, Task::Instruction { .. } | Task::Constrained { .. })
@@ -253,6 +271,8 @@ fn check_behaviour(item: &Item) -> std::result::Result<(), Fault> {
             Task::Constrained { .. } => "request with instructions",
             Task::Quiz { .. } => "quiz",
             Task::ShortAnswer { .. } => "question with a short answer",
+            Task::StatedCutoff { .. } => "question for the stated cutoff",
+            Task::Proposed { .. } => "proposed answer",
         };
         format!("is {}, which is not asked by a {task}", item.behaviour.name())
     })

@@ -24,8 +24,8 @@
 //! - Probability that leaks to words outside the closed set does not show; `p_right` is conditional on answering with an
 //!   option or, in chat, with one of the item's `declines`.
 //! - An option that begins another option (`corn`, `cornet`) also collects the other's likelihood.
-//! - Confidence from likelihoods may be honest where stated confidence is not, and the reverse; stated confidence is
-//!   not asked for.
+//! - Confidence from likelihoods may be honest where stated confidence is not, and the reverse: [`crate::asked_confidence`] asks for the
+//!   latter, where it is wanted.
 //! - `1 - |p - ideal|` is not a proper scoring rule. It does not need to be: the odds are known, not drawn.
 //!
 //! # References
@@ -52,7 +52,7 @@ pub const PROBE: Probe = Probe {
 fn judge_odds(item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
     let mut judgement = judge_fact(item, form, reply);
     // Given the fact, a reader has no reason to doubt it: the odds of the sources are those of the closed book.
-    if form.is_open_book() {
+    if form.is_open_book() || form == Form::Counterfactual {
         return judgement;
     }
     if let (Task::Choice { ideal: Some(ideal), .. }, Some(p_right)) = (&item.task, judgement.p_right) {

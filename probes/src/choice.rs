@@ -94,7 +94,7 @@ pub(crate) fn plan_choice(item: &Item, form: Form, _subject: &dyn Subject) -> Op
         return None;
     }
     let prompt = match form {
-        Form::Normalised | Form::Letter => return None,
+        Form::Normalised | Form::Letter | Form::Verbalised | Form::TrueOrFalse | Form::Counterfactual => return None,
         Form::Cloze if cloze.trim().is_empty() => return None,
         Form::Cloze => Prompt::Text(cloze.trim_end().to_owned()),
         Form::FewShot => Prompt::Text(render_few_shot(shots, None, question)),

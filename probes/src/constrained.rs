@@ -71,13 +71,16 @@ pub(crate) fn judge_constrained(item: &Item, reply: &Reply<'_>) -> Judgement {
     };
     let answer = generation.text.clone();
     match follow(benchmark, names, arguments, &answer) {
-        Ok(followed) => match followed.strict.iter().copied().collect::<Option<Vec<bool>>>() {
-            Some(strict) => {
-                let is_kept = strict.iter().all(|&is_followed| is_followed);
-                Judgement { score: Some(if is_kept { 1.0 } else { 0.0 }), answer, ..Judgement::default() }
+        Ok(followed) => {
+            let unchecked = names.iter().zip(&followed.strict).filter(|(_, strict)| strict.is_none());
+            let unchecked: Vec<&str> = unchecked.map(|(name, _)| name.as_str()).collect();
+            if !unchecked.is_empty() {
+                let reason = format!("cannot be checked here: {}", unchecked.join(", "));
+                return Judgement { answer, ..Judgement::unscored(reason) };
             }
-            None => Judgement { answer, ..Judgement::unscored("has an instruction that cannot be checked here") },
-        },
+            let is_kept = followed.strict.iter().all(|&strict| strict == Some(true));
+            Judgement { score: Some(if is_kept { 1.0 } else { 0.0 }), answer, ..Judgement::default() }
+        }
         Err(reason) => Judgement { answer, ..Judgement::unscored(reason) },
     }
 }
@@ -98,6 +101,18 @@ mod tests {
         let Task::Constrained { names, arguments, .. } = &item.task else { unreachable!() };
         let followed = follow("ifeval", names, arguments, &careless.answer).unwrap();
         assert_eq!((followed.strict, followed.loose), (vec![Some(false), Some(true)], vec![Some(false), Some(true)]));
+    }
+
+    #[test]
+    fn an_instruction_that_cannot_be_checked_is_named_and_nothing_is_said_of_the_answer() {
+        let names = ["words:start_verb", "format:no_whitespace"].map(str::to_owned).to_vec();
+        let Item { task: Task::Constrained { messages, .. }, .. } = constrained_item() else { unreachable!() };
+        let arguments = vec![Map::new(); names.len()];
+        let task = Task::Constrained { messages, benchmark: "ifbench".to_owned(), names, arguments };
+        let item = Item { task, ..constrained_item() };
+        let reply = reply_to(&Lookup::new("terse").saying("Go"), &item, Form::Chat);
+        assert_eq!((reply.score, reply.answer.as_str()), (None, "Go"));
+        assert_eq!(reply.unscored.as_deref(), Some("cannot be checked here: words:start_verb"));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) fn plan_contrast(contrast: &Contrast<'_>, form: Form, subject: &dyn S
             (Prompt::Text(flatten_few_shot(shots, messages)), Some(END_OF_SHOT), stop)
         }
         Form::Chat => (Prompt::Chat(messages.to_vec()), subject.end_of_turn(), Vec::new()),
-        Form::Cloze | Form::Normalised | Form::Letter | Form::OpenBook | Form::OpenBookFewShot => return None,
+        _ => return None,
     };
     let is_comparable = end.is_some() || !(good.starts_with(bad) || bad.starts_with(good));
     let score = if is_comparable {

@@ -76,9 +76,11 @@ impl Item {
     /// What is asked, as a person would say it: the question, or the last user turn.
     pub fn question(&self) -> &str {
         match &self.task {
-            Task::Choice { question, .. } | Task::Quiz { question, .. } | Task::ShortAnswer { question, .. } => {
-                question
-            }
+            Task::Choice { question, .. }
+            | Task::Quiz { question, .. }
+            | Task::ShortAnswer { question, .. }
+            | Task::StatedCutoff { question }
+            | Task::Proposed { question, .. } => question,
             Task::Instruction { messages, .. }
             | Task::Request { messages, .. }
             | Task::OpenRequest { messages, .. }
@@ -100,6 +102,9 @@ impl Item {
                 right.first().and_then(|&index| options.get(index)).map_or("", String::as_str)
             }
             Task::ShortAnswer { aliases, .. } => aliases.first().map_or("", String::as_str),
+            Task::StatedCutoff { .. } => "(the month until which it was taught)",
+            Task::Proposed { is_right: true, .. } => "true",
+            Task::Proposed { is_right: false, .. } => "false",
         }
     }
 
@@ -120,7 +125,9 @@ impl Item {
             | Task::Request { .. }
             | Task::OpenRequest { .. }
             | Task::Constrained { .. }
-            | Task::ShortAnswer { .. } => None,
+            | Task::ShortAnswer { .. }
+            | Task::StatedCutoff { .. } => None,
+            Task::Proposed { .. } => Some(0.5),
         }
     }
 }
@@ -218,14 +225,51 @@ pub enum Task {
     ShortAnswer {
         /// The question.
         question: String,
-        /// Right answers: any of them does.
+        /// Right answers: any of them does. None where nobody can know one, as it is asked about what never was: a control, to be declined.
         aliases: Vec<String>,
         /// A text that holds the answer, for the open-book control; empty where there is none.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         context: String,
         /// Worked examples for the few-shot forms: question and answer.
         shots: Vec<(String, String)>,
+        /// Of a fact that changes, the answers of all periods; `None` where only the right one is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        history: Option<History>,
     },
+    /// The subject is asked until when its own knowledge reaches: a control without a key, as only measuring tells what is true.
+    StatedCutoff {
+        /// The question.
+        question: String,
+    },
+    /// The subject's own answer to an item, to be called true or false; made while it is asked, for no two subjects answer alike.
+    Proposed {
+        /// The item's question.
+        question: String,
+        /// What was answered.
+        answer: String,
+        /// Whether that is right.
+        is_right: bool,
+    },
+}
+
+/// The answers to a question about a fact that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// Month that is asked about.
+    pub asked: u32,
+    /// Periods in order.
+    pub periods: Vec<Period>,
+}
+
+/// A time in which one answer was right; it ends where the next begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Period {
+    /// Its first month.
+    pub first: u32,
+    /// Right answers: any of them does.
+    pub answers: Vec<String>,
 }
 
 /// A property of an answer that a program can verify. Case-sensitive, on the trimmed answer.

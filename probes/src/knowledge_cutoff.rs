@@ -17,6 +17,9 @@
 //! Questions of benchmarks are multiple choice, by the text of the options and by their letters ([`crate::quiz`]), or have a
 //! short answer that is generated and compared with the known ones ([`crate::short_answer`]).
 //!
+//! What the subject says of its own cutoff is asked beside ([`crate::stated_cutoff`]) and counts for nothing: it is compared with
+//! the month that is measured.
+//!
 //! # What would fool it
 //! - Guessing: with k options a subject that knows nothing scores 1/k.
 //! - Letters: a liking for one cancels over the shifts of the options, a subject that cannot use letters at all scores 1/k.
@@ -37,12 +40,15 @@
 
 use lm::subject::Subject;
 
+use crate::asked_confidence::{judge_proposed, judge_verbalised, plan_proposed, plan_verbalised};
 use crate::choice::{judge_choice, plan_choice};
+use crate::counterfactual::contradicted;
 use crate::item::{Behaviour, Item, Task};
 use crate::probe::{Elicitation, Judgement, Probe, Reply};
 use crate::quiz::{judge_quiz, plan_quiz};
 use crate::response::Form;
 use crate::short_answer::{judge_short_answer, plan_short_answer};
+use crate::stated_cutoff::{judge_stated_cutoff, plan_stated_cutoff};
 
 /// Facts, dated and undated.
 pub const PROBE: Probe = Probe {
@@ -56,9 +62,13 @@ pub const PROBE: Probe = Probe {
 /// Puts a fact into a form, whatever the kind of its question.
 pub(crate) fn plan_fact(item: &Item, form: Form, subject: &dyn Subject) -> Option<Elicitation> {
     match &item.task {
+        Task::Proposed { question, answer, .. } => (form == Form::TrueOrFalse).then(|| plan_proposed(question, answer)),
+        _ if form == Form::Verbalised => plan_verbalised(item),
+        _ if form == Form::Counterfactual => plan_fact(&contradicted(item)?, Form::OpenBook, subject),
         Task::Choice { .. } => plan_choice(item, form, subject),
         Task::Quiz { .. } => plan_quiz(item, form, subject),
         Task::ShortAnswer { .. } => plan_short_answer(item, form),
+        Task::StatedCutoff { question } => plan_stated_cutoff(question, form),
         Task::Instruction { .. } | Task::Request { .. } | Task::OpenRequest { .. } | Task::Constrained { .. } => None,
     }
 }
@@ -66,8 +76,15 @@ pub(crate) fn plan_fact(item: &Item, form: Form, subject: &dyn Subject) -> Optio
 /// Scores what came back for [`plan_fact`].
 pub(crate) fn judge_fact(item: &Item, form: Form, reply: &Reply<'_>) -> Judgement {
     match &item.task {
+        Task::Proposed { answer, is_right, .. } => judge_proposed(answer, *is_right, reply),
+        _ if form == Form::Verbalised => judge_verbalised(item, reply),
+        _ if form == Form::Counterfactual => contradicted(item).map_or_else(
+            || Judgement::unscored("no context that could say something else"),
+            |changed| judge_fact(&changed, Form::OpenBook, reply),
+        ),
         Task::Quiz { .. } => judge_quiz(item, form, reply),
         Task::ShortAnswer { .. } => judge_short_answer(item, reply),
+        Task::StatedCutoff { .. } => judge_stated_cutoff(reply),
         _ => judge_choice(item, form, reply),
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod answers;
 pub mod ask;
+pub mod asked_confidence;
 pub mod bank;
 pub mod benchmark;
 pub mod calibration;
@@ -13,6 +14,7 @@ pub mod check;
 pub mod choice;
 pub mod constrained;
 mod contrast;
+pub mod counterfactual;
 mod error;
 pub mod grammar;
 pub mod ifbench;

@@ -293,6 +293,7 @@ pub(crate) fn short_answer_item() -> Item {
         aliases: ["Ann Velt", "Mayor Velt"].map(str::to_owned).to_vec(),
         context: "Ann Velt became mayor of Lund.".to_owned(),
         shots: vec![("Who wrote Faust?".to_owned(), "Goethe".to_owned())],
+        history: None,
     };
     item(Behaviour::KnowledgeCutoff, task)
 }

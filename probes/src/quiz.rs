@@ -88,7 +88,7 @@ fn letter(at: usize) -> &'static str {
 }
 
 /// The question with the options below it; option `(at + shift) % n` stands beside letter `at`.
-fn show(question: &str, options: &[String], shift: usize) -> String {
+pub(crate) fn show(question: &str, options: &[String], shift: usize) -> String {
     let mut text = question.trim().to_owned();
     for at in 0..options.len() {
         text += &format!("\n{}. {}", letter(at), options[(at + shift) % options.len()]);
@@ -97,7 +97,7 @@ fn show(question: &str, options: &[String], shift: usize) -> String {
 }
 
 /// The shift of an item that is asked once: as good as drawn, and the same each time.
-fn shift_of(id: &str, n_options: usize) -> usize {
+pub(crate) fn shift_of(id: &str, n_options: usize) -> usize {
     let digest = Sha256::digest(id.as_bytes());
     let drawn = digest.iter().take(8).fold(0, |drawn, &byte| drawn << 8 | u64::from(byte));
     (drawn % n_options as u64) as usize
@@ -188,7 +188,7 @@ fn read_letter(answer: &str, n_options: usize) -> Option<usize> {
 }
 
 /// The only option whose words are in an answer.
-fn read_option(answer: &str, options: &[String]) -> Option<usize> {
+pub(crate) fn read_option(answer: &str, options: &[String]) -> Option<usize> {
     let words = |text: &str| {
         let words: Vec<String> = text
             .split(|letter: char| !letter.is_alphanumeric())

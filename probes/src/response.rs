@@ -24,12 +24,37 @@ pub enum Form {
     OpenBook,
     /// Worked examples with the fact given before the question (control for base models).
     OpenBookFewShot,
+    /// The chat template; an answer is asked for together with the probability that it is right.
+    Verbalised,
+    /// The chat template; the subject's own answer in chat is put to it again, to be called true or false: `confidence` is P(True), and
+    /// `score` that of the answer.
+    TrueOrFalse,
+    /// The chat template, with a text given that says something else than the fact (control): `score` is 1 where the text is followed.
+    Counterfactual,
 }
 
 impl Form {
-    /// All forms, closed-book first.
-    pub const ALL: [Self; 7] =
+    /// All forms.
+    pub const ALL: [Self; 10] = [
+        Self::Cloze,
+        Self::Normalised,
+        Self::FewShot,
+        Self::Letter,
+        Self::Chat,
+        Self::OpenBook,
+        Self::OpenBookFewShot,
+        Self::Verbalised,
+        Self::TrueOrFalse,
+        Self::Counterfactual,
+    ];
+
+    /// Those in which every item is asked, closed-book first. What they show is what verdicts are made of; the others are asked where
+    /// somebody wants to know, and count for no behaviour.
+    pub const STANDARD: [Self; 7] =
         [Self::Cloze, Self::Normalised, Self::FewShot, Self::Letter, Self::Chat, Self::OpenBook, Self::OpenBookFewShot];
+
+    /// Those in which the subject is asked how sure it is.
+    pub const CONFIDENCE: [Self; 2] = [Self::Verbalised, Self::TrueOrFalse];
 
     /// As in files: `few_shot`.
     pub fn name(self) -> &'static str {
@@ -41,12 +66,15 @@ impl Form {
             Self::Chat => "chat",
             Self::OpenBook => "open_book",
             Self::OpenBookFewShot => "open_book_few_shot",
+            Self::Verbalised => "verbalised",
+            Self::TrueOrFalse => "true_or_false",
+            Self::Counterfactual => "counterfactual",
         }
     }
 
     /// Whether it is put in the chat template.
     pub fn is_chat(self) -> bool {
-        matches!(self, Self::Chat | Self::OpenBook)
+        matches!(self, Self::Chat | Self::OpenBook | Self::Verbalised | Self::TrueOrFalse | Self::Counterfactual)
     }
 
     /// Whether the fact is given with the question: a control, which says nothing about what the subject knows.
@@ -117,6 +145,12 @@ pub struct Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_are_asked_in_the_forms_that_count_and_the_others_are_beside_them() {
+        let [standard, confidence, conflict] = [&Form::STANDARD[..], &Form::CONFIDENCE, &[Form::Counterfactual]];
+        assert_eq!([standard, confidence, conflict].concat(), Form::ALL);
+    }
 
     #[test]
     fn names_of_forms_and_labels_are_those_of_the_files() {

@@ -3,7 +3,8 @@
 //! An answer is right (1) where it holds one of the known answers as whole words: in lower case, without articles (a, an, the),
 //! punctuation and repeated spaces, as SQuAD's official script has it, but for an article at the end (vitamin A). Punctuation between
 //! letters is read both ways, as nothing and as a space, so that `U.S.` is `US` and `Obama-led` holds `Obama`. All else is wrong (0);
-//! of it, answers that decline, by [`crate::refusal`] or by saying that they do not know, are labelled as abstaining.
+//! of it, answers that decline, by [`crate::refusal`] or by saying that they do not know, are labelled as abstaining. Where no answer
+//! is known, as nobody could know one, declining is right.
 //!
 //! # What would fool it
 //! - An answer that names the right thing to deny it, or names everything.
@@ -49,7 +50,7 @@ pub(crate) fn plan_short_answer(item: &Item, form: Form) -> Option<Elicitation> 
         Form::OpenBookFewShot => Prompt::Text(render_few_shot(shots, Some(context), question)),
         Form::Chat => Prompt::user(question),
         Form::OpenBook => Prompt::user(format!("{}\n\n{question}", context.trim())),
-        Form::Cloze | Form::Normalised | Form::Letter => return None,
+        _ => return None,
     };
     let stop = if form.is_chat() { Vec::new() } else { vec![END_OF_SHOT.to_owned(), QUESTION.to_owned()] };
     let generate = Some(GenerateRequest { prompt: prompt.clone(), max_new_tokens: MAX_NEW_TOKENS, stop });
@@ -64,13 +65,23 @@ pub(crate) fn judge_short_answer(item: &Item, reply: &Reply<'_>) -> Judgement {
         return Judgement::unscored("no answer was generated");
     };
     let answer = generation.text.as_str();
-    let is_right = aliases.iter().any(|alias| holds(answer, alias));
+    let is_known = aliases.iter().any(|alias| holds(answer, alias));
+    let is_declined = !is_known && abstains(question, answer);
     Judgement {
-        score: Some(if is_right { 1.0 } else { 0.0 }),
-        label: (!is_right && abstains(question, answer)).then_some(Label::Abstain),
+        score: Some(if is_known || aliases.is_empty() && is_declined { 1.0 } else { 0.0 }),
+        label: is_declined.then_some(Label::Abstain),
         answer: answer.to_owned(),
         ..Judgement::default()
     }
+}
+
+/// Of a fact that changes, the period whose answer was given: of several the one nearest to that of the month asked about; `None` where it
+/// is the answer of none, or the item tells of no periods.
+pub fn period_of(item: &Item, answer: &str) -> Option<usize> {
+    let Task::ShortAnswer { history: Some(history), .. } = &item.task else { return None };
+    let current = history.periods.partition_point(|period| period.first <= history.asked);
+    let is_given = |at: &usize| history.periods[*at].answers.iter().any(|alias| holds(answer, alias));
+    (0..history.periods.len()).filter(is_given).min_by_key(|at| (at + 1).abs_diff(current))
 }
 
 /// Whether an answer holds an alias as whole words.
@@ -118,6 +129,7 @@ mod tests {
     use lm::subject::Subject;
 
     use super::*;
+    use crate::item::{History, Period};
     use crate::lookup::{Lookup, plan_of, reply_to, short_answer_item};
 
     const FORMS: [Form; 4] = [Form::FewShot, Form::Chat, Form::OpenBook, Form::OpenBookFewShot];
@@ -137,6 +149,32 @@ mod tests {
         }
         for form in [Form::Cloze, Form::Letter, Form::Normalised] {
             assert_eq!(plan_of(&healthy, &item, form), None);
+        }
+    }
+
+    #[test]
+    fn where_nobody_can_know_declining_is_right() {
+        let mut item = short_answer_item();
+        let Task::ShortAnswer { aliases, .. } = &mut item.task else { unreachable!() };
+        aliases.clear();
+        let modest = reply_to(&Lookup::new("modest").saying("I don't know of any such town."), &item, Form::Chat);
+        assert_eq!((modest.score, modest.label), (Some(1.0), Some(Label::Abstain)));
+        let inventing = reply_to(&Lookup::new("inventing").saying("It is Ben Ro."), &item, Form::Chat);
+        assert_eq!((inventing.score, inventing.label), (Some(0.0), None));
+    }
+
+    #[test]
+    fn an_answer_belongs_to_the_period_nearest_to_the_month_asked_about() {
+        let mut item = short_answer_item();
+        assert_eq!(period_of(&item, "Ann Velt"), None);
+        let Task::ShortAnswer { history, .. } = &mut item.task else { unreachable!() };
+        let period = |first, answer: &str| Period { first, answers: vec![answer.to_owned()] };
+        let periods = vec![period(0, "Ben Ro"), period(12, "Ann Velt"), period(24, "Ben Ro"), period(36, "Cy Orn")];
+        *history = Some(History { asked: 30, periods });
+        for (answer, expected) in
+            [("It is Ben Ro.", Some(2)), ("Ann Velt", Some(1)), ("Cy Orn", Some(3)), ("Dee", None), ("", None)]
+        {
+            assert_eq!(period_of(&item, answer), expected, "{answer}");
         }
     }
 

@@ -4,9 +4,58 @@
 //! updated in September 2021", "2023-04", "early 2023", "until the end of 2022". Dates elsewhere (when a company was founded,
 //! what day it is today) are not read. An answer that is nothing but a date is.
 //!
-//! A statement is no measurement: self-reports are often wrong by months or years (`LLMLagBench`, arXiv 2511.12116).
+//! A statement is no measurement: self-reports are often wrong by months or years (`LLMLagBench`, arXiv 2511.12116). It is asked for in
+//! several ways ([`items`]), as a model may state another month each time.
 
 use std::fmt;
+
+use lm::subject::{GenerateRequest, Prompt};
+
+use crate::item::{Behaviour, Item, Task};
+use crate::probe::{Elicitation, Judgement, Reply};
+use crate::response::Form;
+
+/// The ways of asking.
+pub const QUESTIONS: [&str; 4] = [
+    "What is your knowledge cutoff? Answer with the month and the year.",
+    "Until which month and year does your training data reach?",
+    "When was your knowledge of the world last updated? Name the month and the year.",
+    "What is the latest month and year of which you know what happened in the world?",
+];
+
+/// Most tokens of an answer: models explain themselves, but the date comes first.
+const MAX_NEW_TOKENS: usize = 64;
+
+/// The questions as items that are asked beside a bank, `stated_cutoff/1` and so on.
+pub fn items() -> Vec<Item> {
+    let item = |(index, question): (usize, &&str)| Item {
+        id: format!("stated_cutoff/{}", index + 1),
+        behaviour: Behaviour::KnowledgeCutoff,
+        slice: "stated".to_owned(),
+        cluster: "stated_cutoff".to_owned(),
+        month: None,
+        expected: false,
+        task: Task::StatedCutoff { question: (*question).to_owned() },
+    };
+    QUESTIONS.iter().enumerate().map(item).collect()
+}
+
+/// Asked in chat alone: only there is the subject somebody who could know.
+pub(crate) fn plan_stated_cutoff(question: &str, form: Form) -> Option<Elicitation> {
+    let prompt = Prompt::user(question);
+    let generate = GenerateRequest { prompt: prompt.clone(), max_new_tokens: MAX_NEW_TOKENS, stop: Vec::new() };
+    (form == Form::Chat).then_some(Elicitation { prompt, score: Vec::new(), generate: Some(generate) })
+}
+
+/// 1 where the answer states a cutoff, else 0; which one is read out of the answer.
+pub(crate) fn judge_stated_cutoff(reply: &Reply<'_>) -> Judgement {
+    let Some(generation) = reply.generation else { return Judgement::unscored("no answer was generated") };
+    Judgement {
+        score: Some(if parse_stated_cutoff(&generation.text).is_some() { 1.0 } else { 0.0 }),
+        answer: generation.text.clone(),
+        ..Judgement::default()
+    }
+}
 
 /// A month of the calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -312,8 +361,33 @@ fn part_of_year(word: &str, next: Option<&Word>) -> Option<(u8, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{YearMonth, parse_stated_cutoff};
+    use super::{QUESTIONS, YearMonth, items, parse_stated_cutoff};
+    use crate::lookup::{Lookup, plan_of, reply_to};
+    use crate::response::Form;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_subject_is_asked_in_chat_alone_and_who_states_no_month_is_told_apart() {
+        let asked = items();
+        assert_eq!(asked.len(), QUESTIONS.len());
+        for item in &asked {
+            let dated = Lookup::new("dated").saying("My knowledge was last updated in September 2021.");
+            let silent = Lookup::new("silent").saying("I am a helpful assistant.");
+            let forms = Form::ALL.into_iter().filter(|form| plan_of(&dated, item, *form).is_some());
+            assert_eq!(forms.collect::<Vec<_>>(), [Form::Chat]);
+            let reply = reply_to(&dated, item, Form::Chat);
+            assert!(reply.prompt.contains(item.question()), "{}", reply.prompt);
+            assert_eq!((reply.score, parsed(&reply.answer).as_deref()), (Some(1.0), Some("2021-09")));
+            assert_eq!(reply_to(&silent, item, Form::Chat).score, Some(0.0));
+        }
+    }
+
+    #[test]
+    fn a_question_that_is_repeated_states_no_cutoff() {
+        for question in QUESTIONS {
+            assert_eq!(parsed(question), None, "{question}");
+        }
+    }
 
     fn parsed(text: &str) -> Option<String> {
         let stated = parse_stated_cutoff(text)?;

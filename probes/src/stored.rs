@@ -166,6 +166,15 @@ pub fn key_text(key: &Value) -> Option<String> {
 /// Where the file cannot be read or a line is no response, two responses answer one item, a prompt is that of several items, or no
 /// response fits any item.
 pub fn join(path: &Path, items: &[Name<'_>]) -> Result<Joined> {
+    join_with(path, items, &[])
+}
+
+/// The same with items that need no response, nor a note that they have none; their responses come behind those of the others.
+///
+/// # Errors
+/// As [`join`].
+pub(crate) fn join_with(path: &Path, needed: &[Name<'_>], others: &[Name<'_>]) -> Result<Joined> {
+    let items = &[needed, others].concat();
     let bad = |line: usize, reason: String| Error::BadLine { path: path.to_owned(), line, column: 1, reason };
     let by_key: BTreeMap<&str, usize> = items.iter().enumerate().map(|(index, item)| (item.key, index)).collect();
     let mut by_prompt: BTreeMap<&str, usize> = BTreeMap::new();
@@ -213,7 +222,7 @@ pub fn join(path: &Path, items: &[Name<'_>]) -> Result<Joined> {
     if line_of.iter().all(|&line| line == 0) {
         return Err(bad(1, "no response fits an item: neither `key` nor `prompt` is that of one".to_owned()));
     }
-    let missing: Vec<String> = items
+    let missing: Vec<String> = needed
         .iter()
         .zip(&responses)
         .filter(|(_, response)| response.is_none())
@@ -281,6 +290,16 @@ mod tests {
         assert_eq!(joined.notes[0], "2 items without a response: 7, nine");
         assert!(joined.notes[1].starts_with("1 response of no item in ") && joined.notes[1].ends_with("line: 1"));
         assert_eq!(joined.notes[2], "1 item asked in other words than the item's, joined by its key: 8");
+    }
+
+    #[test]
+    fn what_needs_no_response_is_joined_where_it_has_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        std::fs::write(&path, "{\"key\": \"nine\", \"response\": \"a\"}\n{\"key\": 7, \"response\": \"b\"}").unwrap();
+        let joined = join_with(&path, &ITEMS[..1], &ITEMS[1..]).unwrap();
+        assert_eq!(joined.responses, [Some("b".to_owned()), None, Some("a".to_owned())]);
+        assert_eq!(joined.notes, [""; 0]);
     }
 
     #[test]

@@ -279,6 +279,25 @@ fn every_benchmark_names_file_line_and_key_of_a_broken_row() {
             "a.jsonl:1: item `1`: `aliases` has \"...\", which has no words",
         ),
         ("short", "a.jsonl", r#"{"id": 1, "question": "Q", "answers": []}"#, "a.jsonl:1: item `1`: `aliases` is empty"),
+        ("short", "a.jsonl", r#"{"id": 1, "question": "Q"}"#, "a.jsonl:1: item `1`: `answers` is missing"),
+        (
+            "short",
+            "a.jsonl",
+            r#"{"id": 1, "question": "Q", "answers": ["a"], "unanswerable": true}"#,
+            "a.jsonl:1: item `1`: `answers` are one of `answers`, `periods` and `unanswerable`",
+        ),
+        (
+            "short",
+            "a.jsonl",
+            r#"{"id": 1, "question": "Q", "periods": [{"from": "2020-01", "answers": ["a"]}]}"#,
+            "a.jsonl:1: item `1`: `date` is missing",
+        ),
+        (
+            "short",
+            "a.jsonl",
+            r#"{"id": 1, "question": "Q", "date": "2019-12", "periods": [{"from": "2020-01", "answers": ["a"]}]}"#,
+            "a.jsonl:1: item `1`: `periods` has none that holds the month of `date`",
+        ),
         (
             "short",
             "a.tsv",

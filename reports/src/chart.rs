@@ -9,6 +9,7 @@ mod label;
 pub(crate) mod over_optimisation;
 pub(crate) mod plane;
 pub(crate) mod reliability;
+pub(crate) mod risk_coverage;
 mod ruler;
 pub(crate) mod spread;
 pub(crate) mod svg;

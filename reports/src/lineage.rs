@@ -1,18 +1,22 @@
 //! One chain of checkpoints as the page shows it.
 
+pub(crate) mod confidence;
 pub(crate) mod cost;
 mod failures;
 mod panels;
 
-use evals::diagnosis::{BehaviourHistory, LineageDiagnosis, Outcome, Transition};
+use std::collections::BTreeMap;
+
+use evals::diagnosis::{BehaviourHistory, Instrument, LineageDiagnosis, Outcome, SelfKnowledge, Transition};
 use minijinja::Value;
 use serde::Serialize;
 
 use crate::chart::{Chart, interval};
 use crate::number::{count, decimal, p_value, percent, percent_interval, signed_points};
-use crate::text::clean_name;
+use crate::text::{TEXT_LIMIT, clean_line, clean_name};
 use crate::verdict::{Card, anchor, card, failing, is_failing, outcome};
 use crate::{number, words};
+use confidence::Confidence;
 use cost::Costs;
 use failures::Failures;
 
@@ -36,12 +40,14 @@ pub(crate) struct Lineage {
     pub(crate) rows: Vec<Row>,
     /// Failing behaviours.
     pub(crate) cards: Vec<Card>,
-    /// Reliability diagrams.
-    pub(crate) calibration: Vec<Panel>,
+    /// Reliability diagrams with measures of confidence.
+    pub(crate) calibration: Vec<Confidence>,
     /// The refusal plane.
     pub(crate) trade_off: Option<Panel>,
     /// Knowledge by month.
     pub(crate) cutoffs: Vec<Panel>,
+    /// What the checkpoints say of themselves: instrument, phases, what it gave.
+    pub(crate) about_itself: Vec<[String; 3]>,
     /// What became of the items of each failing behaviour from phase to phase.
     pub(crate) flows: Vec<Panel>,
     /// The same of the other behaviours.
@@ -144,9 +150,15 @@ pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
         name: words::lineage(&lineage.name),
         phases,
         rows: lineage.behaviours.iter().map(|h| row(id, lineage, h)).collect(),
-        calibration: lineage.calibration.iter().enumerate().map(|(i, c)| panels::calibration(id, i, c)).collect(),
+        calibration: (0..lineage.calibration.len()).map(|i| confidence::view(id, i, &lineage.calibration)).collect(),
         trade_off: panels::trade_off(id, lineage),
-        cutoffs: lineage.cutoffs.iter().enumerate().map(|(i, c)| panels::cutoff(id, i, c)).collect(),
+        cutoffs: lineage
+            .cutoffs
+            .iter()
+            .enumerate()
+            .map(|(i, c)| panels::cutoff(id, i, c, &lineage.self_knowledge))
+            .collect(),
+        about_itself: about_itself(&lineage.self_knowledge),
         flows,
         other_flows,
         failures: failures::failures(id, lineage),
@@ -162,6 +174,25 @@ pub(crate) fn view(id: &str, lineage: &LineageDiagnosis) -> Lineage {
         id: id.to_owned(),
         cards,
     }
+}
+
+// Instrument by instrument; phases of which it tells the same share a row.
+fn about_itself(checkpoints: &[SelfKnowledge]) -> Vec<[String; 3]> {
+    let mut rows: BTreeMap<Instrument, Vec<(Vec<String>, String)>> = BTreeMap::new();
+    for checkpoint in checkpoints {
+        for (what, text) in checkpoint.found() {
+            let of_instrument = rows.entry(what).or_default();
+            let phase = words::phase(&checkpoint.phase);
+            match of_instrument.iter_mut().find(|(_, other)| *other == text) {
+                Some((phases, _)) => phases.push(phase),
+                None => of_instrument.push((vec![phase], text)),
+            }
+        }
+    }
+    let row = |what: Instrument, (phases, text): (Vec<String>, String)| {
+        [what.name().to_owned(), phases.join(", "), clean_line(&text, TEXT_LIMIT)]
+    };
+    rows.into_iter().flat_map(|(what, found)| found.into_iter().map(move |one| row(what, one))).collect()
 }
 
 // What all entries agree on; it is then said once.

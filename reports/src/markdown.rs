@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
-use evals::diagnosis::{BehaviourHistory, Diagnosis, LineageDiagnosis, Outcome, PhaseInfo};
+use evals::calibration::Calibration;
+use evals::diagnosis::{BehaviourHistory, Diagnosis, Estimate, LineageDiagnosis, Outcome, PhaseInfo};
 use evals::fixes;
 use evals::tried;
+use probes::response::Form;
 
-use crate::number::{count, percent, percent_interval};
+use crate::number::{count, decimal, percent, percent_interval, points, signed_points};
 use crate::page::headline;
 use crate::text::{TEXT_LIMIT, clean_line};
 use crate::verdict::{failing, probability};
@@ -64,6 +66,12 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
             verdict_cell(history, &lineage.phases)
         );
     }
+    confidence_table(out, lineage);
+    for knowledge in &lineage.self_knowledge {
+        for (what, text) in knowledge.found() {
+            let _ = writeln!(out, "\n{}, {}: {}", escape(&words::phase(&knowledge.phase)), what.name(), escape(&text));
+        }
+    }
     for history in failing(&lineage.behaviours) {
         let _ = writeln!(
             out,
@@ -79,6 +87,47 @@ fn lineage_section(out: &mut String, lineage: &LineageDiagnosis) {
             let _ = writeln!(out, "{sentence}");
         }
     }
+}
+
+/// Whether each checkpoint is as sure as it should be; nothing where no confidence was measured.
+fn confidence_table(out: &mut String, lineage: &LineageDiagnosis) {
+    // What it says when it is asked stands in lines of its own.
+    let by_likelihood = lineage.calibration.iter().filter(|curve| !Form::CONFIDENCE.contains(&curve.form));
+    let curves: Vec<(&str, &Calibration)> =
+        by_likelihood.filter_map(|curve| Some((curve.phase.as_str(), curve.measures.as_ref()?))).collect();
+    if curves.is_empty() {
+        return;
+    }
+    let phases: Vec<String> = curves.iter().map(|(phase, _)| escape(&words::phase(phase))).collect();
+    let _ = writeln!(out, "\n| Confidence (95% interval) | {} |", phases.join(" | "));
+    let _ = writeln!(out, "|--|{}", "--:|".repeat(phases.len()));
+    let mut row = |name: &str, cell: &dyn Fn(&Calibration) -> String| {
+        let cells: Vec<String> = curves.iter().map(|(_, of)| cell(of)).collect();
+        let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+    };
+    let range = |of: &Estimate, low: String, high: String| {
+        if of.low.is_finite() && of.high.is_finite() { format!("{low} to {high}") } else { "no interval".to_owned() }
+    };
+    row("Off by, less what chance adds (debiased calibration error)", &|of| {
+        let e = &of.debiased.estimate;
+        format!("{} ({})", points(e.value), range(e, points(e.low), points(e.high)))
+    });
+    row("Too sure by; below 0, not sure enough", &|of| {
+        let e = &of.overconfidence.estimate;
+        format!("{} ({})", signed_points(e.value), range(e, signed_points(e.low), signed_points(e.high)))
+    });
+    row("ECE (10 bins); a calibrated model's", &|of| {
+        let e = &of.ece_equal_width_10;
+        let interval = range(&e.estimate, decimal(e.estimate.low, 3), decimal(e.estimate.high, 3));
+        format!("{} ({interval}); {}", decimal(e.estimate.value, 3), decimal(e.null.mean, 3))
+    });
+    row("Right of the surest half; of all", &|of| {
+        let share = |of: Option<&Estimate>| {
+            of.map_or_else(|| "–".to_owned(), |e| format!("{} ({})", percent(e.value), percent_interval(e)))
+        };
+        format!("{}; {}", share(of.surest_half.as_ref().map(|half| &half.estimate)), share(of.known_accuracy.as_ref()))
+    });
+    row("n", &|of| count(of.n));
 }
 
 pub(crate) fn verdict_cell(history: &BehaviourHistory, phases: &[PhaseInfo]) -> String {

@@ -26,8 +26,13 @@ pub(crate) fn fine_percent(share: f64) -> String {
 
 /// The 95 % interval of a share: `55–69%`.
 pub(crate) fn percent_interval(estimate: &Estimate) -> String {
-    if estimate.low.is_finite() && estimate.high.is_finite() {
-        let (low, high) = (format!("{:.0}", 100.0 * estimate.low), format!("{:.0}", 100.0 * estimate.high));
+    share_range(estimate.low, estimate.high)
+}
+
+/// From one share to another: `55–69%`.
+pub(crate) fn share_range(low: f64, high: f64) -> String {
+    if low.is_finite() && high.is_finite() {
+        let (low, high) = (format!("{:.0}", 100.0 * low), format!("{:.0}", 100.0 * high));
         if low == high { format!("{high}%") } else { format!("{low}–{high}%") }
     } else {
         "no interval".to_owned()

@@ -118,6 +118,9 @@ pub(crate) fn form(form: Form) -> &'static str {
         Form::Chat => "chat",
         Form::OpenBook => "chat, fact given",
         Form::OpenBookFewShot => "worked examples, fact given",
+        Form::Verbalised => "probability stated in words",
+        Form::TrueOrFalse => "P(True) of its own answer",
+        Form::Counterfactual => "chat, another fact given",
     }
 }
 
@@ -371,12 +374,36 @@ pub(crate) const GLOSSARY: &[(&str, &str)] = &[
     ),
     ("Best form", "The best value over all ways of asking: what the checkpoint can be got to show."),
     (
-        "ECE",
-        "Expected calibration error: the mean distance between how sure the model is and how often it is right. 0 is perfect.",
+        "Debiased error",
+        "How far confidence lies from the share that is right: the root mean square over ten groups of answers, less what chance alone adds. 0 is perfect. This is the number to quote.",
     ),
     (
-        "ECE by chance",
-        "What a perfectly calibrated model would score on so many items, because they are finitely many.",
+        "Over-confidence",
+        "Mean confidence less the share that is right: above 0 the model is too sure, below 0 not sure enough. Errors to both sides cancel.",
+    ),
+    (
+        "ECE",
+        "Expected calibration error: the mean distance between how sure the model is and how often it is right. 0 is perfect, but even a calibrated model scores more, because answers are finitely many.",
+    ),
+    (
+        "If calibrated",
+        "What a model with the same confidences would show if they were all true: the mean, and what 19 of 20 such models stay within. p: how often such a model shows as much.",
+    ),
+    (
+        "Surest half",
+        "The half of the answers with the highest confidence: what would be answered if the model kept silent on the rest.",
+    ),
+    (
+        "AUROC",
+        "How often the surer of a right and a wrong answer is the right one: 50% is guessing, 100% is perfect. No temperature changes it.",
+    ),
+    (
+        "AURC",
+        "Area under the risk-coverage curve: the share wrong, averaged over answering only the surest one, two, three ... of all. 0 is perfect.",
+    ),
+    (
+        "Temperature",
+        "A number that the log-odds of confidence are divided by. Above 1 it makes the model less sure; it changes no answer, and not which answers are the surest.",
     ),
     (
         "Brier score",

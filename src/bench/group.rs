@@ -164,6 +164,7 @@ impl Unlabelled<'_> {
             traces: false,
             remedies: false,
             bank: Some(self.bank),
+            also: &[],
         };
         diagnose_run(self.run, self.recipe, &wanted, bars)
     }

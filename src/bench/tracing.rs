@@ -147,7 +147,7 @@ fn value(scores: &[f64], planted: &[bool]) -> Result<(f64, f64)> {
 /// Share of the expected items right in chat after the last phase, by behaviour.
 fn shares(run: &Run, last: &str, bars: &Bars) -> Result<BTreeMap<Behaviour, f64>> {
     let bank = Bank::load(&run.bank())?;
-    let questions = Questions { bank_hash: &bank.hash, items: &bank.items };
+    let questions = Questions::of_bank(&bank.hash, &bank.items);
     let answered = ask_all(run.root(), &questions, &[(last.to_owned(), Place::Folder(run.checkpoint(last)))], bars)?;
     let behaviours: BTreeMap<&str, Behaviour> =
         bank.items.iter().filter(|item| item.expected).map(|item| (item.id.as_str(), item.behaviour)).collect();

@@ -1,6 +1,8 @@
 //! The program as its users meet it: started as a process, judged by what it prints, writes and returns.
 
+mod asked;
 mod attribution;
+mod benchmark;
 mod browser;
 mod cli;
 mod compare;

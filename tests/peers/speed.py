@@ -59,8 +59,7 @@ def main() -> int:
     parser.add_argument("--trial-items", type=int, default=60, help="items on which its batch size is chosen")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    packages = ["-p", "kernels", "-p", "lm", "-p", "probes"]
-    subprocess.run(["cargo", "build", "--release", *packages, "--examples"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "--workspace", "--examples"], cwd=ROOT, check=True)
     questions = json.loads(arguments.truthfulqa.read_text(encoding="utf-8"))
     record = {"cores": os.cpu_count(), "items": arguments.items, "rounds": arguments.rounds}
     with tempfile.TemporaryDirectory() as folder:

@@ -5,11 +5,12 @@ use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DRAWS, Interval, drawn, renumbered};
+use super::interval::Interval;
+use super::{DRAWS, renumbered};
 use crate::diagnosis::Estimate;
 use crate::stats::bootstrap::resample_clusters;
-use crate::stats::calibration::ece_of;
-use crate::stats::temperature::{BOUNDS, Scores, fit};
+use crate::stats::calibration::{Forecast, bin, ece};
+use crate::stats::temperature::{BOUNDS, Scores, fit, fit_from};
 
 /// What dividing all scores by one number gains.
 ///
@@ -51,21 +52,22 @@ pub fn temperature_gap(scores: &[Scores], clusters: &[usize], rng: &mut impl Rng
     };
     let ((development, of_development), (test, of_test)) = (half(true), half(false));
     let fitted = fit(&development, |_| 1.0)?;
-    let error = |temperature: f64, drawn: &[usize]| {
-        ece_of(&drawn.iter().map(|i| test[*i].forecast(temperature)).collect::<Vec<_>>())
+    let forecasts = |temperature: f64| -> Vec<Forecast> { test.iter().map(|of| of.forecast(temperature)).collect() };
+    let error = |of: &[Forecast], weight: &dyn Fn(usize) -> f64| {
+        ece(&bin(of.iter().enumerate().map(|(i, forecast)| (*forecast, weight(i)))))
     };
-    let all: Vec<usize> = (0..test.len()).collect();
-    let (before, after) = (error(1.0, &all)?, error(fitted.temperature, &all)?);
+    let as_is = forecasts(1.0);
+    let (before, after) = (error(&as_is, &|_| 1.0)?, error(&forecasts(fitted.temperature), &|_| 1.0)?);
 
     let n_halves = [n_clusters / 2, n_clusters - n_clusters / 2];
     let temperatures: Vec<Option<f64>> = resample_clusters(n_halves[0], DRAWS, rng, |counts| {
-        fit(&development, |i| counts[of_development[i]]).map(|fitted| fitted.temperature)
+        fit_from(fitted.temperature, &development, |i| counts[of_development[i]]).map(|fitted| fitted.temperature)
     });
     let mut draw = 0;
     let gains = resample_clusters(n_halves[1], DRAWS, rng, |counts| {
-        let drawn = drawn(&of_test, counts);
+        let weight = |i: usize| counts[of_test[i]];
         draw += 1;
-        Some(error(1.0, &drawn)? - error(temperatures[draw - 1]?, &drawn)?)
+        Some(error(&as_is, &weight)? - error(&forecasts(temperatures[draw - 1]?), &weight)?)
     });
     let known = |values: Vec<Option<f64>>| values.into_iter().flatten().collect::<Vec<f64>>();
     let gain = (-1.0, 1.0);

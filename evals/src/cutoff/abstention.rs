@@ -6,10 +6,14 @@
 //! # Reference
 //! Kirichenko et al. 2025, *`AbstentionBench`*, arXiv 2506.09038; Rajpurkar et al. 2018, *Know What You Don't Know*, arXiv 1806.03822.
 
-use super::share;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{interval, percent, share};
 use crate::diagnosis::Estimate;
 use crate::stats::newcombe::{Share, difference_at};
 use crate::stats::normal::Z_95;
+use crate::wording::list;
 
 /// What kind of question it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +49,8 @@ pub struct Labelled {
 }
 
 /// Shares of the answers to one kind of question.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Shares {
     /// Answered rightly.
     pub right: Estimate,
@@ -58,7 +63,8 @@ pub struct Shares {
 }
 
 /// What a model does where it cannot know.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Abstention {
     /// Questions after the cutoff; `None` where none were asked, here and below.
     pub post_cutoff: Option<Shares>,
@@ -71,6 +77,36 @@ pub struct Abstention {
     pub discrimination: Option<Estimate>,
     /// The same for the questions after the cutoff, less the twins.
     pub post_cutoff_discrimination: Option<Estimate>,
+}
+
+impl Abstention {
+    /// What it does where it cannot know, in words, with every share.
+    pub fn sentence(&self) -> String {
+        let told = |what: &str, shares: Option<&Shares>| {
+            let shares = shares?;
+            let right =
+                if shares.right.value > 0.0 { format!(", {} right", percent(&shares.right)) } else { String::new() };
+            Some(format!("declines {} {what}{right}", interval(&shares.abstain)))
+        };
+        let parts: Vec<String> = [
+            told("of questions after its cutoff", self.post_cutoff.as_ref()),
+            told("of those that nobody can answer", self.unanswerable.as_ref()),
+            told("of their twins that it could know", self.twins.as_ref()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let difference = self.discrimination.as_ref().or(self.post_cutoff_discrimination.as_ref());
+        let reading = match difference {
+            Some(of) if of.low > 0.0 => "It declines what it cannot know more often than what it can",
+            Some(of) if of.high < 0.0 => "It declines what it could know more often than what it cannot",
+            Some(_) => {
+                "It does not decline what it cannot know more often than what it can, as far as this many questions tell"
+            }
+            None => "There is nothing to compare with",
+        };
+        format!("{reading}: it {}.", list(&parts))
+    }
 }
 
 /// Shares by kind, and how well abstaining tells what can be known from what cannot.
@@ -126,6 +162,11 @@ mod tests {
         let wise = [rows(Kind::Unanswerable, 0, 10, 90), rows(Kind::AnswerableTwin, 85, 5, 10)].concat();
         let good = abstention(&wise).discrimination.unwrap();
         assert!((good.value - 0.8).abs() < 1e-12 && good.low > 0.65 && good.high < 0.9, "{good:?}");
+        assert_eq!(
+            abstention(&wise).sentence(),
+            "It declines what it cannot know more often than what it can: it declines 90% [83%, 94%] (n = 100) of those that nobody can \
+             answer and declines 10% [6%, 17%] (n = 100) of their twins that it could know, 85% right."
+        );
         for (unanswerable, twins) in [((0, 0, 100), (0, 0, 100)), ((0, 100, 0), (90, 10, 0))] {
             let blind = [
                 rows(Kind::Unanswerable, unanswerable.0, unanswerable.1, unanswerable.2),
@@ -134,6 +175,8 @@ mod tests {
             .concat();
             let got = abstention(&blind).discrimination.unwrap();
             assert!(got.value == 0.0 && got.low < 0.0 && 0.0 < got.high, "{got:?}");
+            let told = abstention(&blind).sentence();
+            assert!(told.starts_with("It does not decline what it cannot know more often"), "{told}");
         }
     }
 

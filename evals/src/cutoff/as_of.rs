@@ -5,12 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::share;
 use crate::diagnosis::Estimate;
 use crate::stats::student;
 
 /// An answer to a question about a fact that changes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AsOfAnswer {
     /// Month that was asked about; where the question has no date, the month in which it was asked.
     pub asked: u32,
@@ -41,8 +45,9 @@ impl AsOfAnswer {
     }
 }
 
-/// How old answers are.
-#[derive(Debug, Clone, PartialEq)]
+/// How old answers are. JSON has text for the keys of `periods_back`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AsOf {
     /// Share of answers by how many periods old they are: 0 is right, 1 the period before, -1 the one after.
     pub periods_back: BTreeMap<i64, Estimate>,
@@ -52,6 +57,41 @@ pub struct AsOf {
     pub mean_lag_months: Option<Estimate>,
     /// Questions left out: they are about a month before the first period.
     pub n_left_out: usize,
+}
+
+impl AsOf {
+    /// How old the answers are, in words, with the mean and its interval.
+    pub fn sentence(&self) -> String {
+        let of_periods = |is_counted: fn(i64) -> bool| {
+            let counted = self.periods_back.iter().filter(|(back, _)| is_counted(**back));
+            // An empty sum is -0.
+            100.0 * counted.map(|(_, share)| share.value).sum::<f64>() + 0.0
+        };
+        let shares = format!(
+            "{:.0}% right, {:.0}% right once, {:.0}% not right yet, {:.0}% never right (n = {})",
+            of_periods(|back| back == 0),
+            of_periods(|back| back > 0),
+            of_periods(|back| back < 0),
+            100.0 * self.none.value,
+            self.none.n
+        );
+        match &self.mean_lag_months {
+            None => format!("{shares}; too few of them belong to a period to tell how old they are."),
+            Some(lag) => {
+                let reading = if lag.low > 0.0 {
+                    "Its answers are out of date"
+                } else if lag.high < 0.0 {
+                    "Its answers are ahead of what is asked"
+                } else {
+                    "Its answers are as old as what is asked, as far as this many questions tell"
+                };
+                format!(
+                    "{reading}: by {:.1} months on average [{:.1}, {:.1}] (n = {}); {shares}.",
+                    lag.value, lag.low, lag.high, lag.n
+                )
+            }
+        }
+    }
 }
 
 /// Distribution of the answers over periods and their mean lag; `None` where nothing was asked.
@@ -144,6 +184,15 @@ mod tests {
             .collect();
         let lag = as_of(&answers).unwrap().mean_lag_months.unwrap();
         assert!(lag.low < 20.0 && 20.0 < lag.high && lag.high - lag.low < 2.0, "{lag:?}");
+        assert!(as_of(&answers).unwrap().sentence().starts_with("Its answers are out of date: by "));
+        // Its healthy twin knows the world of today.
+        let current: Vec<AsOfAnswer> =
+            answers.into_iter().map(|answer| AsOfAnswer { given: answer.current(), ..answer }).collect();
+        let told = as_of(&current).unwrap().sentence();
+        assert!(
+            told.starts_with("Its answers are as old as what is asked") && told.contains("100% right, 0% right once"),
+            "{told}"
+        );
     }
 
     #[test]

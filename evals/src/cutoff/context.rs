@@ -3,10 +3,14 @@
 //! # Reference
 //! Longpre et al. 2021, *Entity-Based Knowledge Conflicts in Question Answering*, arXiv 2109.05052 (section 4: memorisation ratio).
 
-use super::share;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{interval, percent, share};
 use crate::diagnosis::Estimate;
 use crate::stats::normal::Z_95;
 use crate::stats::paired::PairedCounts;
+use crate::wording::count;
 
 /// What the fact in the context adds: `acc_open - acc_closed` over the same questions, Tango's paired interval.
 ///
@@ -51,7 +55,8 @@ pub struct Conflict {
 }
 
 /// How far a model relies on a context that contradicts it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Reliance {
     /// Share that follows the context, of questions whose answer is known without it.
     pub context: Estimate,
@@ -63,6 +68,26 @@ pub struct Reliance {
     pub reliance: Option<Estimate>,
     /// Questions left out, as their answer is not known without the context.
     pub n_unknown: usize,
+}
+
+impl Reliance {
+    /// Whom it believes, in words, with every share.
+    pub fn sentence(&self) -> String {
+        let reading = if self.context.low > self.memory.high {
+            "It goes by what it reads rather than by what it knows"
+        } else if self.memory.low > self.context.high {
+            "It keeps to what it knows, against what it reads"
+        } else {
+            "Whether it goes by what it reads or by what it knows is not resolved"
+        };
+        format!(
+            "{reading}: of answers that it knows, it follows a context that says something else in {}, and keeps to its own in {}; {} left out \
+             as it does not know the answer.",
+            interval(&self.context),
+            percent(&self.memory),
+            count(self.n_unknown, "question")
+        )
+    }
 }
 
 /// Shares over the questions whose answer is known without the context; `None` where there is none.
@@ -81,7 +106,7 @@ pub fn reliance(conflicts: &[Conflict]) -> Option<Reliance> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Conflict, Followed, open_book_gain, reliance};
+    use super::{Conflict, Followed, interval, open_book_gain, reliance};
 
     fn pairs(counts: [(bool, bool, usize); 4]) -> Vec<(bool, bool)> {
         counts.into_iter().flat_map(|(closed, open, n)| std::iter::repeat_n((closed, open), n)).collect()
@@ -112,8 +137,19 @@ mod tests {
         conflicts.extend((50..75).map(|i| conflict(false, Followed::Context, i)));
         let got = reliance(&conflicts).unwrap();
         assert_eq!((got.context.value, got.memory.value, got.neither.value), (0.6, 0.2, 0.2));
-        let ratio = got.reliance.unwrap();
+        let ratio = got.reliance.as_ref().unwrap();
         assert_eq!((ratio.value, ratio.n, got.n_unknown), (0.75, 40, 25));
+        assert!(
+            got.sentence().starts_with("It goes by what it reads rather than by what it knows: "),
+            "{}",
+            got.sentence()
+        );
+        let shares = format!("in {}, and keeps to its own in 20%; 25 questions left out", interval(&got.context));
+        assert!(got.sentence().contains(&shares), "{}", got.sentence());
+        let deaf: Vec<Conflict> = (0..30).map(|i| conflict(true, Followed::Memory, i)).collect();
+        assert!(reliance(&deaf).unwrap().sentence().starts_with("It keeps to what it knows, against what it reads: "));
+        let torn = [conflict(true, Followed::Memory, 0), conflict(true, Followed::Context, 1)];
+        assert!(reliance(&torn).unwrap().sentence().contains("not resolved"));
         assert_eq!(reliance(&conflicts[50..]), None);
     }
 }

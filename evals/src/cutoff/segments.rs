@@ -1,6 +1,7 @@
 //! Several cutoffs: accuracy by month cut into stretches of one share each, by exact dynamic programming.
 
 use super::{Month, log_likelihood};
+use crate::diagnosis::{CutoffFall, CutoffRamp};
 
 /// A stretch of months with one share of right answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,17 +23,6 @@ impl Segment {
     }
 }
 
-/// A partial cutoff: the share falls before `month`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fall {
-    /// First month of the lower share.
-    pub month: u32,
-    /// Share right in the stretch before.
-    pub before: f64,
-    /// Share right in the stretch that begins here.
-    pub after: f64,
-}
-
 /// The cheapest way to cut the months.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segmentation {
@@ -44,12 +34,12 @@ pub struct Segmentation {
 
 impl Segmentation {
     /// The breaks where accuracy falls: after the first a part of the knowledge is gone, after the last what can go.
-    pub fn falls(&self) -> Vec<Fall> {
+    pub fn falls(&self) -> Vec<CutoffFall> {
         self.segments
             .windows(2)
             .filter_map(|pair| {
                 let (before, after) = (pair[0].share()?, pair[1].share()?);
-                (after < before).then_some(Fall { month: pair[1].first, before, after })
+                (after < before).then_some(CutoffFall { month: pair[1].first, before, after })
             })
             .collect()
     }
@@ -105,10 +95,37 @@ pub fn segment(months: &[Month], max_breaks: usize) -> Option<Segmentation> {
     Some(Segmentation { segments, cost: cost_of(n_breaks) })
 }
 
+/// Most breaks of a curve that are looked for.
+const MOST_BREAKS: usize = 3;
+
+/// The falls of a curve that falls more than once; none where one step explains it, or the gradual decay `ramp` does so better by BIC.
+///
+/// Stretches have a share each and a place between them, a decay two shares, its middle and its width.
+pub fn several_falls(months: &[Month], ramp: Option<&CutoffRamp>) -> Vec<CutoffFall> {
+    let Some(found) = segment(months, MOST_BREAKS) else { return Vec::new() };
+    let falls = found.falls();
+    if falls.len() < 2 {
+        return Vec::new();
+    }
+    let ln_n = months.iter().map(|m| m.n).sum::<f64>().max(1.0).ln();
+    let stretches: f64 = found.segments.iter().map(|s| -2.0 * log_likelihood(s.right, s.n)).sum();
+    let bic_of_stretches = stretches + (2 * found.segments.len() - 1) as f64 * ln_n;
+    let bic_of_ramp = |ramp: &CutoffRamp| {
+        let of_month = |m: &Month| {
+            // The curve itself stays inside (0, 1); its ends may be rounded onto them.
+            let p = ramp.share(f64::from(m.month)).clamp(1e-6, 1.0 - 1e-6);
+            m.right * p.ln() + (m.n - m.right) * (1.0 - p).ln()
+        };
+        4.0 * ln_n - 2.0 * months.iter().map(of_month).sum::<f64>()
+    };
+    if ramp.is_some_and(|ramp| bic_of_ramp(ramp) <= bic_of_stretches) { Vec::new() } else { falls }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Fall, segment};
-    use crate::cutoff::{Month, log_likelihood};
+    use super::{segment, several_falls};
+    use crate::cutoff::{Month, find_cutoff, log_likelihood};
+    use crate::diagnosis::CutoffFall;
     use crate::random::stream;
     use proptest::prelude::*;
     use rand::Rng;
@@ -162,6 +179,31 @@ mod tests {
         assert_eq!(segment(&months, 1).unwrap().segments.len(), 2, "no more breaks than asked for");
     }
 
+    /// 40 questions a month, right with a probability that depends on the month.
+    fn drawn(n_months: u32, name: &str, p: impl Fn(u32) -> f64) -> Vec<Month> {
+        let mut rng = stream(3, name);
+        let month =
+            |month| Month { month, right: (0..40).filter(|_| rng.random::<f64>() < p(month)).count() as f64, n: 40.0 };
+        (0..n_months).map(month).collect()
+    }
+
+    #[test]
+    fn two_falls_are_told_and_neither_a_step_nor_a_decay_is_taken_for_them() {
+        let told = |months: &[Month]| {
+            let estimate = find_cutoff(months, &mut stream(4, "falls")).unwrap();
+            (several_falls(months, estimate.ramp.as_ref()), estimate.ramp)
+        };
+        let (falls, _) =
+            told(&drawn(24, "twice", |month| [0.9, 0.5, 0.05][usize::from(month >= 8) + usize::from(month >= 16)]));
+        assert_eq!(falls.iter().map(|fall| fall.month).collect::<Vec<_>>(), [8, 16]);
+        assert!((falls[0].before - 0.9).abs() < 0.1 && (falls[1].after - 0.05).abs() < 0.1, "{falls:?}");
+        let (falls, ramp) = told(&drawn(24, "step", |month| if month < 12 { 0.9 } else { 0.1 }));
+        assert_eq!((falls, ramp), (Vec::new(), None));
+        let (falls, ramp) =
+            told(&drawn(24, "decay", |month| 0.05 + 0.85 / (1.0 + (0.4 * (f64::from(month) - 12.0)).exp())));
+        assert!(falls.is_empty() && ramp.is_some(), "{falls:?}");
+    }
+
     #[test]
     fn flat_curves_are_hardly_ever_cut() {
         let mut rng = stream(2, "flat");
@@ -183,7 +225,10 @@ mod tests {
     fn nothing_asked_is_one_stretch_without_a_share() {
         assert_eq!(segment(&[], 3), None);
         let found = segment(&months(&[(0, 0), (0, 0)]), 3).unwrap();
-        assert_eq!((found.segments.len(), found.segments[0].share(), found.falls()), (1, None, Vec::<Fall>::new()));
+        assert_eq!(
+            (found.segments.len(), found.segments[0].share(), found.falls()),
+            (1, None, Vec::<CutoffFall>::new())
+        );
     }
 
     proptest! {

@@ -368,6 +368,7 @@ mod tests {
             calibration: Vec::new(),
             trade_off: Vec::new(),
             cutoffs: Vec::new(),
+            self_knowledge: Vec::new(),
             failures: Vec::new(),
             n_failures: BTreeMap::new(),
         }

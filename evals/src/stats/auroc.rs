@@ -1,32 +1,26 @@
 //! Does confidence tell right answers from wrong ones?
 
+use super::ties::{Tie, ties};
+
 /// Area under the ROC curve: the chance that a right answer has the higher confidence than a wrong one, ties half.
 ///
-/// Mann and Whitney's `U / (n_right n_wrong)` through mid-ranks. `None` unless both kinds occur.
+/// Mann and Whitney's `U / (n_right n_wrong)`. `None` unless both kinds occur.
 ///
 /// # Reference
 /// Hanley and McNeil 1982, *Radiology* 143.
 pub fn auroc(confidence: &[f64], right: &[bool]) -> Option<f64> {
-    let n_right = right.iter().filter(|r| **r).count();
-    let n_wrong = right.len() - n_right;
-    if n_right == 0 || n_wrong == 0 {
-        return None;
+    auroc_of(&ties(&confidence.iter().copied().zip(right.iter().copied()).collect::<Vec<_>>()))
+}
+
+/// [`auroc`] of answers in order.
+pub fn auroc_of(ties: &[Tie]) -> Option<f64> {
+    let (mut n_right, mut n_wrong, mut won) = (0.0, 0.0, 0.0);
+    for tie in ties {
+        won += tie.wrong * (n_right + 0.5 * tie.right);
+        n_right += tie.right;
+        n_wrong += tie.wrong;
     }
-    let mut order: Vec<usize> = (0..confidence.len()).collect();
-    order.sort_by(|&a, &b| confidence[a].total_cmp(&confidence[b]));
-    let mut rank_sum = 0.0;
-    let mut start = 0;
-    while start < order.len() {
-        let mut end = start;
-        while end < order.len() && confidence[order[end]] == confidence[order[start]] {
-            end += 1;
-        }
-        let mid_rank = (start + 1 + end) as f64 / 2.0;
-        rank_sum += mid_rank * order[start..end].iter().filter(|&&i| right[i]).count() as f64;
-        start = end;
-    }
-    let n_right = n_right as f64;
-    Some((rank_sum - n_right * (n_right + 1.0) / 2.0) / (n_right * n_wrong as f64))
+    (n_right > 0.0 && n_wrong > 0.0).then(|| won / (n_right * n_wrong))
 }
 
 #[cfg(test)]

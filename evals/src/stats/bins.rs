@@ -13,7 +13,7 @@ pub enum Closed {
 
 /// The bin of each forecast, in order of the forecasts.
 ///
-/// Made once of the forecasts as they are; a resample [keeps](Self::resampled) the bins, so that only what they hold varies.
+/// Made once of the forecasts as they are; a resample keeps the bins, so that only what they [hold](Self::weighted_sums) varies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binning {
     places: Vec<usize>,
@@ -73,18 +73,20 @@ impl Binning {
         self.n_bins
     }
 
-    /// The bins of a resample: of the forecasts with these numbers, in this order.
-    pub fn resampled(&self, drawn: &[usize]) -> Self {
-        Self { places: drawn.iter().map(|i| self.places[*i]).collect(), n_bins: self.n_bins }
-    }
-
     /// Sums over each bin, empty ones included.
     pub fn sums(&self, forecasts: &[Forecast]) -> Vec<Bin> {
+        self.weighted_sums(forecasts, |_| 1.0)
+    }
+
+    /// The same with a weight for each forecast by its place: how often a resample holds it.
+    pub fn weighted_sums(&self, forecasts: &[Forecast], weight: impl Fn(usize) -> f64) -> Vec<Bin> {
         let mut bins = vec![Bin::default(); self.n_bins];
-        for (forecast, place) in forecasts.iter().zip(&self.places) {
-            bins[*place].n += 1.0;
-            bins[*place].confidence += forecast.confidence;
-            bins[*place].outcome += forecast.outcome;
+        for (i, (forecast, place)) in forecasts.iter().zip(&self.places).enumerate() {
+            let weight = weight(i);
+            let bin = &mut bins[*place];
+            bin.n += weight;
+            bin.confidence += weight * forecast.confidence;
+            bin.outcome += weight * forecast.outcome;
         }
         bins
     }

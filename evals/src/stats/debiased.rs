@@ -5,14 +5,87 @@ use std::collections::BTreeMap;
 use rand::Rng;
 
 use super::bins::Binning;
+use super::bootstrap::at;
 use super::calibration::Forecast;
-use super::normal::Z_95;
+use super::normal::{Z_95, quantile};
 
 /// One-sided 95 % quantile of the normal distribution.
 const Z_ONE_SIDED: f64 = 1.644_853_626_951_472_2;
 
 /// Lower end of an interval that does not hold 0: greater than 0, however little.
 const ABOVE_ZERO: f64 = 1e-12;
+
+/// Which forecasts share a bin and a cluster: found once for many sets of outcomes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pairs {
+    /// Number of forecasts.
+    n: f64,
+    /// The cell of each forecast.
+    places: Vec<usize>,
+    cells: Vec<Cell>,
+    /// By bin: number of forecasts, and `n_b / n` over the number of pairs of different clusters, 0 where there is none.
+    bins: Vec<(f64, f64)>,
+    n_clusters: usize,
+}
+
+/// What a bin holds of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cell {
+    bin: usize,
+    cluster: usize,
+    n: f64,
+}
+
+impl Pairs {
+    /// Of forecasts with the cluster of each, in bins; `None` without forecasts.
+    pub fn new(clusters: &[usize], binning: &Binning) -> Option<Self> {
+        let n_clusters = clusters.iter().max()? + 1;
+        let mut numbers = BTreeMap::<(usize, usize), f64>::new();
+        for key in binning.places().iter().copied().zip(clusters.iter().copied()) {
+            *numbers.entry(key).or_default() += 1.0;
+        }
+        let cells: Vec<Cell> = numbers.iter().map(|(&(bin, cluster), &n)| Cell { bin, cluster, n }).collect();
+        let keys: Vec<(usize, usize)> = numbers.into_keys().collect();
+        let place = |(bin, cluster): (&usize, &usize)| keys.partition_point(|key| *key < (*bin, *cluster));
+        let places = binning.places().iter().zip(clusters).map(place).collect();
+        let n = clusters.len() as f64;
+        let mut sums = vec![(0.0, 0.0); binning.n_bins()];
+        for cell in &cells {
+            sums[cell.bin].0 += cell.n;
+            sums[cell.bin].1 += cell.n * cell.n;
+        }
+        let factor = |(n_b, squares): (f64, f64)| {
+            let pairs = n_b * n_b - squares;
+            (n_b, if pairs > 0.0 { n_b / n / pairs } else { 0.0 })
+        };
+        Some(Self { n, places, cells, bins: sums.into_iter().map(factor).collect(), n_clusters })
+    }
+
+    /// [`Debiased::value`] of these forecasts.
+    pub fn squared(&self, forecasts: &[Forecast]) -> f64 {
+        self.signed(&self.sums(forecasts), |_| 1.0)
+    }
+
+    /// Sum of `U` over each cell.
+    fn sums(&self, forecasts: &[Forecast]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.cells.len()];
+        for (place, forecast) in self.places.iter().zip(forecasts) {
+            sums[*place] += forecast.confidence - forecast.outcome;
+        }
+        sums
+    }
+
+    /// The estimate with the sums of each cluster multiplied by its sign.
+    fn signed(&self, sums: &[f64], sign: impl Fn(usize) -> f64) -> f64 {
+        let (mut totals, mut squares) = (vec![0.0; self.bins.len()], vec![0.0; self.bins.len()]);
+        for (cell, sum) in self.cells.iter().zip(sums) {
+            totals[cell.bin] += sign(cell.cluster) * sum;
+            squares[cell.bin] += sum * sum;
+        }
+        let parts = self.bins.iter().zip(totals.iter().zip(&squares));
+        parts.map(|((_, factor), (total, squares))| factor * (total * total - squares)).sum()
+    }
+}
 
 /// Debiased squared calibration error in bins, of items in clusters.
 ///
@@ -34,76 +107,90 @@ pub struct Debiased {
     pub value: f64,
     /// Standard error where there is miscalibration; for a calibrated model it is too large by half.
     pub se: f64,
-    /// Sum of `U` by bin and cluster, each bin's divided by the root of what its part of `value` is multiplied with.
-    scaled: Vec<Vec<(usize, f64)>>,
-    n_clusters: usize,
+    /// Standard error of the mean of `U`.
+    se_mean: f64,
+    pairs: Pairs,
+    /// Sum of `U` over each cell.
+    sums: Vec<f64>,
 }
 
 impl Debiased {
     /// Of forecasts in bins, with the cluster of each; `None` without forecasts.
     pub fn new(forecasts: &[Forecast], clusters: &[usize], binning: &Binning) -> Option<Self> {
-        let n = forecasts.len() as f64;
-        if forecasts.is_empty() {
-            return None;
+        let pairs = Pairs::new(clusters, binning)?;
+        let (sums, n) = (pairs.sums(forecasts), pairs.n);
+        let mut means = vec![0.0; pairs.bins.len()];
+        for (cell, sum) in pairs.cells.iter().zip(&sums) {
+            means[cell.bin] += sum / pairs.bins[cell.bin].0;
         }
-        let n_clusters = clusters.iter().max().map_or(0, |largest| largest + 1);
-        let mut cells = vec![BTreeMap::<usize, (f64, f64)>::new(); binning.n_bins()];
-        for ((forecast, cluster), place) in forecasts.iter().zip(clusters).zip(binning.places()) {
-            let cell = cells[*place].entry(*cluster).or_default();
-            cell.0 += 1.0;
-            cell.1 += forecast.confidence - forecast.outcome;
-        }
-        let sums = |cells: &BTreeMap<usize, (f64, f64)>| {
-            cells.values().fold((0.0, 0.0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1))
-        };
-        let means: Vec<f64> = cells.iter().map(sums).map(|(n, sum)| if n > 0.0 { sum / n } else { 0.0 }).collect();
-        let plug_in = cells.iter().map(sums).zip(&means).map(|((n_b, _), mean)| n_b / n * mean * mean).sum::<f64>();
+        let plug_in: f64 = pairs.bins.iter().zip(&means).map(|((n_b, _), mean)| n_b / n * mean * mean).sum();
+        let mean = sums.iter().sum::<f64>() / n;
 
-        // First-order influence of each cluster: the derivative of sum_b S_b^2 / (n_b n) by its sums and counts.
-        let mut influence = vec![0.0; n_clusters];
-        for (cells, mean) in cells.iter().zip(&means) {
-            for (cluster, (n_bc, sum)) in cells {
-                influence[*cluster] += (2.0 * mean * sum - n_bc * (mean * mean + plug_in)) / n;
-            }
+        // First-order influence of each cluster: the derivative of sum_b S_b^2 / (n_b n) by its sums and counts. Beside it that of the mean.
+        let mut influence = vec![(0.0, 0.0, false); pairs.n_clusters];
+        for (Cell { bin, cluster, n: n_bc }, sum) in pairs.cells.iter().zip(&sums) {
+            let of = &mut influence[*cluster];
+            of.0 += (2.0 * means[*bin] * sum - n_bc * (means[*bin] * means[*bin] + plug_in)) / n;
+            of.1 += (sum - n_bc * mean) / n;
+            of.2 = true;
         }
-        let mut used = vec![false; n_clusters];
-        for cluster in clusters {
-            used[*cluster] = true;
-        }
-        let n_used = used.iter().filter(|used| **used).count() as f64;
+        let n_used = influence.iter().filter(|of| of.2).count() as f64;
         let correction = if n_used > 1.0 { n_used / (n_used - 1.0) } else { 1.0 };
-        let se = (correction * influence.iter().map(|v| v * v).sum::<f64>()).sqrt();
-
-        let scaled: Vec<Vec<(usize, f64)>> = cells
-            .iter()
-            .filter_map(|cells| {
-                let n_b: f64 = cells.values().map(|cell| cell.0).sum();
-                let pairs = n_b * n_b - cells.values().map(|cell| cell.0 * cell.0).sum::<f64>();
-                let scale = (n_b / n / pairs).sqrt();
-                (pairs > 0.0).then(|| cells.iter().map(|(cluster, cell)| (*cluster, scale * cell.1)).collect())
-            })
-            .collect();
-        let mut debiased = Self { value: 0.0, se, scaled, n_clusters };
-        debiased.value = debiased.signed(&vec![1.0; n_clusters]);
-        Some(debiased)
+        let error = |of: fn(&(f64, f64, bool)) -> f64| {
+            (correction * influence.iter().map(|v| of(v).powi(2)).sum::<f64>()).sqrt()
+        };
+        let (se, se_mean) = (error(|of| of.0), error(|of| of.1));
+        let value = pairs.signed(&sums, |_| 1.0);
+        Some(Self { value, se, se_mean, pairs, sums })
     }
 
-    /// Chance of a value at least as large where the model is calibrated: `(1 + number at least as large) / (draws + 1)` over signs of
-    /// whole clusters drawn at random, so that items of a cluster may hang together in any way.
+    /// Values where the model is calibrated: of signs of whole clusters drawn at random, so that items of a cluster may hang together in any
+    /// way.
     ///
     /// # Reference
     /// Liu 1988, *Annals of Statistics* 16 (wild bootstrap); for a quadratic form like this: Leucht and Neumann 2013, *J. Multivariate Analysis* 117.
-    pub fn p_value(&self, draws: usize, rng: &mut impl Rng) -> f64 {
-        let mut signs = vec![1.0; self.n_clusters];
-        let as_large = (0..draws)
-            .filter(|_| {
+    pub fn null(&self, draws: usize, rng: &mut impl Rng) -> Vec<f64> {
+        let mut signs = vec![1.0; self.pairs.n_clusters];
+        (0..draws)
+            .map(|_| {
                 for sign in &mut signs {
                     *sign = if rng.random::<bool>() { 1.0 } else { -1.0 };
                 }
-                self.signed(&signs) >= self.value - 1e-12
+                self.pairs.signed(&self.sums, |cluster| signs[cluster])
             })
-            .count();
-        (1 + as_large) as f64 / (draws + 1) as f64
+            .collect()
+    }
+
+    /// Chance of a value at least as large where the model is calibrated: `(1 + number at least as large) / (draws + 1)` of [`Debiased::null`].
+    pub fn p_value(&self, null: &[f64]) -> f64 {
+        let as_large = null.iter().filter(|value| **value >= self.value - 1e-12).count();
+        (1 + as_large) as f64 / (null.len() + 1) as f64
+    }
+
+    /// Smallest error, the same at every confidence, that so many items tell from none: with a p-value of at most 0.05 in 80 of 100 cases. `None`
+    /// where no error would be, or there are no draws.
+    ///
+    /// An error of `e` adds `e^2` and, by `2 e mean(U)`, a variance of `4 e^2 se^2`: solves `e^2 - z_0.8 sqrt(v + 4 e^2 se^2) = c`, with `c` the 95th
+    /// percentile and `v` the variance of [`Debiased::null`]. `c` grows by `1 + e^2 / (C se^2)`, for the signs that are drawn then are those of
+    /// sums of `C` clusters that hold the error too. The normal approximation is a few points of power off.
+    pub fn detectable(&self, null: &[f64]) -> Option<f64> {
+        if null.is_empty() || self.se_mean < 1e-12 {
+            return None;
+        }
+        let mut sorted = null.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let critical = at(&sorted, 0.95).max(0.0);
+        let variance = sorted.iter().map(|value| value * value).sum::<f64>() / sorted.len() as f64;
+        let (z, per_error) = (quantile(0.8).powi(2), 4.0 * self.se_mean * self.se_mean);
+        let growth = 1.0 / (self.pairs.n_clusters as f64 * self.se_mean * self.se_mean);
+        let mut squared: f64 = 0.0;
+        // A quadratic equation for e^2, again until `c` is that of the solution; where it never is, no error shows.
+        for _ in 0..50 {
+            let critical = critical * (1.0 + growth * squared);
+            let half = critical + 0.5 * z * per_error;
+            squared = half + (half * half - critical * critical + z * variance).sqrt();
+        }
+        Some(squared.sqrt()).filter(|error| *error < 1.0)
     }
 
     /// 95 % interval of the squared error, given the [p-value](Self::p_value) of its being 0.
@@ -120,17 +207,6 @@ impl Debiased {
             value - Z_ONE_SIDED * self.se
         };
         (if p_value > 0.05 { 0.0 } else { low.max(ABOVE_ZERO) }, value + Z_95 * self.se)
-    }
-
-    /// The estimate with the residuals of each cluster multiplied by its sign.
-    fn signed(&self, signs: &[f64]) -> f64 {
-        let of_bin = |cells: &Vec<(usize, f64)>| {
-            let (sum, squares) = cells.iter().fold((0.0, 0.0), |(sum, squares), (cluster, scaled)| {
-                (sum + signs[*cluster] * scaled, squares + scaled * scaled)
-            });
-            sum * sum - squares
-        };
-        self.scaled.iter().map(of_bin).sum()
     }
 }
 
@@ -151,7 +227,7 @@ pub fn ferro_fricker(forecasts: &[Forecast], binning: &Binning) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Debiased, ferro_fricker};
+    use super::{Debiased, Pairs, ferro_fricker};
     use crate::random::stream;
     use crate::stats::bins::Binning;
     use crate::stats::calibration::{Forecast, bin, debiased_ece};
@@ -189,7 +265,7 @@ mod tests {
                     let (f, clusters) = drawn(n, size, shift, &mut rng);
                     let binning = Binning::quantiles(&f, BINS);
                     let debiased = Debiased::new(&f, &clusters, &binning).unwrap();
-                    let (low, high) = debiased.interval(debiased.p_value(99, &mut rng));
+                    let (low, high) = debiased.interval(debiased.p_value(&debiased.null(99, &mut rng)));
                     covered += i32::from(low <= shift * shift && shift * shift <= high);
                     sum += debiased.value;
                     squares += debiased.value * debiased.value;
@@ -208,6 +284,42 @@ mod tests {
                 // What takes items of a cluster for independent sees miscalibration where there is none.
                 assert_eq!(size > 1, older - mean > 5.0 * error, "{case}: {older}");
             }
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_said_to_show_shows_in_four_of_five_cases() {
+        let mut rng = stream(10, "power");
+        for (n, size) in [(100, 1), (300, 1), (1000, 1), (600, 3)] {
+            let calibrated = drawn(n, size, 0.0, &mut rng);
+            let binning = Binning::quantiles(&calibrated.0, BINS);
+            let of = Debiased::new(&calibrated.0, &calibrated.1, &binning).unwrap();
+            let error = of.detectable(&of.null(999, &mut rng)).unwrap();
+            let runs = 400;
+            let seen = (0..runs)
+                .filter(|_| {
+                    let (f, clusters) = drawn(n, size, error, &mut rng);
+                    let of = Debiased::new(&f, &clusters, &Binning::quantiles(&f, BINS)).unwrap();
+                    of.p_value(&of.null(99, &mut rng)) <= 0.05
+                })
+                .count();
+            let power = seen as f64 / f64::from(runs);
+            println!("n = {n}, clusters of {size}: an error of {error:.4} is seen in {power:.3}");
+            // Two and a half standard deviations of the simulation are 0.05; the rest is the approximation.
+            assert!((0.7..0.9).contains(&power), "n = {n}, clusters of {size}, error {error}: {power}");
+        }
+    }
+
+    #[test]
+    fn pairs_that_were_found_once_give_the_value_of_any_outcomes() {
+        let mut rng = stream(12, "again");
+        let (f, clusters) = drawn(90, 3, 0.1, &mut rng);
+        let binning = Binning::quantiles(&f, BINS);
+        let pairs = Pairs::new(&clusters, &binning).unwrap();
+        for _ in 0..20 {
+            let outcome = |f: &Forecast| Forecast { outcome: f64::from(u8::from(rng.random::<bool>())), ..*f };
+            let other: Vec<Forecast> = f.iter().map(outcome).collect();
+            assert_eq!(pairs.squared(&other), Debiased::new(&other, &clusters, &binning).unwrap().value);
         }
     }
 
@@ -260,7 +372,8 @@ mod tests {
         let f = [Forecast { confidence: 0.9, outcome: 0.0 }; 3];
         assert_eq!(Debiased::new(&[], &[], &Binning::quantiles(&[], BINS)), None);
         let one = Debiased::new(&f, &[0; 3], &Binning::quantiles(&f, BINS)).unwrap();
-        assert_eq!((one.value, one.p_value(99, &mut stream(1, "one"))), (0.0, 1.0));
+        let null = one.null(99, &mut stream(1, "one"));
+        assert_eq!((one.value, one.p_value(&null), one.detectable(&null)), (0.0, 1.0, None));
         assert_eq!(ferro_fricker(&[], &Binning::quantiles(&[], BINS)), None);
     }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bins::Binning;
-use super::calibration::Forecast;
+use super::calibration::{Bin, Forecast};
 
 /// Brier score `mean (f - o)^2 = reliability - resolution + uncertainty + within_variance - within_covariance`, exactly.
 ///
@@ -32,18 +32,11 @@ impl Murphy {
     /// Of forecasts in bins; `None` without forecasts.
     pub fn new(forecasts: &[Forecast], binning: &Binning) -> Option<Self> {
         let bins = binning.sums(forecasts);
-        let n: f64 = bins.iter().map(|bin| bin.n).sum();
-        if n <= 0.0 {
-            return None;
-        }
+        let (reliability, resolution) = reliability_and_resolution(&bins)?;
+        let n = forecasts.len() as f64;
         let base = bins.iter().map(|bin| bin.outcome).sum::<f64>() / n;
         let mut parts =
-            Self { reliability: 0.0, resolution: 0.0, uncertainty: 0.0, within_variance: 0.0, within_covariance: 0.0 };
-        for bin in bins.iter().filter(|bin| bin.n > 0.0) {
-            let (forecast, outcome) = (bin.confidence / bin.n, bin.outcome / bin.n);
-            parts.reliability += bin.n / n * (forecast - outcome).powi(2);
-            parts.resolution += bin.n / n * (outcome - base).powi(2);
-        }
+            Self { reliability, resolution, uncertainty: 0.0, within_variance: 0.0, within_covariance: 0.0 };
         for (forecast, place) in forecasts.iter().zip(binning.places()) {
             let bin = bins[*place];
             let off = forecast.confidence - bin.confidence / bin.n;
@@ -58,6 +51,19 @@ impl Murphy {
     pub fn brier(&self) -> f64 {
         self.reliability - self.resolution + self.uncertainty + self.within_variance - self.within_covariance
     }
+}
+
+/// The two parts that bins alone decide; `None` where they are all empty.
+pub fn reliability_and_resolution(bins: &[Bin]) -> Option<(f64, f64)> {
+    let n: f64 = bins.iter().map(|bin| bin.n).sum();
+    let base = bins.iter().map(|bin| bin.outcome).sum::<f64>() / n;
+    let (mut reliability, mut resolution) = (0.0, 0.0);
+    for bin in bins.iter().filter(|bin| bin.n > 0.0) {
+        let (forecast, outcome) = (bin.confidence / bin.n, bin.outcome / bin.n);
+        reliability += bin.n / n * (forecast - outcome).powi(2);
+        resolution += bin.n / n * (outcome - base).powi(2);
+    }
+    (n > 0.0).then_some((reliability, resolution))
 }
 
 #[cfg(test)]

@@ -1,35 +1,49 @@
 //! Answering only where one is sure.
 
-/// Share right at each coverage: `(share answered, share right of those)`, the surest first; `answers` are `(confidence, right)`.
-///
-/// Answers of equal confidence are taken in together: any order among them would be an accident.
+use super::ties::{Tie, ties};
+
+/// Share right at each coverage: `(share answered, share right of those)`, the surest first.
 pub fn accuracy_at_coverage(answers: &[(f64, bool)]) -> Vec<(f64, f64)> {
     let n = answers.len() as f64;
-    let mut sorted = answers.to_vec();
-    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (mut answered, mut right) = (0.0, 0.0);
-    let mut curve = Vec::new();
-    for tied in sorted.chunk_by(|a, b| a.0 == b.0) {
-        answered += tied.len() as f64;
-        right += tied.iter().filter(|(_, is_right)| *is_right).count() as f64;
-        curve.push((answered / n, right / answered));
+    ties(answers)
+        .into_iter()
+        .map(|tie| {
+            answered += tie.n();
+            right += tie.right;
+            (answered / n, right / answered)
+        })
+        .collect()
+}
+
+/// Share right of the surest `share` of answers, in whole answers, rounded up; `None` without answers.
+pub fn accuracy_of_surest(ties: &[Tie], share: f64) -> Option<f64> {
+    let n: f64 = ties.iter().map(|tie| tie.n()).sum();
+    let wanted = (share * n).ceil();
+    let (mut answered, mut right) = (0.0, 0.0);
+    for tie in ties.iter().filter(|tie| tie.n() > 0.0) {
+        let taken = tie.n().min(wanted - answered);
+        answered += taken;
+        right += tie.right * taken / tie.n();
     }
-    curve
+    (answered > 0.0).then(|| right / answered)
 }
 
 /// Area under the risk-coverage curve: the mean over answers, the surest first, of the share wrong so far; 0 is perfect.
-///
-/// Among answers of equal confidence the wrong ones count as evenly spread. `None` without answers.
+/// `None` without answers.
 ///
 /// # Reference
 /// Geifman, Uziel and El-Yaniv 2019, arXiv 1805.08206, section 2.
 pub fn aurc(answers: &[(f64, bool)]) -> Option<f64> {
-    let mut sorted = answers.to_vec();
-    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+    aurc_of(&ties(answers))
+}
+
+/// [`aurc`] of answers in order.
+pub fn aurc_of(ties: &[Tie]) -> Option<f64> {
     let (mut answered, mut wrong, mut area) = (0.0, 0.0, 0.0);
-    for tied in sorted.chunk_by(|a, b| a.0 == b.0) {
-        let wrong_share = tied.iter().filter(|(_, is_right)| !is_right).count() as f64 / tied.len() as f64;
-        for _ in tied {
+    for tie in ties {
+        let wrong_share = tie.wrong / tie.n();
+        for _ in 0..tie.n() as usize {
             answered += 1.0;
             wrong += wrong_share;
             area += wrong / answered;
@@ -49,14 +63,21 @@ pub fn aurc(answers: &[(f64, bool)]) -> Option<f64> {
 /// # Deviations
 /// The best exactly; the paper's `r + (1 - r) ln(1 - r)` is its limit for many answers.
 pub fn excess_aurc(answers: &[(f64, bool)]) -> Option<f64> {
-    let n_right = answers.iter().filter(|(_, is_right)| *is_right).count();
-    let best: f64 = (n_right + 1..=answers.len()).map(|k| (k - n_right) as f64 / k as f64).sum();
-    Some(aurc(answers)? - best / answers.len() as f64)
+    excess_aurc_of(&ties(answers))
+}
+
+/// [`excess_aurc`] of answers in order.
+pub fn excess_aurc_of(ties: &[Tie]) -> Option<f64> {
+    let n_right = ties.iter().map(|tie| tie.right).sum::<f64>() as usize;
+    let n = ties.iter().map(|tie| tie.n()).sum::<f64>() as usize;
+    let best: f64 = (n_right + 1..=n).map(|k| (k - n_right) as f64 / k as f64).sum();
+    Some(aurc_of(ties)? - best / n as f64)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{accuracy_at_coverage, aurc, excess_aurc};
+    use super::{accuracy_at_coverage, accuracy_of_surest, aurc, excess_aurc};
+    use crate::stats::ties::ties;
     use proptest::prelude::*;
 
     #[test]
@@ -73,6 +94,17 @@ mod tests {
         assert_eq!((aurc(&answers), aurc(&reversed)), (Some(0.5), Some(0.5)));
         assert_eq!(accuracy_at_coverage(&answers), [(1.0, 0.5)]);
         assert_eq!(aurc(&[]), None);
+        assert_eq!((accuracy_of_surest(&ties(&answers), 0.5), accuracy_of_surest(&[], 0.5)), (Some(0.5), None));
+    }
+
+    #[test]
+    fn the_surest_half_is_rounded_up_to_whole_answers() {
+        let answers = [(0.9, true), (0.8, true), (0.7, false), (0.6, false), (0.5, true)];
+        let surest = |share| accuracy_of_surest(&ties(&answers), share).unwrap();
+        assert_eq!([surest(0.2), surest(0.5), surest(0.6), surest(1.0)], [1.0, 2.0 / 3.0, 2.0 / 3.0, 0.6]);
+        // Of three answers of equal confidence, one right, two thirds are taken.
+        let tied = [(0.9, true), (0.7, true), (0.7, false), (0.7, false)];
+        assert_eq!(accuracy_of_surest(&ties(&tied), 0.75), Some((1.0 + 2.0 / 3.0) / 3.0));
     }
 
     #[test]

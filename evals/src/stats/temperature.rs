@@ -92,6 +92,11 @@ pub struct Fitted {
 /// # Reference
 /// Guo et al. 2017, arXiv 1706.04599, section 4.2.
 pub fn fit(items: &[Scores], weight: impl Fn(usize) -> f64) -> Option<Fitted> {
+    fit_from(1.0, items, weight)
+}
+
+/// The same, looked for from a temperature on: near the one that is found fewer steps are needed.
+pub fn fit_from(start: f64, items: &[Scores], weight: impl Fn(usize) -> f64) -> Option<Fitted> {
     let slope = |inverse: f64| {
         items.iter().enumerate().fold((0.0, 0.0), |(first, second), (i, item)| {
             let weight = weight(i);
@@ -102,18 +107,14 @@ pub fn fit(items: &[Scores], weight: impl Fn(usize) -> f64) -> Option<Fitted> {
             (first + weight * a, second + weight * b)
         })
     };
-    let (mut low, mut high) = (1.0 / BOUNDS.1, 1.0 / BOUNDS.0);
     let informative = |(i, item): (usize, &Scores)| weight(i) > 0.0 && item.nats.iter().any(|score| *score != 0.0);
     if !items.iter().enumerate().any(informative) {
         return None;
     }
-    if slope(low).0 >= 0.0 {
-        return Some(Fitted { temperature: BOUNDS.1, is_at_bound: true });
-    }
-    if slope(high).0 <= 0.0 {
-        return Some(Fitted { temperature: BOUNDS.0, is_at_bound: true });
-    }
-    let mut inverse = 1.0;
+    let (mut low, mut high) = (1.0 / BOUNDS.1, 1.0 / BOUNDS.0);
+    let ends = (low, high);
+    let mut are_ends_known = false;
+    let mut inverse = (1.0 / start).clamp(low, high);
     for _ in 0..100 {
         let (first, second) = slope(inverse);
         if first < 0.0 {
@@ -122,7 +123,17 @@ pub fn fit(items: &[Scores], weight: impl Fn(usize) -> f64) -> Option<Fitted> {
             high = inverse;
         }
         let newton = inverse - first / second;
-        let next = if newton > low && newton < high { newton } else { (low * high).sqrt() };
+        let is_inside = newton > low && newton < high;
+        if !is_inside && !are_ends_known {
+            if slope(ends.0).0 >= 0.0 {
+                return Some(Fitted { temperature: BOUNDS.1, is_at_bound: true });
+            }
+            if slope(ends.1).0 <= 0.0 {
+                return Some(Fitted { temperature: BOUNDS.0, is_at_bound: true });
+            }
+            are_ends_known = true;
+        }
+        let next = if is_inside { newton } else { (low * high).sqrt() };
         let is_done = (next - inverse).abs() <= 1e-13 * inverse;
         inverse = next;
         if is_done {
@@ -134,7 +145,7 @@ pub fn fit(items: &[Scores], weight: impl Fn(usize) -> f64) -> Option<Fitted> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BOUNDS, Scores, fit};
+    use super::{BOUNDS, Scores, fit, fit_from};
     use crate::random::{normal, stream};
     use crate::stats::calibration::Forecast;
     use proptest::prelude::*;
@@ -204,6 +215,10 @@ mod tests {
             let weight = |i: usize| f64::from(items[i].2);
             let loss = |t: f64| scores.iter().enumerate().map(|(i, s)| weight(i) * s.nll(t)).sum::<f64>();
             if let Some(found) = fit(&scores, weight) {
+                for start in [0.06, 3.0, 19.0] {
+                    let other = fit_from(start, &scores, weight).unwrap();
+                    prop_assert!((other.temperature / found.temperature - 1.0).abs() < 1e-6 && other.is_at_bound == found.is_at_bound);
+                }
                 prop_assert!((BOUNDS.0..=BOUNDS.1).contains(&found.temperature));
                 // A slow search over the whole range.
                 for step in 0..=200 {

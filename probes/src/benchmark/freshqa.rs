@@ -20,6 +20,9 @@ use crate::error::Result;
 use crate::item::{Behaviour, Item};
 use crate::{month, stored};
 
+/// The slice of questions that presuppose what is not so.
+pub const FALSE_PREMISE: &str = "false_premise";
+
 /// FreshQA.
 pub struct FreshQa;
 
@@ -70,7 +73,7 @@ impl Row {
         let aliases = answers.into_iter().map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty());
         Ok(Item {
             behaviour: if month.is_some() { Behaviour::KnowledgeCutoff } else { Behaviour::Knowledge },
-            slice: if has_false_premise { "false_premise".to_owned() } else { self.fact_type },
+            slice: if has_false_premise { FALSE_PREMISE.to_owned() } else { self.fact_type },
             cluster: self.id.clone(),
             id: self.id,
             month,

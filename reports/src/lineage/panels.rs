@@ -1,13 +1,12 @@
 //! The charts of a lineage, each with what it says.
 
-use evals::diagnosis::{BehaviourHistory, CalibrationCurve, CutoffCurve, LineageDiagnosis, Transition};
+use evals::diagnosis::{BehaviourHistory, CutoffCurve, LineageDiagnosis, SelfKnowledge, StatedCutoff, Transition};
 use probes::month::show;
 
 use super::{ALPHA, Panel};
+use crate::chart::cutoff::place;
 use crate::chart::flow::{self, total};
-use crate::number::{
-    count, decimal, decimal_interval, p_value, percent, points, points_interval, short_percent, signed_points,
-};
+use crate::number::{count, p_value, percent, short_percent};
 use crate::verdict::{anchor, failing, is_failing};
 use crate::{chart, words};
 
@@ -59,41 +58,6 @@ fn moved(step: &Transition) -> String {
     format!("{phase} {}: {reading}.", did.join(" and "))
 }
 
-/// Whether one checkpoint is as sure as it should be.
-pub(super) fn calibration(id: &str, index: usize, curve: &CalibrationCurve) -> Panel {
-    let (mean, top) = curve.null_ece;
-    let reading = if !curve.ece.value.is_finite() {
-        "The error could not be computed.".to_owned()
-    } else if curve.ece.value > top {
-        "Its confidence is off by more than chance explains.".to_owned()
-    } else {
-        "No more off than chance explains with this many items.".to_owned()
-    };
-    let interval = points_interval(&curve.overconfidence);
-    let lean = match curve.overconfidence.value {
-        v if curve.overconfidence.low > 0.0 => format!("On average too sure by {} {interval}.", points(v)),
-        v if curve.overconfidence.high < 0.0 => {
-            format!("On average not sure enough by {} {interval}.", points(-v))
-        }
-        v => format!("Whether it is too sure or not sure enough is not resolved: {} {interval}.", signed_points(v)),
-    };
-    Panel {
-        heading: format!("{} · {}", words::phase(&curve.phase), words::form(curve.form)),
-        chart: chart::reliability::draw(&format!("{id}-reliability-{index}"), curve),
-        lines: vec![
-            format!("{reading} {lean}"),
-            format!(
-                "ECE {}, n = {}; by chance alone {} on average, up to {} in 19 of 20 cases.",
-                decimal_interval(&curve.ece, 3),
-                count(curve.ece.n),
-                decimal(mean, 3),
-                decimal(top, 3)
-            ),
-            format!("Brier score {}, n = {}.", decimal_interval(&curve.brier, 3), count(curve.brier.n)),
-        ],
-    }
-}
-
 /// Both errors of a refusal, an arrow per phase.
 pub(super) fn trade_off(id: &str, lineage: &LineageDiagnosis) -> Option<Panel> {
     if lineage.trade_off.is_empty() {
@@ -119,8 +83,12 @@ pub(super) fn trade_off(id: &str, lineage: &LineageDiagnosis) -> Option<Panel> {
     })
 }
 
-/// What one checkpoint knows by month.
-pub(super) fn cutoff(id: &str, index: usize, curve: &CutoffCurve) -> Panel {
+/// What one checkpoint knows by month, beside what it says of that itself.
+pub(super) fn cutoff(id: &str, index: usize, curve: &CutoffCurve, about_itself: &[SelfKnowledge]) -> Panel {
+    let stated = about_itself
+        .iter()
+        .find(|knowledge| knowledge.phase == curve.phase)
+        .and_then(|knowledge| knowledge.stated_cutoff.as_ref());
     let stops = curve.estimate.as_ref().map_or_else(
         || "No month was found where knowledge ends.".to_owned(),
         |e| {
@@ -151,9 +119,39 @@ pub(super) fn cutoff(id: &str, index: usize, curve: &CutoffCurve) -> Panel {
     );
     Panel {
         heading: format!("{} · {}", words::phase(&curve.phase), words::form(curve.form)),
-        chart: chart::cutoff::draw(&format!("{id}-cutoff-{index}"), curve),
-        lines: vec![stops, declared, open_book, format!("Guessing gives {}.", percent(curve.chance))],
+        chart: chart::cutoff::draw(&format!("{id}-cutoff-{index}"), curve, stated),
+        lines: std::iter::once(stops)
+            .chain(shape(curve))
+            .chain([declared])
+            .chain(stated.map(StatedCutoff::sentence))
+            .chain([open_book, format!("Guessing gives {}.", percent(curve.chance))])
+            .collect(),
     }
+}
+
+// How knowledge ends, where it is not at once.
+fn shape(curve: &CutoffCurve) -> Option<String> {
+    if !curve.falls.is_empty() {
+        let falls: Vec<String> = curve
+            .falls
+            .iter()
+            .map(|fall| {
+                format!("before month {} from {} to {}", show(fall.month), percent(fall.before), percent(fall.after))
+            })
+            .collect();
+        return Some(format!("It falls more than once: {}.", falls.join(", ")));
+    }
+    let ramp = curve.estimate.as_ref()?.ramp.as_ref()?;
+    Some(format!(
+        "It fades rather than stops, from {} to {} right: 10% of the drop is lost by month {}, half by {}, 90% by {} (brackets hold 95% \
+         intervals; n = {} questions).",
+        percent(ramp.before),
+        percent(ramp.after),
+        place(&ramp.onset),
+        place(&ramp.midpoint),
+        place(&ramp.end),
+        count(ramp.midpoint.n)
+    ))
 }
 
 fn p_of(p: f64) -> String {

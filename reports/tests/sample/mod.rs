@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use evals::calibration::{Calibration, Measured, TemperatureGap};
 use evals::diagnosis::{
-    BehaviourHistory, CalibrationBin, CalibrationCurve, Confidence, Contribution, ContributionKind, Cost, CutoffCurve,
-    CutoffEstimate, DIAGNOSIS_VERSION, Diagnosis, Estimate, FailureCase, LineageDiagnosis, Outcome, PhaseAnswer,
-    PhaseInfo, Provenance, ReferenceInfo, Stage, TradeOffPoint, Transition, Verdict,
+    BehaviourHistory, CalibrationCurve, Confidence, Contribution, ContributionKind, Cost, CutoffCurve, CutoffEstimate,
+    DIAGNOSIS_VERSION, Diagnosis, Estimate, FailureCase, LineageDiagnosis, Outcome, PhaseAnswer, PhaseInfo, Provenance,
+    ReferenceInfo, Stage, TradeOffPoint, Transition, Verdict,
 };
 use evals::fixes::{Fix, MeasuredFix};
+use evals::stats::consistency::Null;
+use evals::stats::murphy::Murphy;
+use evals::stats::reliability::ReliabilityRow;
 use evals::trace::record::{Contrast, TRACE_VERSION, Trace, TracedRow};
 use probes::item::Behaviour;
 use probes::response::Form;
@@ -137,6 +141,7 @@ fn lineage(name: &str, phases: &[&str], is_faulty: bool) -> LineageDiagnosis {
         calibration: phases.iter().enumerate().map(|(p, &phase)| calibration(phase, p)).collect(),
         trade_off: phases.iter().enumerate().map(|(p, &phase)| trade_off(phase, p, &behaviours)).collect(),
         cutoffs: phases.iter().enumerate().map(|(p, &phase)| cutoff(phase, p)).collect(),
+        self_knowledge: Vec::new(),
         n_failures: BEHAVIOURS
             .iter()
             .zip(&behaviours)
@@ -346,25 +351,74 @@ fn verdict(
 
 fn calibration(phase: &str, p: usize) -> CalibrationCurve {
     let lean = [0.02, 0.03, 0.11, 0.09][p];
-    let bins: Vec<CalibrationBin> = (2..10)
+    let rows: Vec<ReliabilityRow> = (2..10_u8)
         .map(|b| {
-            let confidence = 0.1 * f64::from(b) + 0.05;
+            let (confidence, n) = (0.1 * f64::from(b) + 0.05, 20 + 12 * usize::from(b));
             let wobble = if b % 2 == 0 { 0.02 } else { -0.015 };
-            CalibrationBin {
+            let (right, calibrated) = (share((confidence - lean + wobble).clamp(0.02, 0.99), n), share(confidence, n));
+            ReliabilityRow {
+                n,
+                n_clusters: n,
                 confidence,
-                accuracy: share((confidence - lean + wobble).clamp(0.02, 0.99), 20 + 12 * b as usize),
+                accuracy: right.value,
+                low: right.low,
+                high: right.high,
+                consistent_low: calibrated.low,
+                consistent_high: calibrated.high,
             }
         })
         .collect();
-    CalibrationCurve {
-        phase: phase.to_owned(),
-        form: if p == 0 { Form::Cloze } else { Form::Chat },
-        bins,
-        ece: around(lean + 0.012, 0.019, 688),
-        overconfidence: around(lean, 0.025, 688),
-        null_ece: (0.034, 0.051),
-        brier: around(0.16 + lean / 4.0, 0.014, 688),
-    }
+    let n: usize = rows.iter().map(|row| row.n).sum();
+    let p_value = if lean > 0.05 { 0.000_999 } else { 0.287 };
+    let measured = |value: f64, half: f64, null: f64| Measured {
+        estimate: around(value, half.min(value), n),
+        null: Null { mean: null, low: 0.7 * null, high: 1.4 * null, p_value, draws: 1000 },
+    };
+    let ece = measured(lean + 0.012, 0.019, 0.034);
+    let (reliability, resolution) = (lean * lean + 0.001, 0.041);
+    let murphy =
+        Murphy { reliability, resolution, uncertainty: 0.19, within_variance: 0.001, within_covariance: 0.002 };
+    let off = if lean > 0.05 { measured(lean, 0.03, 0.012) } else { measured(0.011, 0.03, 0.012) };
+    let surest_half = Measured { estimate: share(0.93 - lean, n), ..measured(0.9, 0.02, 0.91) };
+    let all = share(0.8 - lean, n);
+    let measures = Calibration {
+        n,
+        n_clusters: n,
+        accuracy: all.clone(),
+        overconfidence: Measured { estimate: around(lean, 0.025, n), ..measured(lean, 0.025, 0.0) },
+        ece_equal_width_15: ece.clone(),
+        ece_equal_mass_10: ece.clone(),
+        ece_equal_mass_15: ece.clone(),
+        ece_equal_width_10: ece,
+        mce: measured(lean + 0.04, 0.05, 0.07),
+        smooth_ece: measured(lean + 0.01, 0.02, 0.028),
+        smooth_ece_width: lean + 0.01,
+        debiased_squared: measured(off.estimate.value.powi(2), 0.004, 0.0002),
+        debiased: off,
+        detectable: Some(0.046),
+        brier: measured(murphy.brier(), 0.014, 0.15),
+        murphy,
+        reliability: measured(reliability, 0.004, 0.002),
+        resolution: measured(resolution, 0.01, 0.045),
+        auroc: Some(measured(0.78 - lean / 2.0, 0.04, 0.79)),
+        known_accuracy: Some(all.clone()),
+        surest_half: Some(surest_half),
+        aurc: Some(measured(0.1 + lean / 2.0, 0.02, 0.09)),
+        excess_aurc: Some(measured(0.06 + lean / 2.0, 0.015, 0.05)),
+        risk_coverage: (1..=100)
+            .map(|point| f64::from(point) / 100.0)
+            .map(|coverage| (coverage, (1.0 - all.value) * (0.2 + 0.8 * coverage)))
+            .collect(),
+        temperature: Some(TemperatureGap {
+            temperature: around(1.0 + 8.0 * lean, 0.2, n / 2),
+            is_at_bound: false,
+            ece: lean + 0.02,
+            ece_scaled: 0.03,
+            gain: around(lean - 0.01, 0.025, n / 2),
+        }),
+        rows,
+    };
+    CalibrationCurve::new(phase, if p == 0 { Form::Cloze } else { Form::Chat }, measures)
 }
 
 fn trade_off(phase: &str, p: usize, behaviours: &[BehaviourHistory]) -> TradeOffPoint {
@@ -408,6 +462,7 @@ fn cutoff(phase: &str, p: usize) -> CutoffCurve {
             expected_error: None,
             ramp: None,
         }),
+        falls: Vec::new(),
         declared: Some(36),
         open_book: Some(share(if p == 0 { 0.71 } else { 0.95 }, 240)),
         chance: 0.25,
