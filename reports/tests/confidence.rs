@@ -12,8 +12,11 @@ use reports::{render_html, render_json, render_markdown};
 const LEVELS: [f64; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
 const OF_EACH: usize = 80;
 
+/// A phase, and the confidence that it states at each level.
+type Stated<'a> = (&'a str, fn(f64) -> f64);
+
 /// A lineage whose phases give the same answers, with this confidence where a calibrated model would have the given one.
-fn planted(phases: &[(&str, fn(f64) -> f64)]) -> Diagnosis {
+fn planted(phases: &[Stated<'_>]) -> Diagnosis {
     let numbers = || (0..LEVELS.len() * OF_EACH).map(|number| (number, LEVELS[number / OF_EACH]));
     let items: Vec<Item> = numbers().map(|(number, _)| item(number)).collect();
     let responses: Vec<Response> = phases

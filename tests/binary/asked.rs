@@ -77,7 +77,7 @@ fn a_cutoff_that_is_stated_later_than_measured_is_found_in_stored_answers_and_an
     );
 }
 
-/// A server with OpenAI's interface for chat, which answers by `reply`; no likelihoods.
+/// A server with `OpenAI`'s interface for chat, which answers by `reply`; no likelihoods.
 fn serve(reply: fn(&str) -> String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1#m", listener.local_addr().unwrap());

@@ -19,7 +19,9 @@ pub(crate) fn asked(mut diagnosis: Diagnosis) -> Diagnosis {
         curve.months.iter_mut().for_each(|(month, _)| *month += JANUARY);
         curve.declared = curve.declared.map(|month| month + JANUARY);
         if let Some(CutoffEstimate { month, low, high, .. }) = &mut curve.estimate {
-            [month, low, high].into_iter().for_each(|month| *month += JANUARY);
+            for month in [month, low, high] {
+                *month += JANUARY;
+            }
         }
     }
     lineage.cutoffs[1].falls = vec![
