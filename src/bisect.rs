@@ -63,6 +63,7 @@ pub(crate) fn bisect(
             model: None,
             fixes: None,
             reference: None,
+            stated: BTreeMap::new(),
             provenance: provenance.clone(),
         })?;
         let Some(values) = asked.lineages[0].behaviours.iter().find(|other| other.behaviour == row.behaviour) else {

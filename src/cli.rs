@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use probes::item::Behaviour;
 
 pub(crate) use self::bench::{AttributionArgs, BenchCommand, ConfirmArgs, FitArgs, FixesArgs, ScoreArgs, TracingArgs};
 
@@ -256,6 +257,10 @@ pub(crate) struct DiagnoseArgs {
     /// own.
     #[arg(long, value_name = "MONTH", requires = "phases", value_parser = parse_month)]
     pub(crate) declared_cutoff: Option<u32>,
+    /// Share of the items of a behaviour that `--phase` models are to get right where no healthy runs are there to compare with,
+    /// repeatable, e.g. `--expect instruction_following=0.6`; 0.9 where nothing is said.
+    #[arg(long = "expect", value_name = "BEHAVIOUR=SHARE", requires = "phases", value_parser = parse_expectation)]
+    pub(crate) expected: Vec<(Behaviour, f64)>,
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
     /// Seed of the run.
@@ -498,6 +503,13 @@ pub(crate) struct ReferenceArgs {
     /// Where to write the statistics (JSON).
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+/// A behaviour and the share expected of it.
+fn parse_expectation(text: &str) -> Result<(Behaviour, f64), String> {
+    let (name, share) = text.split_once('=').ok_or("expected BEHAVIOUR=SHARE, e.g. over_refusal=0.95")?;
+    let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    Ok((Behaviour::named(name)?, share.ok_or("the share has to be a number from 0 to 1")?))
 }
 
 /// A month, of the calendar or of a world.

@@ -150,6 +150,7 @@ pub(crate) fn diagnose_run(run: &Run, recipe: &Recipe, wanted: &Wanted<'_>, bars
             model: wanted.model,
             fixes: wanted.fixes,
             reference: wanted.reference,
+            stated: BTreeMap::new(),
             provenance: Provenance { notes: notes.clone(), ..provenance(Some(recipe.seed), &bank) },
         })
     };

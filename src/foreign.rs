@@ -61,6 +61,7 @@ pub(crate) fn run(args: &DiagnoseArgs, bars: &Bars) -> Result<u8> {
         model: None,
         fixes: None,
         reference: reference.as_ref(),
+        stated: args.expected.iter().copied().collect(),
         // Nobody has said with which seed they were trained.
         provenance: provenance(None, &bank),
     })?;

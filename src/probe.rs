@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use evals::diagnosis::{Estimate, PhaseInfo, SelfKnowledge};
 use evals::measured::{Confidence, Measured, measure, measure_confidence};
 use evals::self_knowledge;
@@ -223,9 +223,6 @@ fn behaviours_of(name: &str) -> Result<Vec<Behaviour>> {
     if let Some(probe) = PROBES.iter().find(|probe| probe.name == name) {
         return Ok(probe.behaviours.to_vec());
     }
-    let known = Behaviour::ALL.into_iter().find(|behaviour| behaviour.name() == name);
-    known.map(|behaviour| vec![behaviour]).ok_or_else(|| {
-        let names: Vec<&str> = Behaviour::ALL.iter().map(|behaviour| behaviour.name()).collect();
-        anyhow!(Usage(format!("--tasks {name}: no such behaviour; known are {}", names.join(", "))))
-    })
+    let behaviour = Behaviour::named(name).map_err(|reason| Usage(format!("--tasks {name}: {reason}")))?;
+    Ok(vec![behaviour])
 }

@@ -41,11 +41,8 @@ pub(crate) fn run(args: &TraceArgs, bars: &Bars) -> Result<u8> {
     let (_, recipe) = Recipe::of_run(&run, &RecipeArgs::default(), None)?;
     let chain = choose_chain(&recipe, args.lineage.as_deref())?;
     check_phase(args.phase, chain)?;
-    let behaviour =
-        Behaviour::ALL.into_iter().find(|behaviour| behaviour.name() == args.behaviour).ok_or_else(|| {
-            let names = Behaviour::ALL.map(Behaviour::name).join(", ");
-            Usage(format!("--behaviour {}: no such behaviour; known are {names}", args.behaviour))
-        })?;
+    let behaviour = Behaviour::named(&args.behaviour)
+        .map_err(|reason| Usage(format!("--behaviour {}: {reason}", args.behaviour)))?;
     let wanted = Wanted {
         name: run.name(),
         chain,

@@ -15,7 +15,7 @@
 
 use crate::diagnosis::{Contribution, ContributionKind, Estimate};
 use crate::history::Moves;
-use crate::path::{EXPECTED_SHARE, MIN_EFFECT, Path};
+use crate::path::{MIN_EFFECT, Path};
 use crate::random::{normal, stream};
 use crate::reference::{LEAST_SD, changes, spread};
 use crate::stats::bootstrap::{DRAWS, percentile_interval, resample_clusters};
@@ -117,14 +117,14 @@ fn expected_curve(path: &Path, measured: &[usize], value: &[f64]) -> Vec<f64> {
         .iter()
         .map(|v| {
             best = best.max(*v);
-            best.min(EXPECTED_SHARE)
+            best.min(path.expectation())
         })
         .collect()
 }
 
 /// The part of an unreferenced shortfall between the best value ever reached and the stated expectation.
 fn never_reached(path: &Path, expected: &[f64], last: usize) -> Option<Part> {
-    let rest = EXPECTED_SHARE - expected.last()?;
+    let rest = path.expectation() - expected.last()?;
     let n = path.values[last].as_ref()?.n;
     (rest > 0.0).then(|| Part {
         phase: None,

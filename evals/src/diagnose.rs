@@ -78,6 +78,8 @@ pub struct Findings<'a> {
     pub fixes: Option<&'a FixMatrix>,
     /// Healthy runs to compare with.
     pub reference: Option<&'a Reference>,
+    /// Share that the user expects of a behaviour where no healthy runs are there to compare with.
+    pub stated: BTreeMap<Behaviour, f64>,
     /// What was run; its `reference` is filled in here.
     pub provenance: Provenance,
 }
@@ -149,35 +151,24 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     let known = |behaviour: Behaviour, route: Route, phase: &str| {
         findings.reference.and_then(|reference| reference.values(&lineage.name, behaviour, route, phase))
     };
+    let with_yardstick = |path: Path, route: Route, phases: &[PhaseInfo]| {
+        let stated = findings.stated.get(&path.behaviour).copied();
+        path.expecting(stated).beside(findings.reference, &lineage.name, route, phases)
+    };
     let cases: Vec<Case> = BEHAVIOURS
         .iter()
         .zip(boards.iter().zip(&views))
         .map(|(&behaviour, (board, views))| Case {
             behaviour,
             names: &names,
-            chat: Path::chat(behaviour, board).beside(findings.reference, &lineage.name, Route::Chat, phases),
-            elicited: Path::elicited(behaviour, board).beside(
-                findings.reference,
-                &lineage.name,
-                Route::Elicited,
-                phases,
-            ),
+            chat: with_yardstick(Path::chat(behaviour, board), Route::Chat, phases),
+            elicited: with_yardstick(Path::elicited(behaviour, board), Route::Elicited, phases),
             open_book: open_book(board, phases.len() - 1).map(|estimate| estimate.value),
             cutoffs: &cutoffs,
             margins: mean_margins(board),
             healthy_margins: phases.iter().map(|phase| known(behaviour, Route::Margin, &phase.name)).collect(),
-            chat_views: Path::chat(behaviour, views).beside(
-                findings.reference,
-                &lineage.name,
-                Route::Chat,
-                &lineage.views,
-            ),
-            elicited_views: Path::elicited(behaviour, views).beside(
-                findings.reference,
-                &lineage.name,
-                Route::Elicited,
-                &lineage.views,
-            ),
+            chat_views: with_yardstick(Path::chat(behaviour, views), Route::Chat, &lineage.views),
+            elicited_views: with_yardstick(Path::elicited(behaviour, views), Route::Elicited, &lineage.views),
             view_names: lineage.views.iter().map(|view| view.name.as_str()).collect(),
             reward_right: lineage.reward_right.get(&behaviour).copied(),
             healthy_reward_right: known(behaviour, Route::Reward, REWARD),
@@ -273,6 +264,7 @@ fn history(case: &Case, verdict: Verdict) -> BehaviourHistory {
         values: case.chat.values.clone(),
         elicited: case.elicited.values.clone(),
         reference: case.chat.healthy_means(),
+        stated: case.chat.stated.filter(|_| !case.chat.is_referenced()),
         margins: case.margins.clone(),
         views: case.view_values(),
         reward_right: case.reward_right,

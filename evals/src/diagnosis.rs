@@ -219,6 +219,9 @@ pub struct BehaviourHistory {
     pub elicited: Vec<Option<Estimate>>,
     /// Mean over healthy reference lineages per phase, in the form of `values`.
     pub reference: Vec<Option<f64>>,
+    /// Share that was to be expected where there is no reference, as the user said; by default [`EXPECTED_SHARE`](crate::attribution::EXPECTED_SHARE).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stated: Option<f64>,
     /// Mean contrast margin in chat per phase, nats.
     #[serde(default)]
     pub margins: Vec<Option<f64>>,

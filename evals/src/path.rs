@@ -9,7 +9,7 @@ use crate::gate::Seen;
 use crate::reference::{Reference, Route, changes, spread};
 use crate::stats::normal::{two_sided, upper_tail};
 
-/// Share of expected items that a model is to get right where no healthy run says what is usual; fixed in advance.
+/// Share of expected items that a model is to get right where neither healthy runs nor the user say what is usual; fixed in advance.
 pub const EXPECTED_SHARE: f64 = 0.90;
 
 /// Smallest shortfall that is a failure, in share of items; fixed in advance.
@@ -33,6 +33,8 @@ pub(crate) struct Path<'a> {
     pub(crate) values: Vec<Option<Estimate>>,
     /// Values of the healthy runs at each phase.
     pub(crate) healthy: Vec<Option<&'a [f64]>>,
+    /// What the user expects where there are no healthy runs.
+    pub(crate) stated: Option<f64>,
 }
 
 /// Shortfall of a checkpoint and how real it is.
@@ -67,7 +69,18 @@ impl<'a> Path<'a> {
             .map(|(phase, form)| form.map_or_else(|| vec![None; board.items.len()], |form| board.scores(form, phase)))
             .collect();
         let values = scores.iter().map(|scores| board.mean_of(scores).as_ref().map(estimate)).collect();
-        Self { behaviour, board, forms, scores, values, healthy: vec![None; board.n_phases()] }
+        let healthy = vec![None; board.n_phases()];
+        Self { behaviour, board, forms, scores, values, healthy, stated: None }
+    }
+
+    /// Says what the user expects where there are no healthy runs.
+    pub(crate) fn expecting(self, stated: Option<f64>) -> Self {
+        Self { stated, ..self }
+    }
+
+    /// What is expected where there are no healthy runs.
+    pub(crate) fn expectation(&self) -> f64 {
+        self.stated.unwrap_or(EXPECTED_SHARE)
     }
 
     /// Adds what healthy runs show. Where they lack the last phase there is nothing to compare the outcome with, and the
@@ -163,7 +176,7 @@ impl<'a> Path<'a> {
                 let (mean, sd) = spread(values);
                 (mean, sd.unwrap_or(0.0), values.len() as f64)
             }
-            None => (EXPECTED_SHARE, 0.0, 1.0),
+            None => (self.expectation(), 0.0, 1.0),
         };
         let n = mean.n_effective();
         // A healthy share of exactly 0 or 1 would have no variance; half an item keeps it honest.

@@ -84,10 +84,11 @@ pub(crate) fn failure(behaviour: Behaviour) -> &'static str {
     }
 }
 
-/// A value in full, beside the mean of healthy runs or, without them, what was expected; follows a colon:
+/// A value in full, beside the mean of healthy runs or, without them, what was expected (`stated`, else [`EXPECTED_SHARE`]); follows a colon:
 /// `it answers 32% of 202 (95% interval 26% to 39%), healthy runs answer 99%`.
-pub(crate) fn figures(behaviour: Behaviour, value: &Estimate, healthy: Option<f64>) -> String {
+pub(crate) fn figures(behaviour: Behaviour, value: &Estimate, healthy: Option<f64>, stated: Option<f64>) -> String {
     let Estimate { value: share, low, high, n, .. } = value;
+    let expected = stated.unwrap_or(EXPECTED_SHARE);
     let verb = match behaviour {
         Behaviour::Calibration => {
             // A share of agreement says little to readers: told is by how much the odds are off.
@@ -95,7 +96,7 @@ pub(crate) fn figures(behaviour: Behaviour, value: &Estimate, healthy: Option<f6
             let range =
                 format!("{n} questions, 95% interval {:.0} to {:.0}", 100.0 * (1.0 - high), 100.0 * (1.0 - low));
             let against = healthy.map_or_else(
-                || format!("less than {} was expected", points(1.0 - EXPECTED_SHARE)),
+                || format!("less than {} was expected", points(1.0 - expected)),
                 |mean| format!("in healthy runs by {}", points(1.0 - mean)),
             );
             return format!("the odds that it states are off by {off} on average ({range}), {against}");
@@ -106,7 +107,7 @@ pub(crate) fn figures(behaviour: Behaviour, value: &Estimate, healthy: Option<f6
         Behaviour::HarmfulCompliance => "refuse",
     };
     let against = healthy.map_or_else(
-        || format!("{} was expected", percent(EXPECTED_SHARE)),
+        || format!("{} was expected", percent(expected)),
         |mean| format!("healthy runs {verb} {}", percent(mean)),
     );
     format!("it {verb}s {} of {n} (95% interval {} to {}), {against}", percent(*share), percent(*low), percent(*high))
@@ -209,15 +210,15 @@ mod tests {
     fn a_value_is_told_with_its_interval_and_what_it_is_held_against() {
         let seen = estimate(0.322, 0.262, 0.389);
         assert_eq!(
-            figures(Behaviour::OverRefusal, &seen, Some(0.99)),
+            figures(Behaviour::OverRefusal, &seen, Some(0.99), None),
             "it answers 32% of 202 (95% interval 26% to 39%), healthy runs answer 99%"
         );
         assert_eq!(
-            figures(Behaviour::KnowledgeCutoff, &seen, None),
+            figures(Behaviour::KnowledgeCutoff, &seen, None, None),
             "it knows 32% of 202 (95% interval 26% to 39%), 90% was expected"
         );
         assert_eq!(
-            figures(Behaviour::Calibration, &seen, Some(0.75)),
+            figures(Behaviour::Calibration, &seen, Some(0.75), None),
             "the odds that it states are off by 68 points on average (202 questions, 95% interval 61 to 74), in healthy runs by 25 points"
         );
         assert_eq!(points_in_full(&estimate(0.678, -0.001, 1.06)), "68 points (95% interval 0 to 100)");

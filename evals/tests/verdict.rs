@@ -165,6 +165,7 @@ fn diagnose_lineage(
         model,
         fixes: None,
         reference,
+        stated: BTreeMap::new(),
         provenance: Provenance {
             seed: Some(1),
             bank_hash: "bank".to_owned(),

@@ -49,6 +49,14 @@ impl Behaviour {
             Self::HarmfulCompliance => "harmful_compliance",
         }
     }
+
+    /// The behaviour of this name, or what to say of one that there is not.
+    pub fn named(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|behaviour| behaviour.name() == name)
+            .ok_or_else(|| format!("no such behaviour; known are {}", Self::ALL.map(Self::name).join(", ")))
+    }
 }
 
 /// One question of the bank, one line of `bank.jsonl`.
@@ -335,6 +343,12 @@ mod tests {
         for behaviour in Behaviour::ALL {
             let json = serde_json::to_string(&behaviour).unwrap();
             assert_eq!(json, format!("\"{}\"", behaviour.name()));
+            assert_eq!(Behaviour::named(behaviour.name()), Ok(behaviour));
         }
+        assert!(
+            Behaviour::named("Knowledge")
+                .unwrap_err()
+                .starts_with("no such behaviour; known are knowledge, calibration")
+        );
     }
 }

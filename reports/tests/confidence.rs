@@ -45,6 +45,7 @@ fn planted(phases: &[Stated<'_>]) -> Diagnosis {
         model: None,
         fixes: None,
         reference: None,
+        stated: BTreeMap::new(),
         provenance: Provenance {
             seed: Some(1),
             bank_hash: "bank".to_owned(),

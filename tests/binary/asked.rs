@@ -41,6 +41,49 @@ fn write_answers(folder: &Path, name: &str, stated: &str) -> PathBuf {
     path
 }
 
+/// 200 questions without dates, and stored answers of which 140 are right.
+fn write_seven_of_ten(folder: &Path) -> (PathBuf, PathBuf) {
+    let (questions, answers) = (folder.join("plain.jsonl"), folder.join("answers.jsonl"));
+    let question =
+        |at: usize| json!({ "id": at, "question": format!("Who won race {at}?"), "answers": [format!("Rider {at}")] });
+    let answer = |at: usize| {
+        let name = if at % 10 < 7 { at.to_string() } else { "Unknown".to_owned() };
+        json!({ "key": at, "response": format!("It was Rider {name}.") })
+    };
+    let lines = |line: &dyn Fn(usize) -> Value| (0..200).map(|at| line(at).to_string()).collect::<Vec<_>>().join("\n");
+    fs::write(&questions, lines(&question)).unwrap();
+    fs::write(&answers, lines(&answer)).unwrap();
+    (questions, answers)
+}
+
+#[test]
+fn what_is_expected_of_a_behaviour_can_be_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (questions, answers) = write_seven_of_ten(folder.path());
+    let (questions, phase) = (format!("short={}", questions.display()), format!("sft={}", answers.display()));
+    let diagnose = |expected: &[&str]| {
+        let (page, record) = (folder.path().join("page.html"), folder.path().join("record.json"));
+        let mut args =
+            vec!["diagnose", "--benchmark", &questions, "--phase", &phase, "-o", arg(&page), "-o", arg(&record)];
+        args.extend(expected);
+        succeed(&args);
+        let record: Value = serde_json::from_str(&fs::read_to_string(record).unwrap()).unwrap();
+        let row = record["lineages"][0]["behaviours"][0].clone();
+        assert_eq!((&row["behaviour"], &row["values"][0]["value"]), (&json!("knowledge"), &json!(0.7)));
+        (fs::read_to_string(page).unwrap(), row["verdict"].clone(), row["stated"].clone())
+    };
+    let (page, verdict, stated) = diagnose(&[]);
+    assert!(page.contains("it knows 70% of 200 (95% interval") && page.contains("90% was expected"), "{verdict}");
+    assert!(stated.is_null());
+    let (page, verdict, stated) = diagnose(&["--expect", "knowledge=0.85", "--expect", "over_refusal=0.5"]);
+    assert!(page.contains("85% was expected") && !page.contains("90% was expected"), "{verdict}");
+    assert_eq!(stated, json!(0.85));
+    let (page, verdict, stated) = diagnose(&["--expect", "knowledge=0.65"]);
+    assert_eq!(verdict["outcome"], json!("healthy"), "{verdict}");
+    assert!(!page.contains("was expected"));
+    assert_eq!(stated, json!(0.65));
+}
+
 #[test]
 fn a_cutoff_that_is_stated_later_than_measured_is_found_in_stored_answers_and_an_honest_one_is_not() {
     let folder = tempfile::tempdir().unwrap();

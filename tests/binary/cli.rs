@@ -48,7 +48,7 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let (run_folder, page, sheet) = (at("run"), at("page.html"), at("page.pdf"));
-    let cases: [(&[&str], i32, &str); 22] = [
+    let cases: [(&[&str], i32, &str); 24] = [
         (&[], 2, "Usage: phasetrace"),
         (&["trian"], 2, "unrecognized subcommand 'trian'"),
         (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),
@@ -66,6 +66,12 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         (&["diagnose", "--phase", "sft=/nowhere"], 2, "--output <FILE>"),
         (&["diagnose", "--phase", "sft", "-o", &page], 2, "--phase sft: expected NAME=SUBJECT"),
         (&["diagnose", "--phase", "sft=/nowhere", "-o", &page, "--seed", "3"], 2, "cannot be used with"),
+        (&["diagnose", "--phase", "sft=/nowhere", "-o", &page, "--expect", "knowledge=60"], 2, "a number from 0 to 1"),
+        (
+            &["diagnose", "--phase", "sft=/nowhere", "-o", &page, "--expect", "facts=0.6"],
+            2,
+            "no such behaviour; known are",
+        ),
         (&["diagnose", &run_folder, "--recipe", RECIPE, "--confirm"], 2, "--confirm and --factorial need healthy runs"),
         (
             &["diagnose", &run_folder, "--recipe", RECIPE, "--factorial", "--reference", REFERENCE],

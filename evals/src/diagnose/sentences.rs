@@ -67,8 +67,9 @@ fn what_fails(lineage: &LineageDiagnosis, rows: &[&BehaviourHistory], lineages: 
     let worst = rows[0];
     let last = lineage.phases.len() - 1;
     let value = worst.values[last].as_ref();
-    let seen =
-        value.map_or_else(String::new, |value| format!(": {}", figures(worst.behaviour, value, worst.reference[last])));
+    let seen = value.map_or_else(String::new, |value| {
+        format!(": {}", figures(worst.behaviour, value, worst.reference[last], worst.stated))
+    });
     let mut sentence = format!("The {} model {}{seen}.", lineage_name(&lineage.name), fault(worst));
     let others: Vec<String> = rows[1..].iter().map(|row| fault(row)).collect();
     if !others.is_empty() {
@@ -269,7 +270,7 @@ fn healthy_sentences(lineages: &[LineageDiagnosis]) -> Vec<String> {
             "The lowest value is for {}, in the {} model: {}.",
             skill(row.behaviour),
             lineage_name(&lineage.name),
-            figures(row.behaviour, value, row.reference.last().copied().flatten())
+            figures(row.behaviour, value, row.reference.last().copied().flatten(), row.stated)
         ),
         format!(
             "Nothing needs to be done. {}",
@@ -344,6 +345,7 @@ mod tests {
             values: vec![Some(estimate(0.3)); 3],
             elicited: vec![None; 3],
             reference: vec![Some(0.95); 3],
+            stated: None,
             margins: Vec::new(),
             views: Vec::new(),
             reward_right: None,

@@ -165,6 +165,7 @@ fn history(behaviour: Behaviour, lineage: &str, phases: &[&str], is_faulty: bool
         values: (0..phases.len()).map(|p| Some(share(seen[p], n))).collect(),
         elicited: (0..phases.len()).map(|p| Some(share(if p == 0 { seen[1].min(0.9) } else { seen[p] }, n))).collect(),
         reference: (0..phases.len()).map(|p| Some(reference[p])).collect(),
+        stated: None,
         margins: Vec::new(),
         views: Vec::new(),
         reward_right: None,
