@@ -69,13 +69,13 @@ fn activations_computed_again_are_not_kept_and_change_no_bit() {
     assert!(found == expected, "the gradients differ");
     let n_rows = SHAPE.0 * SHAPE.1;
     let spec = spec(true);
-    // What comes out of each half stays either way.
-    let between = N_LAYERS * 2 * n_rows * WIDTH * size_of::<f32>();
+    // What comes out of each half stays either way, and where each token stands: its document, its position, the first token it sees.
+    let between = N_LAYERS * n_rows * (2 * WIDTH * size_of::<f32>() + 2 * size_of::<u32>() + size_of::<usize>());
     let attention = spec.attention.attention;
     let of_attention = WIDTH + (attention.n_heads + 2 * attention.n_kv_heads + attention.n_heads) * attention.head_dim;
     let of_feed_forward = WIDTH + 3 * INNER;
     let activations = N_LAYERS * n_rows * (of_attention + of_feed_forward) * size_of::<f32>();
-    let is_about = |found: usize, expected: usize| found.abs_diff(expected) * 50 <= expected;
+    let is_about = |found: usize, expected: usize| found.abs_diff(expected) * 100 <= expected;
     assert!(is_about(kept_less, between), "{kept_less} bytes are kept, {between} expected");
     assert!(is_about(kept - kept_less, activations), "{} bytes less, {activations} expected", kept - kept_less);
 }
