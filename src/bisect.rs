@@ -8,13 +8,14 @@ use evals::bisection::{Bisection, Saved};
 use evals::diagnose::{Findings, Lineage, diagnose};
 use evals::diagnosis::{LineageDiagnosis, Outcome, PhaseInfo, Provenance};
 use evals::store::Store;
-use lm::{LoadedModel, Subject};
+use lm::Subject;
 use probes::bank::Bank;
 use probes::item::Item;
 
 use crate::evidence::ask_closed_book;
 use crate::progress::Bars;
 use crate::run::Run;
+use crate::subject::load;
 
 /// Most checkpoints of a phase that are asked, evenly over its steps.
 const MOST: usize = 8;
@@ -39,8 +40,7 @@ pub(crate) fn bisect(
         let items: Vec<Item> = bank.items.iter().filter(|item| item.behaviour == row.behaviour).cloned().collect();
         let mut steps: Vec<(u64, PhaseInfo)> = Vec::new();
         for (step, folder) in saved {
-            let model =
-                LoadedModel::load(&folder).with_context(|| format!("cannot load checkpoint {}", folder.display()))?;
+            let model = load(&folder)?;
             let name = format!("{phase}, step {step}");
             ask_closed_book(store, &name, &model, &items, bars)?;
             steps.push((step, PhaseInfo { name, checkpoint: model.fingerprint().to_owned(), ..PhaseInfo::default() }));

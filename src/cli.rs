@@ -26,6 +26,14 @@ pub(crate) struct Cli {
     #[arg(long, global = true, env = "PHASETRACE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
 
+    /// Where models are trained and asked: `cpu`, `cuda` or `cuda:N`. On a GPU phases compute in bf16, with f32 weights.
+    #[arg(long, global = true, env = "PHASETRACE_DEVICE", value_name = "DEVICE", default_value = "cpu", value_parser = parse_device)]
+    pub(crate) device: String,
+
+    /// Train in less memory and more time: compute activations again where they are needed; no result depends on it.
+    #[arg(long, global = true, env = "PHASETRACE_RECOMPUTE")]
+    pub(crate) recompute: bool,
+
     /// No progress on standard error.
     #[arg(long, short, global = true, env = "PHASETRACE_QUIET")]
     pub(crate) quiet: bool,
@@ -101,6 +109,31 @@ pub(crate) enum Command {
         /// The shell.
         shell: Shell,
     },
+}
+
+impl Command {
+    /// Whether models are trained or asked, for which a device is opened.
+    pub(crate) fn computes(&self) -> bool {
+        match self {
+            Self::Train(_)
+            | Self::Probe(_)
+            | Self::Diagnose(_)
+            | Self::Trace(_)
+            | Self::Compare(_)
+            | Self::Gate(_)
+            | Self::Bless(_)
+            | Self::Reference(_)
+            | Self::Bench(_) => true,
+            Self::Score(_)
+            | Self::Report(_)
+            | Self::View(_)
+            | Self::Index(_)
+            | Self::Ls(_)
+            | Self::Schema { .. }
+            | Self::Rows { .. }
+            | Self::Completions { .. } => false,
+        }
+    }
 }
 
 /// Where a recipe comes from.
@@ -510,6 +543,11 @@ fn parse_expectation(text: &str) -> Result<(Behaviour, f64), String> {
     let (name, share) = text.split_once('=').ok_or("expected BEHAVIOUR=SHARE, e.g. over_refusal=0.95")?;
     let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     Ok((Behaviour::named(name)?, share.ok_or("the share has to be a number from 0 to 1")?))
+}
+
+/// The name of a device; whether it is there is found out when it is opened.
+fn parse_device(text: &str) -> Result<String, String> {
+    if lm::device::is_name(text) { Ok(text.to_owned()) } else { Err("expected cpu, cuda or cuda:N".to_owned()) }
 }
 
 /// A month, of the calendar or of a world.

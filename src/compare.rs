@@ -20,6 +20,7 @@ use trainer::rl_cai;
 use trainer::trajectory::Trajectory;
 
 use crate::cli::{CompareArgs, RecipeArgs, Stop};
+use crate::device;
 use crate::diagnose::provenance;
 use crate::exit::{self, Usage};
 use crate::explore::{self, Ends, Plan, start_phase};
@@ -362,7 +363,7 @@ impl Work<'_> {
         let (policy, start) = (Checkpoint::load(policy.0)?, Checkpoint::load(start.0)?);
         fit_prompts(&member.run, &member.recipe, &start.tokenizer, &mut prompts)?;
         // One seed for all: the prompts are those of the run's data, which its training seed has drawn.
-        let audit = audit(&policy, &start, &prompts, AUDITED, 1)?;
+        let audit = audit(&policy, &start, &prompts, AUDITED, 1, device::chosen())?;
         let text = serde_json::to_string(&audit)? + "\n";
         reports::write(&kept, &text)?;
         // As it reads back: JSON moves some numbers by their last bit.

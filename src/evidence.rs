@@ -15,12 +15,14 @@ use probes::response::Form;
 use trainer::data::{self, Comparison, Conversation, Document};
 use trainer::reward::{Contrast, RewardModel};
 
+use crate::device::{ask_there, chosen};
 use crate::probe::{Questions, ask_one};
 use crate::progress::Bars;
 use crate::recipe::{Alignment, DeploymentRecipe, Recipe};
 use crate::relearn::{Halves, relearn};
 use crate::reward_check;
 use crate::run::{Chain, Run, chain};
+use crate::subject::load;
 
 /// Weight of alignment in the views of half and one and a half times its strength.
 const STRENGTHS: [f64; 2] = [0.5, 1.5];
@@ -41,12 +43,13 @@ pub(crate) fn ask_views(
     if phases.len() < 3 || items.is_empty() {
         return Ok(Vec::new());
     }
-    let load = |phase: &str| {
+    let read = |phase: &str| {
         let folder = run.checkpoint(phase);
         Checkpoint::load(&folder).with_context(|| format!("cannot load checkpoint {}", folder.display()))
     };
-    let (base, tuned, end) = (load(first)?, load(phases[1])?, load(last)?);
-    let models = [LoadedModel::new(&base)?, LoadedModel::new(&tuned)?, LoadedModel::new(&end)?];
+    let (base, tuned, end) = (read(first)?, read(phases[1])?, read(last)?);
+    let model = |checkpoint: &Checkpoint| ask_there(LoadedModel::new(checkpoint)?);
+    let models = [model(&base)?, model(&tuned)?, model(&end)?];
     let halves = Halves::of(bank);
     let asked: Vec<Item> = halves.asked.iter().copied().filter(|item| is_open(item.behaviour)).cloned().collect();
     let [half, more] = STRENGTHS;
@@ -55,12 +58,12 @@ pub(crate) fn ask_views(
     for view in View::ALL.into_iter().filter(|view| *view != View::Relearnt || !asked.is_empty()) {
         let subject: Box<dyn Subject + '_> = match view {
             View::LogitAlignmentAlone => Box::new(Realigned::transplanted(&models[0], &models[1], &models[2])?),
-            View::WeightAlignmentAlone => Box::new(transplant(&base, &tuned, &end)?),
+            View::WeightAlignmentAlone => Box::new(ask_there(transplant(&base, &tuned, &end)?)?),
             View::LogitHalf => Box::new(Realigned::new(&models[1], &models[2], half)?),
             View::LogitMore => Box::new(Realigned::new(&models[1], &models[2], more)?),
-            View::WeightHalf => Box::new(interpolate(&tuned, &end, half)?),
-            View::WeightMore => Box::new(interpolate(&tuned, &end, more)?),
-            View::Relearnt => Box::new(LoadedModel::new(&relearn(run, name, &end, &halves)?)?),
+            View::WeightHalf => Box::new(ask_there(interpolate(&tuned, &end, half)?)?),
+            View::WeightMore => Box::new(ask_there(interpolate(&tuned, &end, more)?)?),
+            View::Relearnt => Box::new(model(&relearn(run, name, &end, &halves)?)?),
         };
         if view == View::Relearnt {
             ask_one(store, view.name(), subject.as_ref(), &asked, &[Form::Chat], bars)?;
@@ -101,8 +104,7 @@ pub(crate) fn ask_deployed(
 ) -> Result<Option<PhaseInfo>> {
     let (_, phases) = chain;
     let Some(last) = phases.last().filter(|_| !deployment.is_bare()) else { return Ok(None) };
-    let folder = run.checkpoint(last);
-    let model = LoadedModel::load(&folder).with_context(|| format!("cannot load checkpoint {}", folder.display()))?;
+    let model = load(&run.checkpoint(last))?;
     let deployed = Deployed::new(&model, deployment.system.as_deref(), deployment.template.as_deref())
         .context("key `deployment.template`")?;
     ask_one(store, DEPLOYED, &deployed, questions.items, &Form::STANDARD, bars)?;
@@ -161,7 +163,7 @@ pub(crate) fn rate(run: &Run, recipe: &Recipe, name: &str, bank: &Bank) -> Resul
         })
         .collect();
     let contrasts: Vec<Contrast<'_>> = asked.iter().map(|(_, contrast)| *contrast).collect();
-    let answers = RewardModel::load(&checkpoints)?.rate(&checkpoints[0].tokenizer, &contrasts)?;
+    let answers = RewardModel::load(&checkpoints, chosen())?.rate(&checkpoints[0].tokenizer, &contrasts)?;
     let mut counts: BTreeMap<Behaviour, (f64, f64)> = BTreeMap::new();
     for ((behaviour, _), rating) in asked.iter().zip(answers) {
         if let Some(rating) = rating {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use evals::comparison::{Exploration, SettingKind};
 use lm::{Checkpoint, LoadedModel, Realigned, Subject, interpolate};
 
+use crate::device::ask_there;
 use crate::recipe::Alignment;
 use crate::run::chain;
 use crate::setting::Setting;
@@ -101,7 +102,7 @@ impl Ends {
     pub(crate) fn load(start: &PathBuf, aligned: &PathBuf) -> Result<Self> {
         let load = |path: &PathBuf| Checkpoint::load(path).with_context(|| format!("cannot load {}", path.display()));
         let (start, aligned) = (load(start)?, load(aligned)?);
-        let models = (LoadedModel::new(&start)?, LoadedModel::new(&aligned)?);
+        let models = (ask_there(LoadedModel::new(&start)?)?, ask_there(LoadedModel::new(&aligned)?)?);
         Ok(Self { start, aligned, models })
     }
 
@@ -109,7 +110,7 @@ impl Ends {
     pub(crate) fn with_subject<T>(&self, plan: &Plan, ask: impl FnOnce(&dyn Subject) -> Result<T>) -> Result<T> {
         match plan.by {
             Exploration::Realigned => ask(&Realigned::new(&self.models.0, &self.models.1, plan.lambda)?),
-            Exploration::Interpolated => ask(&interpolate(&self.start, &self.aligned, plan.lambda)?),
+            Exploration::Interpolated => ask(&ask_there(interpolate(&self.start, &self.aligned, plan.lambda)?)?),
         }
     }
 }

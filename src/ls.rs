@@ -48,10 +48,11 @@ fn list(run: &Run) -> Result<()> {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let lineage: Lineage =
             serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
-        let metrics: Vec<String> =
+        let mut shown: Vec<String> =
             lineage.metrics.iter().take(4).map(|(name, value)| format!("{name} {value:.3}")).collect();
+        shown.extend(lineage.computed.iter().map(|stretch| format!("after step {} on {stretch}", stretch.after_step)));
         let Lineage { steps, seed, .. } = lineage;
-        output::print_line(&format!("  {phase:<12} {steps:>6} steps  seed {seed:<4} {}", metrics.join("  ")))?;
+        output::print_line(&format!("  {phase:<12} {steps:>6} steps  seed {seed:<4} {}", shown.join("  ")))?;
     }
     for (name, path) in [("diagnosis", run.diagnosis()), ("report", run.report())] {
         if path.exists() {

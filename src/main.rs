@@ -7,6 +7,7 @@ mod bless;
 mod cli;
 mod compare;
 mod confirm;
+mod device;
 mod diagnose;
 mod evidence;
 mod exit;
@@ -75,6 +76,9 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let n_threads = cli.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from);
     kernels::set_threads(n_threads)?;
     let bars = Bars::new(cli.quiet);
+    if cli.command.computes() {
+        device::choose(&cli, &bars)?;
+    }
     match cli.command {
         Command::Train(args) => train::run(&args, &bars),
         Command::Probe(args) => probe::run(&args, &bars),

@@ -15,6 +15,7 @@ use trainer::recipe::{NonNegative, Positive, SftRecipe};
 use trainer::session::Silent;
 use trainer::sft;
 
+use crate::device;
 use crate::run::Run;
 
 /// Name of the phase.
@@ -55,7 +56,7 @@ impl<'a> Halves<'a> {
 
 /// Fine-tunes the last checkpoint of a chain on the taught items, or loads what came of it before.
 pub(crate) fn relearn(run: &Run, chain: &str, end: &Checkpoint, halves: &Halves<'_>) -> Result<Checkpoint> {
-    let folder = RunFolder::new(run.root().join(PHASE).join(chain));
+    let folder = device::compute_in(RunFolder::new(run.root().join(PHASE).join(chain)));
     let conversations: Vec<Conversation> = halves.taught.iter().map(|item| lesson(item)).collect();
     let recipe = SftRecipe {
         steps: STEPS.try_into().context("some steps")?,

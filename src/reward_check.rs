@@ -13,6 +13,7 @@ use trainer::data;
 use trainer::reward::{self, Contrast, RewardModel};
 use trainer::rl_cai::PREFERENCE_PHASE;
 
+use crate::device;
 use crate::recipe::{Alignment, Recipe};
 use crate::run::Run;
 
@@ -57,7 +58,7 @@ fn ask(checkpoints: &[Checkpoint], model: String, items: &[Item]) -> Result<Rewa
     let contrasts: Vec<(&str, Contrast<'_>)> =
         items.iter().filter_map(|item| Some((item.id.as_str(), contrast(&item.task)?))).collect();
     let asked: Vec<Contrast<'_>> = contrasts.iter().map(|(_, contrast)| *contrast).collect();
-    let rated = RewardModel::load(checkpoints)?.rate(&checkpoints[0].tokenizer, &asked)?;
+    let rated = RewardModel::load(checkpoints, device::chosen())?.rate(&checkpoints[0].tokenizer, &asked)?;
     let ratings: BTreeMap<String, (f64, f64)> = contrasts
         .iter()
         .zip(rated)

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use evals::diagnosis::Cost;
 use trainer::folder::RunFolder;
 
+use crate::device;
 use crate::lock;
 use crate::recipe::Alignment;
 
@@ -43,7 +44,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn at(root: &Path) -> Self {
-        Self { folder: RunFolder::new(root), lock: RefCell::new(None) }
+        Self { folder: device::compute_in(RunFolder::new(root)), lock: RefCell::new(None) }
     }
 
     /// Keeps other processes from training or asking here while this value lives; where it does already, nothing changes.

@@ -13,6 +13,7 @@ use probes::answers::StoredAnswers;
 use probes::item::Item;
 
 use crate::cli::ServerArgs;
+use crate::device;
 use crate::exit::Usage;
 use crate::output;
 
@@ -89,7 +90,8 @@ impl Place {
             Self::Folder(path) => Ok(Box::new(load(path)?)),
             Self::Gguf(path) => {
                 let model = gguf::read(path).and_then(LoadedModel::from_parts);
-                Ok(Box::new(model.with_context(|| format!("cannot load {}", path.display()))?))
+                let model = model.with_context(|| format!("cannot load {}", path.display()))?;
+                Ok(Box::new(device::ask_there(model)?))
             }
             Self::Hub(name) => {
                 let config = HubConfig::from_variables(|name| std::env::var(name).ok());
@@ -134,9 +136,10 @@ impl Place {
     }
 }
 
-/// Loads a checkpoint folder.
+/// Loads a checkpoint folder, to be asked on the chosen device.
 pub(crate) fn load(path: &Path) -> Result<LoadedModel> {
-    LoadedModel::load(path).with_context(|| format!("cannot load checkpoint {}", path.display()))
+    let model = LoadedModel::load(path).with_context(|| format!("cannot load checkpoint {}", path.display()))?;
+    device::ask_there(model)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn differentiable(criterion: &mut Criterion) {
         &|i| Ok(kernels::rope_attention(&i[0], &SPEC, &segments)?),
         &|i| oracle::rope_attention(&i[0], &SPEC, &segments),
     );
-    let spec = AttentionBlockSpec { width: WIDTH, eps: EPS, attention: SPEC };
+    let spec = AttentionBlockSpec { width: WIDTH, eps: EPS, attention: SPEC, recomputes: false };
     measure(
         criterion,
         "attention_block",
@@ -58,7 +58,7 @@ fn differentiable(criterion: &mut Criterion) {
         &|i| Ok(kernels::attention_block(&i[0], &i[1], &spec, &segments)?),
         &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
     );
-    let spec = FeedForwardSpec { width: WIDTH, inner: FFN, eps: EPS };
+    let spec = FeedForwardSpec { width: WIDTH, inner: FFN, eps: EPS, recomputes: false };
     measure(
         criterion,
         "feed_forward",

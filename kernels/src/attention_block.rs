@@ -22,6 +22,8 @@ pub struct AttentionBlockSpec {
     pub eps: f64,
     /// Heads.
     pub attention: AttentionSpec,
+    /// Whether the backward pass computes again what it needs, rather than that being kept for it; the numbers are the same.
+    pub recomputes: bool,
 }
 
 impl AttentionBlockSpec {
@@ -60,7 +62,7 @@ pub fn attention_block(x: &Tensor, weights: &Tensor, spec: &AttentionBlockSpec, 
     let op = AttentionBlock {
         spec: *spec,
         attention: Attention::new(&spec.attention, segments),
-        keeps,
+        keeps: keeps && !spec.recomputes,
         kept: OnceLock::new(),
     };
     Ok(x.apply_op2(&weights, Node(op))?)
@@ -91,12 +93,9 @@ impl AttentionBlock {
     fn widths(&self) -> (usize, usize, usize) {
         (self.spec.width, self.spec.attention.qkv_width(), self.spec.attention.output_width())
     }
-}
 
-impl Block for AttentionBlock {
-    const OP: &'static str = OP;
-
-    fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
+    /// All but the output: the norm's, the queries, keys and values, and the heads.
+    fn activate<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Kept> {
         let (d, qkv_width, heads_width) = self.widths();
         let n = x.len() / d;
         let (norm_end, qkv_end) = self.ends();
@@ -107,19 +106,34 @@ impl Block for AttentionBlock {
             multiply_whole(qkv, View::dense(normed, rows.len(), d), &qkv_by_column, Into::Overwrite);
         });
         let heads = self.attention.forward(&qkv);
+        Ok(Kept {
+            normed: tensor_of(normed, (n, d))?,
+            qkv: tensor_of(qkv, (n, qkv_width))?,
+            heads: tensor_of(heads, (n, heads_width))?,
+        })
+    }
+}
+
+impl Block for AttentionBlock {
+    const OP: &'static str = OP;
+
+    fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
+        let (d, _, heads_width) = self.widths();
+        let n = x.len() / d;
+        let (_, qkv_end) = self.ends();
+        let made = self.activate(x, weights)?;
+        let values = Values::of(&made.heads);
+        let heads = values.as_slice::<T>()?;
         let output_by_column = Packed::new(View::dense(&weights[qkv_end..], d, heads_width).transposed());
         let ([y], _) = build_rows(n, [d], BLOCK_ROWS, |rows, [y]| {
             y.copy_from_slice(&x[rows.start * d..rows.end * d]);
             let heads = &heads[rows.start * heads_width..rows.end * heads_width];
             multiply_whole(y, View::dense(heads, rows.len(), heads_width), &output_by_column, Into::Add);
         });
+        drop(values);
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
-            let _ = self.kept.set(Kept {
-                normed: tensor_of(normed, (n, d))?,
-                qkv: tensor_of(qkv, (n, qkv_width))?,
-                heads: tensor_of(heads, (n, heads_width))?,
-            });
+            let _ = self.kept.set(made);
         }
         Ok(y)
     }
@@ -134,7 +148,8 @@ impl Block for AttentionBlock {
         let (d, qkv_width, heads_width) = self.widths();
         let n = x.len() / d;
         let (norm_end, qkv_end) = self.ends();
-        let kept = self.kept.get().ok_or_else(|| candle_core::Error::msg("attention_block: nothing was kept"))?;
+        let again = if self.kept.get().is_none() { Some(self.activate(x, weights)?) } else { None };
+        let kept = again.as_ref().or(self.kept.get()).expect("it is kept or was just made");
         let (normed, qkv, heads) = (Values::of(&kept.normed), Values::of(&kept.qkv), Values::of(&kept.heads));
         let (normed, qkv, heads) = (normed.as_slice::<T>()?, qkv.as_slice::<T>()?, heads.as_slice::<T>()?);
 
@@ -180,7 +195,7 @@ mod tests {
 
     fn spec(width: usize, n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionBlockSpec {
         let attention = AttentionSpec { n_heads, n_kv_heads, head_dim, rope_theta: 10_000.0 };
-        AttentionBlockSpec { width, eps: 1e-5, attention }
+        AttentionBlockSpec { width, eps: 1e-5, attention, recomputes: false }
     }
 
     fn inputs(segments: &Segments, spec: &AttentionBlockSpec, dtype: DType) -> [Tensor; 2] {

@@ -22,6 +22,8 @@ pub struct FeedForwardSpec {
     pub inner: usize,
     /// Epsilon of the norm.
     pub eps: f64,
+    /// Whether the backward pass computes again what it needs, rather than that being kept for it; the numbers are the same.
+    pub recomputes: bool,
 }
 
 impl FeedForwardSpec {
@@ -55,6 +57,7 @@ pub fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Res
     if x.device().is_cuda() {
         return Ok(crate::cuda::feed_forward(&x, &weights, spec)?);
     }
+    let keeps = keeps && !spec.recomputes;
     Ok(x.apply_op2(&weights, Node(FeedForward { spec: *spec, keeps, kept: OnceLock::new() }))?)
 }
 
@@ -77,12 +80,9 @@ impl FeedForward {
         let FeedForwardSpec { width, inner, .. } = self.spec;
         (width, width + 2 * inner * width)
     }
-}
 
-impl Block for FeedForward {
-    const OP: &'static str = OP;
-
-    fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
+    /// What comes out, and what the backward pass needs.
+    fn activate<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<(Vec<T>, Kept)> {
         let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
         let n = x.len() / d;
         let (norm_end, gate_up_end) = self.ends();
@@ -99,13 +99,23 @@ impl Block for FeedForward {
                 y.copy_from_slice(x);
                 multiply_whole(y, View::dense(gated, n, f), &down_by_column, Into::Add);
             });
+        let kept = Kept {
+            normed: tensor_of(normed, (n, d))?,
+            gate_up: tensor_of(gate_up, (n, 2 * f))?,
+            gated: tensor_of(gated, (n, f))?,
+        };
+        Ok((y, kept))
+    }
+}
+
+impl Block for FeedForward {
+    const OP: &'static str = OP;
+
+    fn forward<T: Element>(&self, x: &[T], weights: &[T]) -> candle_core::Result<Vec<T>> {
+        let (y, made) = self.activate(x, weights)?;
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
-            let _ = self.kept.set(Kept {
-                normed: tensor_of(normed, (n, d))?,
-                gate_up: tensor_of(gate_up, (n, 2 * f))?,
-                gated: tensor_of(gated, (n, f))?,
-            });
+            let _ = self.kept.set(made);
         }
         Ok(y)
     }
@@ -120,7 +130,8 @@ impl Block for FeedForward {
         let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
         let n = x.len() / d;
         let (norm_end, gate_up_end) = self.ends();
-        let kept = self.kept.get().ok_or_else(|| candle_core::Error::msg("feed_forward: nothing was kept"))?;
+        let again = if self.kept.get().is_none() { Some(self.activate(x, weights)?.1) } else { None };
+        let kept = again.as_ref().or(self.kept.get()).expect("it is kept or was just made");
         let (normed, gate_up, gated) = (Values::of(&kept.normed), Values::of(&kept.gate_up), Values::of(&kept.gated));
         let (normed, gate_up, gated) = (normed.as_slice::<T>()?, gate_up.as_slice::<T>()?, gated.as_slice::<T>()?);
 
@@ -166,7 +177,7 @@ mod tests {
     use crate::oracle;
     use candle_core::{DType, Var};
 
-    const SPEC: FeedForwardSpec = FeedForwardSpec { width: 6, inner: 10, eps: 1e-5 };
+    const SPEC: FeedForwardSpec = FeedForwardSpec { width: 6, inner: 10, eps: 1e-5, recomputes: false };
 
     fn inputs(rows: usize, spec: &FeedForwardSpec, dtype: DType) -> [Tensor; 2] {
         [draw(1, &[rows, spec.width], dtype), draw(2, &[spec.n_weights()], dtype)]
@@ -175,7 +186,7 @@ mod tests {
     #[test]
     fn equals_the_oracle_for_odd_shapes() {
         for (rows, width, inner) in [(1, 8, 3), (7, 20, 33), (150, 40, 70), (100, 300, 5)] {
-            let spec = FeedForwardSpec { width, inner, eps: 1e-5 };
+            let spec = FeedForwardSpec { width, inner, eps: 1e-5, recomputes: false };
             let inputs = inputs(rows, &spec, DType::F32);
             assert_block_equals_oracle(&inputs, &|i| Ok(feed_forward(&i[0], &i[1], &spec)?), &|i| {
                 oracle::feed_forward(&i[0], &i[1], &spec)
@@ -190,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_bit() {
-        let spec = FeedForwardSpec { width: 24, inner: 50, eps: 1e-5 };
+        let spec = FeedForwardSpec { width: 24, inner: 50, eps: 1e-5, recomputes: false };
         assert_same_for_any_threads(&inputs(200, &spec, DType::F32), &|i| Ok(feed_forward(&i[0], &i[1], &spec)?));
     }
 

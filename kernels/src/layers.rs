@@ -83,12 +83,12 @@ mod tests {
 
     #[test]
     fn several_layers_equal_their_oracle() {
-        for (width, head_dim, inner) in [(24, 6, 21), (64, 32, 96)] {
+        for (width, head_dim, inner, recomputes) in [(24, 6, 21, false), (64, 32, 96, false), (64, 32, 96, true)] {
             let attention = AttentionSpec { n_heads: 2, n_kv_heads: 1, head_dim, rope_theta: 10_000.0 };
             let spec = LayersSpec {
                 n_layers: 3,
-                attention: AttentionBlockSpec { width, eps: 1e-5, attention },
-                feed_forward: FeedForwardSpec { width, inner, eps: 1e-5 },
+                attention: AttentionBlockSpec { width, eps: 1e-5, attention, recomputes },
+                feed_forward: FeedForwardSpec { width, inner, eps: 1e-5, recomputes },
             };
             let segments = Segments::padded_rows(&[70, 31], 70);
             let small = (draw(2, &[spec.n_weights()], DType::F32) * 0.3).unwrap();
@@ -105,8 +105,8 @@ mod tests {
         let attention = AttentionSpec { n_heads: 1, n_kv_heads: 1, head_dim: 4, rope_theta: 10.0 };
         let spec = LayersSpec {
             n_layers: 2,
-            attention: AttentionBlockSpec { width: 4, eps: 1e-5, attention },
-            feed_forward: FeedForwardSpec { width: 4, inner: 3, eps: 1e-5 },
+            attention: AttentionBlockSpec { width: 4, eps: 1e-5, attention, recomputes: false },
+            feed_forward: FeedForwardSpec { width: 4, inner: 3, eps: 1e-5, recomputes: false },
         };
         let weights = draw(1, &[spec.n_weights() - 1], DType::F32);
         let x = draw(2, &[1, 3, 4], DType::F32);

@@ -155,13 +155,13 @@ proptest! {
     ) {
         let segments = segments(batch, len, 20, pads, seed);
         let x = draw(seed + 1, &[batch, len, width], DType::F32);
-        let spec = AttentionBlockSpec { width, eps: EPS, attention };
+        let spec = AttentionBlockSpec { width, eps: EPS, attention, recomputes: false };
         check_block(
             &[x.clone(), draw(seed + 2, &[spec.n_weights()], DType::F32)],
             &|i| Ok(attention_block(&i[0], &i[1], &spec, &segments)?),
             &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
         );
-        let spec = FeedForwardSpec { width, inner, eps: EPS };
+        let spec = FeedForwardSpec { width, inner, eps: EPS, recomputes: false };
         check_block(
             &[x, draw(seed + 3, &[spec.n_weights()], DType::F32)],
             &|i| Ok(feed_forward(&i[0], &i[1], &spec)?),

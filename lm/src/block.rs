@@ -1,7 +1,7 @@
 //! The weights of a decoder as it computes with them: as they lie on disk, laid out for decoding, or both.
 
 use crate::Result;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kernels::PackedWeight;
 use std::sync::{Arc, OnceLock};
 
@@ -46,6 +46,11 @@ impl Block {
             first: PackedWeight::new(&Tensor::cat(first, 0)?)?,
             second: PackedWeight::new(second)?,
         })))
+    }
+
+    /// A copy without gradients, on a device.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        Ok(Self::Whole { flat: self.join()?.detach().to_device(device)?, packed: OnceLock::new() })
     }
 
     /// All weights in one tensor.
@@ -135,7 +140,7 @@ impl Table {
         if let (None, Some(packed)) = (self.lying.get(), self.packed.get()) {
             return Ok(packed.rows(ids)?);
         }
-        let ids = Tensor::from_slice(ids, ids.len(), &candle_core::Device::Cpu)?;
+        let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
         Ok(kernels::embedding(&ids, &self.lying()?.detach())?)
     }
 }

@@ -1,6 +1,8 @@
 //! A model on disk: a folder in Hugging Face's layout, with its lineage beside it.
 
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
+use crate::device::Device;
 use crate::lineage::{self, Lineage};
 use crate::parts::{self, CONFIG_FILE, GENERATION_FILE};
 use crate::tensors;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Name of a reward model's additional tensor, (1, d), as in Hugging Face's `LlamaForSequenceClassification`.
 pub const SCORE_WEIGHT: &str = "score.weight";
 
-/// A model with everything needed to run it.
+/// A model with everything needed to run it; its tensors lie on the CPU, in f32.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The shape of the model.
@@ -91,6 +93,15 @@ impl Checkpoint {
             write(lineage::FILE, lineage.to_json())?;
         }
         std::fs::rename(&partial, folder).map_err(Error::io("rename to", folder))
+    }
+
+    /// A decoder over the weights on a device, without gradients, with activations in f32.
+    ///
+    /// # Errors
+    /// Where memory for them lacks there.
+    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        let weights = self.weights.map(|tensor| Ok(tensor.to_device(device)?))?;
+        Decoder::new(&self.config, &weights)
     }
 
     /// SHA-256 over the content of all tensors, in hexadecimal; it does not depend on how they are laid out in files.

@@ -1,13 +1,13 @@
 //! The forward pass: a Llama-style decoder.
 
-use crate::Result;
 use crate::batch::Batch;
 use crate::block::{Block, Table};
 use crate::config::ModelConfig;
 use crate::generation::choose;
 use crate::next_token::{for_each_row, judge};
 use crate::weights::Weights;
-use candle_core::{DType, Tensor};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
 use kernels::{
     AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, PackedWeight, TokenLogProb,
     TokenTree,
@@ -101,8 +101,8 @@ impl Decoder {
             norm,
             lm_head,
             compute,
-            attention: AttentionBlockSpec { width, eps, attention },
-            feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps },
+            attention: AttentionBlockSpec { width, eps, attention, recomputes: false },
+            feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps, recomputes: false },
         })
     }
 
@@ -112,6 +112,46 @@ impl Decoder {
     pub fn computing_in(mut self, dtype: DType) -> Self {
         self.compute = dtype;
         self
+    }
+
+    /// The same decoder with activations computed again in the backward pass rather than kept for it: less memory, more time, and the
+    /// same gradients to the last bit.
+    #[must_use]
+    pub fn recomputing(mut self, recomputes: bool) -> Self {
+        self.attention.recomputes = recomputes;
+        self.feed_forward.recomputes = recomputes;
+        self
+    }
+
+    /// A copy on a device, without gradients, with activations in f32; on the CPU its weights are not laid out for decoding before they
+    /// are needed.
+    ///
+    /// # Errors
+    /// Where memory for it lacks there.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let table = |table: &Table| Ok::<_, Error>(Arc::new(Table::new(table.lying()?.detach().to_device(device)?)));
+        let embed_tokens = table(&self.embed_tokens)?;
+        let lm_head = if Arc::ptr_eq(&self.embed_tokens, &self.lm_head) {
+            Arc::clone(&embed_tokens)
+        } else {
+            table(&self.lm_head)?
+        };
+        let layer = |layer: &Layer| -> Result<Layer> {
+            Ok(Layer { attention: layer.attention.on(device)?, feed_forward: layer.feed_forward.on(device)? })
+        };
+        Ok(Self {
+            embed_tokens,
+            lm_head,
+            layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
+            norm: self.norm.detach().to_device(device)?,
+            compute: DType::F32,
+            ..self.clone()
+        })
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        self.norm.device()
     }
 
     /// What activations are in.
@@ -258,6 +298,14 @@ impl Decoder {
         Ok(found)
     }
 
+    /// Logits (N, V) after hidden states (N, d), f32 without gradient.
+    ///
+    /// # Errors
+    /// Where the shapes do not fit.
+    pub fn logits_after(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.packed_lm_head()?.apply_in_f32(hidden)?)
+    }
+
     fn packed_lm_head(&self) -> Result<Arc<PackedWeight>> {
         self.lm_head.packed(self.compute)
     }
@@ -278,7 +326,7 @@ pub(crate) mod tests {
     use crate::config::ModelConfig;
     use crate::weights::Weights;
     use crate::{Error, random};
-    use candle_core::{DType, Var};
+    use candle_core::{DType, Device, Var};
     use rand::Rng;
 
     /// A small model with every feature: grouped queries, a head width other than d / H, two layers.
@@ -444,6 +492,36 @@ pub(crate) mod tests {
             assert_eq!(read(&decoder), read(&packed));
             assert_eq!(decoder.lm_head().to_vec2::<f32>().unwrap(), packed.lm_head().to_vec2::<f32>().unwrap());
         }
+    }
+
+    #[test]
+    fn a_copy_on_a_device_is_the_same_model() {
+        for tie_word_embeddings in [true, false] {
+            let config = ModelConfig { tie_word_embeddings, ..tiny_config() };
+            let weights = lively(&config, 8);
+            let batch = Batch::pad(&random_rows(8, &[20])).unwrap();
+            let expected = logits(&Decoder::new(&config, &weights).unwrap(), &batch);
+            let copy = Decoder::for_decoding(&config, weights).unwrap().on(&Device::Cpu).unwrap();
+            assert_eq!(logits(&copy, &batch), expected);
+            let hidden = copy.forward(&batch).unwrap().flatten_to(1).unwrap();
+            assert_eq!(copy.logits_after(&hidden).unwrap().to_vec2::<f32>().unwrap(), expected[0]);
+        }
+    }
+
+    #[test]
+    fn activations_computed_again_give_the_same_gradients_to_the_last_bit() {
+        let config = tiny_config();
+        let weights = lively(&config, 9);
+        let batch = Batch::pad(&random_rows(9, &[11, 6])).unwrap();
+        let gradients = |recomputes: bool| -> Vec<Vec<f32>> {
+            let vars: Vec<Var> = weights.iter().map(|(_, tensor)| Var::from_tensor(tensor).unwrap()).collect();
+            let mut next = vars.iter();
+            let weights = weights.map(|_| Ok(next.next().unwrap().as_tensor().clone())).unwrap();
+            let decoder = Decoder::new(&config, &weights).unwrap().recomputing(recomputes);
+            let found = decoder.forward(&batch).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            vars.iter().map(|var| found.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap()).collect()
+        };
+        assert_eq!(gradients(true), gradients(false));
     }
 
     #[test]

@@ -109,6 +109,28 @@ impl LoadedModel {
         Ok(Self { decoder, tokenizer, stop_ids, end_of_turn, fingerprint })
     }
 
+    /// The same model with its weights on a device, asked in f32; a model of another architecture stays on the CPU, which
+    /// [`LoadedModel::device`] tells.
+    ///
+    /// # Errors
+    /// Where memory for it lacks there.
+    pub fn on(self, device: &Device) -> Result<Self> {
+        match &self.decoder {
+            AnyDecoder::Plain(decoder) if !decoder.device().same_device(device) => {
+                Ok(Self { decoder: AnyDecoder::Plain(Box::new(decoder.on(device)?)), ..self })
+            }
+            AnyDecoder::Plain(_) | AnyDecoder::Frozen(_) => Ok(self),
+        }
+    }
+
+    /// Where it is asked.
+    pub fn device(&self) -> &Device {
+        match &self.decoder {
+            AnyDecoder::Plain(decoder) => decoder.device(),
+            AnyDecoder::Frozen(_) => &Device::Cpu,
+        }
+    }
+
     /// The plain decoder, whose weights can be trained and mixed.
     ///
     /// # Errors

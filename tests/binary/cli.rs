@@ -52,6 +52,8 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         (&[], 2, "Usage: phasetrace"),
         (&["trian"], 2, "unrecognized subcommand 'trian'"),
         (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),
+        (&["train", "--device", "tpu"], 2, "'--device <DEVICE>': expected cpu, cuda or cuda:N"),
+        (&["train", &run_folder, "--device", "cuda:99"], 1, "error: device `cuda:99` is not available: "),
         (&["train", "--until", "ppo"], 2, "possible values: pretrain, sft, reward, rlhf, dpo, sl-cai, rl-cai"),
         (&["train", &run_folder, "--set", "pretrain.steps"], 2, "--set pretrain.steps: expected KEY=VALUE"),
         (&["train", &run_folder, "--set", "pretrain.steps=0"], 1, "--set pretrain.steps=0: key `pretrain.steps`: "),
@@ -101,6 +103,28 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
         assert_eq!(stdout, "", "{args:?}");
     }
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "a refused command leaves nothing behind");
+}
+
+#[test]
+fn a_device_that_is_not_there_ends_what_computes_in_one_line_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_folder = folder.path().join("run").display().to_string();
+    for command in ["train", "diagnose", "probe", "trace", "compare", "bless", "reference"] {
+        let mut arguments = vec![command, &run_folder];
+        arguments.extend(match command {
+            "trace" => ["--behaviour", "over_refusal", "--phase", "sft"].as_slice(),
+            "reference" => ["-o", "/nowhere.json"].as_slice(),
+            _ => [].as_slice(),
+        });
+        let outcome = Outcome::from(phasetrace(&arguments).env("PHASETRACE_DEVICE", "cuda:99").output().unwrap());
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{command}: {}", outcome.stderr);
+        assert!(outcome.stderr.starts_with("error: device `cuda:99` is not available: "), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0, "nothing was begun");
+    // What computes nothing needs none.
+    let mut listing = phasetrace(&["schema", "diagnosis"]);
+    assert!(listing.env("PHASETRACE_DEVICE", "cuda:99").output().unwrap().status.success());
 }
 
 #[test]

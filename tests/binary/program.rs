@@ -16,7 +16,7 @@ pub(crate) const ASKED: [&str; 5] = ["pretrain", "sft", "rlhf", "sl-cai", "rl-ca
 pub(crate) fn phasetrace(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_phasetrace"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in ["RECIPE", "SEED", "THREADS", "QUIET", "SKIP_BAD"] {
+    for name in ["RECIPE", "SEED", "THREADS", "QUIET", "SKIP_BAD", "DEVICE", "RECOMPUTE"] {
         command.env_remove(format!("PHASETRACE_{name}"));
     }
     command

@@ -1,7 +1,7 @@
 //! What `gpu/check` runs of ours on a GPU: each task prints one JSON object.
 //!
 //! `gpu_steps write SIZE DIR` writes a model with fresh weights as a Hugging Face folder, which both sides load;
-//! `agree`, `train`, `flat` and `decode` work on such a folder; `kernels` times the operations at the shapes of size L.
+//! `agree`, `train`, `recompute` and `decode` work on such a folder; `kernels` times the operations at the shapes of size L.
 
 use candle_core::{DType, Device, Tensor, Var};
 use kernels::{AdamW, AdamWConfig, AttentionBlockSpec, AttentionSpec, FeedForwardSpec, Segments};
@@ -102,10 +102,13 @@ fn run(args: &[&str]) -> Outcome<Value> {
     Ok(match args {
         ["write", size, folder] => write_model(&Size::named(size)?, folder.as_ref())?,
         ["agree", size, folder] => agree(&Size::named(size)?, folder.as_ref())?,
-        ["train", size, folder, steps] => train(&Size::named(size)?, folder.as_ref(), steps.parse()?)?,
+        ["train", size, folder, steps] => train(&Size::named(size)?, folder.as_ref(), steps.parse()?, false)?,
+        ["recompute", size, folder, steps] => train(&Size::named(size)?, folder.as_ref(), steps.parse()?, true)?,
         ["decode", size, folder] => decode(&Size::named(size)?, folder.as_ref())?,
         ["kernels"] => time_kernels()?,
-        _ => return Err("usage: gpu_steps write|agree|decode S|L DIR, train S|L DIR STEPS, or kernels".into()),
+        _ => {
+            return Err("usage: gpu_steps write|agree|decode S|L DIR, train|recompute S|L DIR STEPS, or kernels".into());
+        }
     })
 }
 
@@ -176,13 +179,13 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Optimizer steps of a session: forward, backward, clipping, `AdamW`, log.
-fn train(size: &Size, folder: &Path, steps: usize) -> Outcome<Value> {
+/// Optimizer steps of a session: forward, backward, clipping, `AdamW`, log; with activations kept or computed again.
+fn train(size: &Size, folder: &Path, steps: usize, recomputes: bool) -> Outcome<Value> {
     let device = lm::device::open("cuda")?;
     let start = Checkpoint::load(folder)?;
     let n_parameters = start.weights.n_parameters();
     let root = folder.join("train");
-    let run = RunFolder::new(&root);
+    let run = RunFolder::new(&root).on(device.clone()).recomputing(recomputes);
     let phase = Phase {
         name: "check",
         folder: &run,
@@ -193,7 +196,7 @@ fn train(size: &Size, folder: &Path, steps: usize) -> Outcome<Value> {
         steps: 1_000_000,
         save_every: 0,
     };
-    let mut session = Session::open(phase, Start::from_checkpoint(&start).on(&device)?, &Silent)?;
+    let mut session = Session::open(phase, Start::from_checkpoint(&start), &Silent)?;
     let batches = (0..8).map(|n| size.batch(n)).collect::<Outcome<Vec<_>>>()?;
     let (mut losses, mut seconds, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..steps {
@@ -224,7 +227,7 @@ fn train(size: &Size, folder: &Path, steps: usize) -> Outcome<Value> {
     }))
 }
 
-/// Greedy completions of a batch of prompts.
+/// Completions of a batch of prompts: the most likely tokens, and drawn ones.
 fn decode(size: &Size, folder: &Path) -> Outcome<Value> {
     let (n_rows, n_prompt, max_new_tokens) = DECODE;
     let device = lm::device::open("cuda")?;
@@ -232,17 +235,21 @@ fn decode(size: &Size, folder: &Path) -> Outcome<Value> {
     let weights = checkpoint.weights.map(|tensor| Ok(tensor.to_device(&device)?.to_dtype(DType::BF16)?))?;
     let decoder = Decoder::new(&checkpoint.config, &weights)?;
     let prompts: Vec<Prompt> = (0..n_rows).map(|row| Prompt { ids: size.ids(n_prompt, row), max_new_tokens }).collect();
-    let mut seconds = Vec::new();
-    let mut first = Vec::new();
-    for _ in 0..4 {
-        let clock = Instant::now();
-        let completions = generate(&decoder, &prompts, Choice::Greedy, &[], &mut lm::random::stream(1, "check", 0))?;
-        seconds.push(clock.elapsed().as_secs_f64());
-        first = completions[0].ids[..8].to_vec();
-    }
-    let best = median(seconds.split_off(1));
+    let time = |choice: Choice| -> Outcome<(f64, Vec<u32>)> {
+        let mut seconds = Vec::new();
+        let mut first = Vec::new();
+        for _ in 0..4 {
+            let clock = Instant::now();
+            let completions = generate(&decoder, &prompts, choice, &[], &mut lm::random::stream(1, "check", 0))?;
+            seconds.push(clock.elapsed().as_secs_f64());
+            first = completions[0].ids[..8].to_vec();
+        }
+        Ok(((n_rows * max_new_tokens) as f64 / median(seconds.split_off(1)), first))
+    };
+    let (greedy, first) = time(Choice::Greedy)?;
+    let (drawn, _) = time(Choice::Temperature(1.0))?;
     Ok(json!({ "rows": n_rows, "prompt_tokens": n_prompt, "new_tokens": max_new_tokens,
-               "tokens_per_s": (n_rows * max_new_tokens) as f64 / best, "first_ids": first }))
+               "tokens_per_s": greedy, "drawn_tokens_per_s": drawn, "first_ids": first }))
 }
 
 /// Milliseconds of `work` on the GPU, the median of several runs.
@@ -273,8 +280,8 @@ fn time_kernels() -> Outcome<Value> {
         Ok((Tensor::randn(0_f32, 1.0, dims, &device)? * 0.5)?.to_dtype(dtype)?)
     };
     let attention = AttentionSpec { n_heads: 12, n_kv_heads: 12, head_dim: 64, rope_theta: 10_000.0 };
-    let block = AttentionBlockSpec { width: d, eps: 1e-5, attention };
-    let feed_forward = FeedForwardSpec { width: d, inner: f, eps: 1e-5 };
+    let block = AttentionBlockSpec { width: d, eps: 1e-5, attention, recomputes: false };
+    let feed_forward = FeedForwardSpec { width: d, inner: f, eps: 1e-5, recomputes: false };
     let segments = Segments::whole_rows(batch, len);
     let ids: Vec<u32> = size.ids(n, 3);
     let id_tensor = Tensor::from_slice(&ids, n, &Device::Cpu)?;

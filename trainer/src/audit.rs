@@ -8,7 +8,7 @@ use crate::rlhf::{encode_prompts, look_at};
 use crate::rollout::{Answer, SamplingRecipe, sample, trace};
 use crate::sequence::draw_items;
 use lm::checkpoint::Checkpoint;
-use lm::decoder::Decoder;
+use lm::device::Device;
 use lm::random::stream;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub struct Audit {
     pub n_tokens: Vec<usize>,
 }
 
-/// Samples one answer to each of `n` prompts, drawn by `seed`, at temperature 1.
+/// Samples one answer to each of `n` prompts, drawn by `seed`, at temperature 1, on a device.
 ///
 /// The prompts do not depend on the policy, so that policies are compared on the same ones.
 ///
@@ -38,13 +38,14 @@ pub fn audit(
     prompts: &DataFile<Prompt>,
     n: usize,
     seed: u64,
+    device: &Device,
 ) -> Result<Audit> {
     let sampling = SamplingRecipe::default();
     let encoded = encode_prompts(start, prompts, sampling.max_new_tokens.get())?;
     let drawn = draw_items(encoded.len(), n.min(encoded.len()), seed, "audit/prompt", 0);
     let asked: Vec<Vec<u32>> = drawn.iter().map(|&i| encoded[i].clone()).collect();
-    let decoder = Decoder::new(&policy.config, &policy.weights)?;
-    let reference = Decoder::new(&start.config, &start.weights)?;
+    let decoder = policy.decoder(device)?;
+    let reference = start.decoder(device)?;
     let random = &mut stream(seed, "audit/sample", 0);
     let answers = sample(&decoder, &asked, &sampling, &policy.config.eos_token_ids, random)?;
     let examples: Vec<Example> = answers.iter().map(Answer::example).collect();
@@ -69,6 +70,7 @@ mod tests {
     use crate::data::Prompt;
     use crate::tiny;
     use lm::chat::{Message, Role};
+    use lm::device::Device;
     use lm::{Checkpoint, Weights};
 
     fn model(seed: u64) -> Checkpoint {
@@ -86,13 +88,13 @@ mod tests {
         };
         let prompts = tiny::data_file("prompts.jsonl", vec![prompt("Ada", &["Lund."]), prompt("Bo", &[])]);
         let (start, other) = (model(1), model(2));
-        let own = audit(&start, &start, &prompts, 2, 3).unwrap();
+        let own = audit(&start, &start, &prompts, 2, 3, &Device::Cpu).unwrap();
         assert!(own.kl_nats.iter().all(|kl| kl.abs() < 1e-9), "{:?}", own.kl_nats);
-        let gone = audit(&other, &start, &prompts, 9, 3).unwrap();
+        let gone = audit(&other, &start, &prompts, 9, 3, &Device::Cpu).unwrap();
         assert_eq!(gone.kl_nats.len(), 2, "no prompt is asked twice");
         assert!(gone.kl_nats.iter().all(|&kl| kl > 1e-3), "{:?}", gone.kl_nats);
         assert_eq!(gone.is_right.iter().filter(|right| right.is_some()).count(), 1);
         assert!(gone.entropy_nats.iter().zip(&gone.n_tokens).all(|(&h, &n)| h > 0.0 && n > 0));
-        assert_eq!(audit(&other, &start, &prompts, 2, 3).unwrap(), gone);
+        assert_eq!(audit(&other, &start, &prompts, 2, 3, &Device::Cpu).unwrap(), gone);
     }
 }

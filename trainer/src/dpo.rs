@@ -151,7 +151,7 @@ pub fn run(folder: &RunFolder, recipe: &DpoRecipe, inputs: Inputs<'_>, progress:
     }
 
     let rankings = encode_rankings(parent, preferences)?;
-    let reference = Decoder::new(&parent.config, &parent.weights)?;
+    let reference = folder.decoder(parent)?;
     let order = format!("{PHASE}/order");
     let mut mix = PretrainMix::new(&recipe.pretrain_mix, parent, corpus, PHASE, seed)?;
     let mut session = Session::open(phase, Start::from_checkpoint(parent), progress)?;

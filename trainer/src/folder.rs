@@ -1,5 +1,9 @@
-//! Where a run keeps what it makes.
+//! Where a run keeps what it makes, and where that is computed.
 
+use crate::error::Result;
+use lm::checkpoint::Checkpoint;
+use lm::decoder::Decoder;
+use lm::device::{Device, training_dtype};
 use std::path::{Path, PathBuf};
 
 /// The folder of a run.
@@ -13,15 +17,48 @@ use std::path::{Path, PathBuf};
 /// generated/sl-cai.jsonl         critiques, revisions and comparisons that the model wrote itself
 /// logs/PHASE.jsonl  logs/tb/     one record per step
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Phases are computed on the CPU unless the folder says otherwise; checkpoints lie on disk in f32 and in memory on the CPU either way.
+#[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
+    device: Device,
+    recomputes: bool,
 }
 
 impl RunFolder {
     /// The run at `root`; nothing is read or created.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), device: Device::Cpu, recomputes: false }
+    }
+
+    /// The same run, its phases computed on a device.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// The same run, whose phases compute activations again in the backward pass where `recomputes`, rather than keep them for it.
+    #[must_use]
+    pub fn recomputing(self, recomputes: bool) -> Self {
+        Self { recomputes, ..self }
+    }
+
+    /// A decoder over a checkpoint as the phases of the run compute with it, without gradients.
+    ///
+    /// # Errors
+    /// Where memory for it lacks on the device.
+    pub(crate) fn decoder(&self, checkpoint: &Checkpoint) -> Result<Decoder> {
+        Ok(checkpoint.decoder(&self.device)?.computing_in(training_dtype(&self.device)))
+    }
+
+    /// Where phases are computed.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether activations are computed again in the backward pass.
+    pub fn recomputes(&self) -> bool {
+        self.recomputes
     }
 
     /// The folder itself.

@@ -5,6 +5,7 @@ mod model;
 
 use crate::constitution::Principle;
 use crate::error::Result;
+use crate::folder::RunFolder;
 use crate::rollout::SamplingRecipe;
 use endpoint::EndpointJudge;
 pub use endpoint::EndpointRecipe;
@@ -94,6 +95,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) seed: u64,
     /// Where the answers of a server are kept.
     pub(crate) notebook: &'a Path,
+    /// The run, whose device a model is asked on.
+    pub(crate) folder: &'a RunFolder,
 }
 
 /// Which of two answers to a prompt is better under a principle?

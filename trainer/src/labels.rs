@@ -133,6 +133,7 @@ mod tests {
     use super::{HardRecipe, LabelKind, LabelsRecipe, Pair, ReasonedRecipe, label_pairs};
     use crate::constitution::Constitution;
     use crate::data::Prompt;
+    use crate::folder::RunFolder;
     use crate::judge::{Bench, Judge};
     use crate::recipe::count;
     use crate::rollout::SamplingRecipe;
@@ -167,6 +168,7 @@ mod tests {
             sampling: SamplingRecipe::default(),
             seed: 1,
             notebook: Path::new("unused"),
+            folder: &RunFolder::new("unused"),
         };
         let labels = label_pairs(&Judge::Itself, &at, recipe, &pairs).unwrap().into_iter();
         labels

@@ -79,15 +79,22 @@ mod tests {
     use crate::session::{Progress, Silent};
     use crate::tiny;
     use lm::Checkpoint;
+    use lm::device::Device;
+    use lm::lineage::{Lineage, Stretch};
+    use std::cell::RefCell;
     use std::collections::BTreeMap;
     use std::fs;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::path::Path;
 
     fn train(root: &Path, recipe: &PretrainRecipe, progress: &dyn Progress) -> crate::Result<Checkpoint> {
+        train_in(&RunFolder::new(root), recipe, progress)
+    }
+
+    fn train_in(folder: &RunFolder, recipe: &PretrainRecipe, progress: &dyn Progress) -> crate::Result<Checkpoint> {
         let inputs =
             Inputs { corpus: &tiny::corpus(), tokenizer: &tiny::tokenizer(), config: &tiny::config(), seed: 3 };
-        run(&RunFolder::new(root), recipe, inputs, progress)
+        run(folder, recipe, inputs, progress)
     }
 
     /// Every file below a folder, with its content.
@@ -164,6 +171,47 @@ mod tests {
         }
         let n_steps = |root: &Path| fs::read_to_string(root.join("logs/pretrain.jsonl")).unwrap().lines().count();
         assert_eq!((n_steps(disturbed.path()), n_steps(undisturbed.path())), (17, 17));
+    }
+
+    #[test]
+    fn computing_activations_again_changes_no_byte() {
+        let (kept, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        train(kept.path(), &tiny::pretrain_recipe(7), &Silent).unwrap();
+        let folder = RunFolder::new(again.path()).recomputing(true);
+        train_in(&folder, &tiny::pretrain_recipe(7), &Silent).unwrap();
+        for part in ["checkpoints", "steps"] {
+            assert_eq!(files(&again.path().join(part)), files(&kept.path().join(part)));
+        }
+    }
+
+    /// Hears what a phase warns of.
+    #[derive(Default)]
+    struct Warnings(RefCell<Vec<String>>);
+
+    impl Progress for Warnings {
+        fn begin(&self, _: &str, _: u64) {}
+        fn step(&self, _: &str, _: u64, _: f64, _: u64) {}
+        fn end(&self, _: &str) {}
+        fn warn(&self, _: &str, _: u64, message: &str) {
+            self.0.borrow_mut().push(message.to_owned());
+        }
+    }
+
+    #[test]
+    fn what_goes_on_on_another_device_is_told_and_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let recipe = tiny::pretrain_recipe(17);
+        catch_unwind(AssertUnwindSafe(|| train(root.path(), &recipe, &Kill(8)).map(|_| ()))).unwrap_err();
+        let newest = crate::state::find_newest(&root.path().join("steps/pretrain")).unwrap().unwrap();
+        let begun = Stretch { after_step: 0, device: "cuda:0, a GPU".to_owned(), precision: "bf16".to_owned() };
+        let mut lineage = Lineage::load(&newest).unwrap().unwrap();
+        let steps = lineage.steps;
+        lineage.computed = vec![begun.clone()];
+        fs::write(newest.join("lineage.json"), serde_json::to_string(&lineage).unwrap()).unwrap();
+        let warnings = Warnings::default();
+        let checkpoint = train(root.path(), &recipe, &warnings).unwrap();
+        assert_eq!(warnings.0.into_inner(), ["what began on another device goes on with cpu in f32"]);
+        assert_eq!(checkpoint.lineage.unwrap().computed, [begun, Stretch::on(&Device::Cpu, steps)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::data::{Comparison, DataFile};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::recipe::{OptimizerRecipe, Positive, Probability, ScheduleRecipe, count, steps, to_toml};
-use crate::sequence::{Layout, ROWS_WITHOUT_GRADIENT, draw_items, lay_out, numbers};
+use crate::sequence::{Layout, ROWS_WITHOUT_GRADIENT, draw_items, lay_out, numbers, widen};
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
 use candle_core::{DType, Device, Tensor};
 use lm::chat::{Message, Role};
@@ -261,7 +261,7 @@ fn compare(groups: &[&Group]) -> (Vec<Example>, Vec<Pair>) {
 /// (number of spans), in the order of the spans
 fn score_spans(decoder: &Decoder, head: &Tensor, layout: &Layout) -> Result<Tensor> {
     let hidden = layout.hidden_at(decoder, &layout.last_positions())?; // (N, d)
-    Ok(kernels::linear(&hidden, head)?.flatten_all()?)
+    Ok(kernels::linear(&widen(&hidden)?, head)?.flatten_all()?)
 }
 
 /// Pairs of examples as pairs of spans: `members[span]` is the example that lies there.
@@ -301,13 +301,22 @@ pub struct Reward {
 }
 
 impl RewardModel {
-    /// Takes the reward model from the checkpoints that [`run`] has trained, at least one.
+    /// Takes the reward model from the checkpoints that [`run`] has trained, at least one, to be asked on a device.
     ///
     /// # Errors
     /// Where a checkpoint has no scalar head or its lineage no normalisation.
-    pub fn load(checkpoints: &[Checkpoint]) -> Result<Self> {
+    pub fn load(checkpoints: &[Checkpoint], device: &Device) -> Result<Self> {
         assert!(!checkpoints.is_empty(), "a reward model has at least one member");
-        Ok(Self { members: checkpoints.iter().map(Member::load).collect::<Result<_>>()? })
+        Ok(Self { members: checkpoints.iter().map(|member| Member::load(member, device)).collect::<Result<_>>()? })
+    }
+
+    /// The same with activations in `dtype`, f32 otherwise.
+    #[must_use]
+    pub fn computing_in(mut self, dtype: DType) -> Self {
+        for member in &mut self.members {
+            member.decoder = member.decoder.clone().computing_in(dtype);
+        }
+        self
     }
 
     /// Rewards of whole conversations, given as token ids up to the token that ends the answer.
@@ -384,12 +393,12 @@ struct Member {
 }
 
 impl Member {
-    fn load(checkpoint: &Checkpoint) -> Result<Self> {
-        let head = checkpoint.extra(HEAD).ok_or_else(|| lm::Error::MissingTensor { name: HEAD.to_owned() })?.clone();
+    fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+        let head = checkpoint.extra(HEAD).ok_or_else(|| lm::Error::MissingTensor { name: HEAD.to_owned() })?;
         let metrics = checkpoint.lineage.as_ref().map(|lineage| &lineage.metrics);
         let scale = metrics.and_then(|metrics| metrics.get("reward_mean").zip(metrics.get("reward_std")));
         let (&mean, &std) = scale.ok_or(Error::NoScale)?;
-        Ok(Self { decoder: Decoder::new(&checkpoint.config, &checkpoint.weights)?, head, mean, std })
+        Ok(Self { decoder: checkpoint.decoder(device)?, head: head.to_device(device)?, mean, std })
     }
 
     fn score(&self, conversations: &[Vec<u32>]) -> Result<Vec<f64>> {
@@ -459,6 +468,7 @@ mod tests {
             steps: 1,
             phasetrace_version: String::new(),
             metrics: BTreeMap::from([("reward_mean".to_owned(), 0.3), ("reward_std".to_owned(), std)]),
+            computed: Vec::new(),
         };
         let extra = vec![(HEAD.to_owned(), head)];
         Checkpoint { config, weights, extra, tokenizer: tiny::tokenizer(), lineage: Some(lineage) }
@@ -467,7 +477,7 @@ mod tests {
     #[test]
     fn a_rating_is_the_lead_of_the_right_answer_and_what_does_not_fit_has_none() {
         let members = [member(1, 0.5), member(2, 2.0)];
-        let model = RewardModel::load(&members).unwrap();
+        let model = RewardModel::load(&members, &Device::Cpu).unwrap();
         let prompt = [Message { role: Role::User, content: "Where does Ada live?".to_owned() }];
         let contrast = |right, wrong| Contrast { prompt: &prompt, right, wrong };
         let long = "Lund ".repeat(90);
@@ -481,7 +491,8 @@ mod tests {
         assert!((found.margin - (scores[0].mean - scores[1].mean)).abs() < 1e-6 && found.margin.abs() > 1e-3);
         // Each member states its own probability, on its own scale.
         let stated = members.iter().zip([0.5, 2.0]).map(|(member, std)| {
-            let alone = RewardModel::load(std::slice::from_ref(member)).unwrap().score(&asked).unwrap();
+            let alone = RewardModel::load(std::slice::from_ref(member), &Device::Cpu).unwrap();
+            let alone = alone.score(&asked).unwrap();
             1.0 / (1.0 + (std * (alone[1].mean - alone[0].mean)).exp())
         });
         assert!((found.stated - stated.sum::<f64>() / 2.0).abs() < 1e-6, "{found:?}");

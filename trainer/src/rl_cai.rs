@@ -15,12 +15,10 @@ use crate::session::Progress;
 use crate::sl_cai::{choose_prompts, is_among};
 use lm::chat::Message;
 use lm::checkpoint::Checkpoint;
-use lm::decoder::Decoder;
 use lm::random::stream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::Path;
 
 /// Name of the phase that trains the preference model.
 pub const PREFERENCE_PHASE: &str = "preference";
@@ -162,7 +160,7 @@ pub fn train_preference_models(
     data.extend(judge.hash()?.map(|hash| ("judge".to_owned(), hash)));
     let task = reward::Task { phase: PREFERENCE_PHASE, parent, data, seed };
     let groups = || {
-        let compared = compare_answers(recipe, inputs, &folder.generated("judge.jsonl"))?;
+        let compared = compare_answers(recipe, inputs, folder)?;
         write(&folder.generated("rl-cai.jsonl"), &compared)?;
         let mut groups: Vec<Group> = compared.iter().map(|pair| pair.group(parent)).collect::<Result<_>>()?;
         let human = preferences.items.iter().filter(|c| !recipe.kinds.is_empty() && !is_among(&recipe.kinds, &c.kind));
@@ -249,7 +247,7 @@ impl Compared {
 }
 
 /// Has the parent answer each prompt several times and compare the first two answers that differ.
-fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>, notebook: &Path) -> Result<Vec<Compared>> {
+fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>, folder: &RunFolder) -> Result<Vec<Compared>> {
     let Inputs { parent, constitution, seed, .. } = *inputs;
     let (n_principles, n_known) = (recipe.labels.principles.get(), constitution.principles.len());
     if n_principles > n_known {
@@ -260,7 +258,7 @@ fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>, notebook: &Path) -
             message,
         });
     }
-    let decoder = Decoder::new(&parent.config, &parent.weights)?;
+    let decoder = folder.decoder(parent)?;
     let (n, k) = (recipe.prompts.get(), recipe.answers.get());
     let asked = choose_prompts(inputs.prompts, &recipe.kinds, n, seed, "rl-cai/prompt", "rl_cai.kinds")?;
     let conversations: Vec<Vec<Message>> = asked.iter().flat_map(|prompt| vec![prompt.prompt.clone(); k]).collect();
@@ -280,7 +278,8 @@ fn compare_answers(recipe: &RlCaiRecipe, inputs: &Inputs<'_>, notebook: &Path) -
         return Err(Error::NothingGenerated { phase: PREFERENCE_PHASE.to_owned(), message });
     }
     let with_reasons = matches!(recipe.labels.kind, LabelKind::Reasoned(_));
-    let at = Bench { trained: parent, with_reasons, sampling: recipe.sampling, seed, notebook };
+    let notebook = &folder.generated("judge.jsonl");
+    let at = Bench { trained: parent, with_reasons, sampling: recipe.sampling, seed, notebook, folder };
     let labels = label_pairs(inputs.judge, &at, &recipe.labels, &pairs)?;
     if labels.iter().all(Option::is_none) {
         let message = format!("the judge had nothing to say of any of the {} pairs", pairs.len());

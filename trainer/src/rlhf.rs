@@ -17,7 +17,7 @@ use crate::folder::RunFolder;
 use crate::mix::{PretrainMix, PretrainMixRecipe};
 use crate::recipe::{ConstantRecipe, NonNegative, OptimizerRecipe, Positive, ScheduleRecipe, count, steps, to_toml};
 use crate::rollout::SamplingRecipe;
-use crate::sequence::lay_out;
+use crate::sequence::{lay_out, widen};
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
 use candle_core::{DType, Device, Tensor};
 use kl::AdaptiveKlRecipe;
@@ -176,7 +176,7 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
     }
 
     let mut mix = PretrainMix::new(&recipe.pretrain_mix, parent, corpus, name, seed)?;
-    let sampler = Sampler::new(recipe, &inputs)?;
+    let sampler = Sampler::new(recipe, &inputs, folder)?;
     let mut session = Session::open(phase, begin(recipe, parent)?, progress)?;
     while !session.is_done() {
         let round = session.step() / per_round;
@@ -259,8 +259,10 @@ fn learn_answers(
         let targets = layout.targets();
         let hidden = layout.hidden_at(session.decoder(), &targets.positions)?; // (N, d)
         let log_probs = kernels::linear_log_probs(&hidden, session.decoder().lm_head(), &targets.ids)?; // (N)
-        let critic = session.parameter(CRITIC).map(|critic| kernels::linear(&hidden, critic)).transpose()?;
-        let values = critic.map(|values| values.flatten_all()).transpose()?; // (N)
+        let values = match session.parameter(CRITIC) {
+            Some(critic) => Some(kernels::linear(&widen(&hidden)?, critic)?.flatten_all()?), // (N)
+            None => None,
+        };
         let places = layout.members.iter().flat_map(|&member| {
             let answer = members[member];
             (0..examples[member].n_targets()).map(move |t| (answer, t))

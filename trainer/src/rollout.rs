@@ -4,8 +4,8 @@ use crate::advantage::estimate_kl;
 use crate::batch::Example;
 use crate::error::Result;
 use crate::recipe::{Positive, count};
-use crate::sequence::{ROWS_WITHOUT_GRADIENT, encode_prompt, lay_out, numbers};
-use candle_core::{DType, Tensor};
+use crate::sequence::{ROWS_WITHOUT_GRADIENT, encode_prompt, lay_out, numbers, widen};
+use candle_core::{D, DType, Tensor};
 use lm::chat::Message;
 use lm::checkpoint::Checkpoint;
 use lm::decoder::Decoder;
@@ -155,7 +155,7 @@ pub(crate) fn trace(
         let policy_hidden = layout.hidden_at(policy, &targets.positions)?; // (N, d)
         let reference_hidden = layout.hidden_at(reference, &targets.positions)?;
         if let Some(critic) = critic {
-            let values = numbers(&kernels::linear(&policy_hidden, critic)?)?;
+            let values = numbers(&kernels::linear(&widen(&policy_hidden)?, critic)?)?;
             for (&owner, value) in targets.owners.iter().zip(values) {
                 traces[owner].values.push(value);
             }
@@ -163,11 +163,16 @@ pub(crate) fn trace(
         // In chunks, so that there are never as many logits as tokens times the vocabulary.
         for start in (0..targets.ids.len()).step_by(CHUNK_TOKENS) {
             let n = CHUNK_TOKENS.min(targets.ids.len() - start);
-            let policy_logits = logits(&policy_hidden.narrow(0, start, n)?, policy)?;
-            let reference_logits = logits(&reference_hidden.narrow(0, start, n)?, reference)?;
-            for (i, (p, q)) in policy_logits.iter().zip(&reference_logits).enumerate() {
-                let contrast = contrast(p, q, targets.ids[start + i] as usize);
-                let trace = &mut traces[targets.owners[start + i]];
+            let policy_logits = policy.logits_after(&policy_hidden.narrow(0, start, n)?)?;
+            let reference_logits = reference.logits_after(&reference_hidden.narrow(0, start, n)?)?;
+            let ids = &targets.ids[start..start + n];
+            let contrasts = if policy_logits.device().is_cpu() {
+                contrast_in_f64(&policy_logits, &reference_logits, ids)?
+            } else {
+                contrast_in_place(&policy_logits, &reference_logits, ids)?
+            };
+            for (contrast, &owner) in contrasts.into_iter().zip(&targets.owners[start..]) {
+                let trace = &mut traces[owner];
                 trace.log_probs.push(contrast.log_prob);
                 trace.reference.push(contrast.reference);
                 trace.entropies.push(contrast.entropy);
@@ -181,8 +186,27 @@ pub(crate) fn trace(
 /// Tokens whose logits exist at the same time.
 const CHUNK_TOKENS: usize = 256;
 
-fn logits(hidden: &Tensor, decoder: &Decoder) -> Result<Vec<Vec<f64>>> {
-    Ok(kernels::linear(hidden, decoder.lm_head())?.to_dtype(DType::F64)?.to_vec2()?)
+/// Compares the distributions of each row of logits (N, V), and their log-probabilities of that row's token.
+fn contrast_in_f64(policy: &Tensor, reference: &Tensor, ids: &[u32]) -> Result<Vec<Contrast>> {
+    let rows = |logits: &Tensor| logits.to_dtype(DType::F64)?.to_vec2::<f64>();
+    let pairs = rows(policy)?.into_iter().zip(rows(reference)?).zip(ids);
+    Ok(pairs.map(|((p, q), &id)| contrast(&p, &q, id as usize)).collect())
+}
+
+/// The same in f32, where the logits are: no more than four numbers a row come back from a GPU.
+fn contrast_in_place(policy: &Tensor, reference: &Tensor, ids: &[u32]) -> Result<Vec<Contrast>> {
+    let log_softmax = |logits: &Tensor| logits.broadcast_sub(&logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?);
+    let (log_p, log_q) = (log_softmax(policy)?, log_softmax(reference)?);
+    let p = log_p.exp()?;
+    let ids = Tensor::new(ids, policy.device())?.unsqueeze(1)?;
+    let of_token = |log_probs: &Tensor| -> Result<Vec<f64>> { numbers(&log_probs.gather(&ids, 1)?) };
+    let (log_probs, references) = (of_token(&log_p)?, of_token(&log_q)?);
+    let entropies = numbers(&(&p * &log_p)?.sum(D::Minus1)?.neg()?)?;
+    let divergences = numbers(&(p * (log_p - log_q)?)?.sum(D::Minus1)?)?;
+    let each = log_probs.into_iter().zip(references).zip(entropies.into_iter().zip(divergences));
+    Ok(each
+        .map(|((log_prob, reference), (entropy, divergence))| Contrast { log_prob, reference, entropy, divergence })
+        .collect())
 }
 
 /// Two distributions over the next token, compared.
@@ -218,7 +242,9 @@ fn log_sum_exp(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, contrast};
+    use super::{Answer, contrast, contrast_in_f64, contrast_in_place};
+    use candle_core::{Device, Tensor};
+    use rand::Rng;
 
     #[test]
     fn entropy_and_divergence_are_those_worked_by_hand() {
@@ -233,6 +259,31 @@ mod tests {
             (found.reference, -ln2),
         ] {
             assert!((found - expected).abs() < 1e-12, "{found} against {expected}");
+        }
+    }
+
+    #[test]
+    fn distributions_are_compared_alike_on_the_host_and_where_they_are() {
+        let mut random = lm::random::stream(1, "logits", 0);
+        let mut logits = |spread: f32| {
+            let values: Vec<f32> = (0..5 * 700).map(|_| (random.random::<f32>() - 0.5) * spread).collect();
+            Tensor::from_vec(values, (5, 700), &Device::Cpu).unwrap()
+        };
+        let (policy, other) = (logits(20.0), logits(12.0));
+        for reference in [&policy, &other] {
+            let ids = [0, 699, 3, 350, 77];
+            let found = contrast_in_place(&policy, reference, &ids).unwrap();
+            let expected = contrast_in_f64(&policy, reference, &ids).unwrap();
+            for (found, expected) in found.iter().zip(&expected) {
+                for (found, expected) in [
+                    (found.log_prob, expected.log_prob),
+                    (found.reference, expected.reference),
+                    (found.entropy, expected.entropy),
+                    (found.divergence, expected.divergence),
+                ] {
+                    assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} against {expected}");
+                }
+            }
         }
     }
 

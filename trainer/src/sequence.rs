@@ -106,6 +106,11 @@ pub(crate) fn sum_log_probs(decoder: &Decoder, examples: &[Example], sequence_to
 /// Rows of one forward pass where no gradients are kept.
 pub(crate) const ROWS_WITHOUT_GRADIENT: usize = 16;
 
+/// Hidden states in f32 where they are in bf16, for heads that give one number: bf16 would leave that two digits.
+pub(crate) fn widen(hidden: &Tensor) -> Result<Tensor> {
+    if hidden.dtype() == DType::BF16 { Ok(hidden.to_dtype(DType::F32)?) } else { Ok(hidden.clone()) }
+}
+
 /// The elements of a tensor as f64.
 pub(crate) fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)

@@ -13,12 +13,13 @@ use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
 use crate::state;
 use crate::tally::Tally;
 use crate::trajectory;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use kernels::{AdamW, AdamWConfig};
 use lm::checkpoint::Checkpoint;
 use lm::config::ModelConfig;
 use lm::decoder::Decoder;
-use lm::lineage::{self, Lineage};
+use lm::device::training_dtype;
+use lm::lineage::{self, Lineage, Stretch};
 use lm::tokenizer::Tokenizer;
 use lm::weights::Weights;
 use serde_json::json;
@@ -65,7 +66,7 @@ pub struct Origin {
 pub struct Start<'a> {
     /// Shape of the decoder.
     pub config: &'a ModelConfig,
-    /// Its parameters; where they lie is where the phase runs.
+    /// Its parameters.
     pub weights: Weights,
     /// Parameters that the decoder does not know, such as a scalar head; trained and saved with the others.
     pub extra: Vec<(String, Tensor)>,
@@ -80,19 +81,6 @@ impl<'a> Start<'a> {
     /// Where the config does not describe a decoder.
     pub fn fresh(config: &'a ModelConfig, tokenizer: &'a Tokenizer, seed: u64) -> Result<Self> {
         Ok(Self { config, weights: Weights::random(config, seed)?, extra: Vec::new(), tokenizer })
-    }
-
-    /// The same start with its parameters on `device`.
-    ///
-    /// # Errors
-    /// Where memory for them lacks there.
-    pub fn on(self, device: &Device) -> Result<Self> {
-        let extra = self.extra.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_device(device)?)));
-        Ok(Self {
-            extra: extra.collect::<Result<_>>()?,
-            weights: self.weights.map(|tensor| Ok(tensor.to_device(device)?))?,
-            ..self
-        })
     }
 
     /// The weights of a checkpoint.
@@ -176,6 +164,7 @@ impl Phase<'_> {
             steps,
             phasetrace_version: env!("CARGO_PKG_VERSION").to_owned(),
             metrics,
+            computed: Vec::new(),
         }
     }
 }
@@ -197,6 +186,7 @@ pub struct Session<'a> {
     log: StepLog,
     notes: Vec<(&'static str, f64)>,
     clock: Instant,
+    computed: Vec<Stretch>,
 }
 
 impl<'a> Session<'a> {
@@ -208,14 +198,14 @@ impl<'a> Session<'a> {
         let steps = phase.folder.steps(phase.name);
         state::remove_leftovers(&steps)?;
         state::prepare(&phase.folder.checkpoint(phase.name))?;
-        let device = start.weights.iter().next().map_or(Device::Cpu, |(_, tensor)| tensor.device().clone());
+        let device = phase.folder.device();
         let extra: Vec<String> = start.extra.iter().map(|(name, _)| name.clone()).collect();
         let mut tensors: Vec<(String, Tensor)> =
             start.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
         let n_decoder = tensors.len();
         tensors.extend(start.extra);
         let newest = state::find_newest(&steps)?;
-        let (mut step, mut tally, mut moments) = (0, Tally::default(), None);
+        let (mut step, mut tally, mut moments, mut computed) = (0, Tally::default(), None, Vec::new());
         if let Some(folder) = &newest {
             let names: Vec<&str> = extra.iter().map(String::as_str).collect();
             let checkpoint = Checkpoint::load_with(folder, &names)?;
@@ -223,35 +213,38 @@ impl<'a> Session<'a> {
             let (saved, saved_moments) = state::load(folder)?;
             tensors = checkpoint.weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
             tensors.extend(checkpoint.extra);
+            computed = checkpoint.lineage.map_or_else(Vec::new, |lineage| lineage.computed);
             (step, tally, moments) = (saved.step, saved.tally, Some(saved_moments));
         }
         state::drop_states(&steps, newest.as_deref())?;
 
         let parameters = tensors
             .iter()
-            .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.detach().to_device(&device)?)?)))
+            .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.detach().to_device(device)?)?)))
             .collect::<Result<Vec<_>>>()?;
         let mut optimizer = AdamW::new(&parameters, configure(phase.optimizer), |_, var| var.rank() >= 2);
         if let Some(moments) = moments {
             let moments = state::order_moments(&parameters, &optimizer.state()?, moments)?;
             optimizer.restore(step, moments)?;
         }
-        let mut decoder = Decoder::new(start.config, &weights_of(start.config, &parameters[..n_decoder])?)?;
-        if device.is_cuda() {
-            decoder = decoder.computing_in(DType::BF16);
-        }
+        let decoder = Decoder::new(start.config, &weights_of(start.config, &parameters[..n_decoder])?)?;
+        let computed = Stretch::go_on(computed, Stretch::on(device, step));
         let log = StepLog::open(&phase.folder.logs(), phase.name, step)?;
         progress.begin(phase.name, phase.steps);
+        if let Some(stretch) = computed.last().filter(|stretch| step > 0 && stretch.after_step == step) {
+            progress.warn(phase.name, step, &format!("what began on another device goes on with {stretch}"));
+        }
         Ok(Self {
             gradients: vec![None; parameters.len()],
             config: start.config.clone(),
             tokenizer: start.tokenizer.clone(),
             clock: Instant::now(),
+            decoder: decoder.computing_in(training_dtype(device)).recomputing(phase.folder.recomputes()),
+            computed,
             phase,
             progress,
             parameters,
             n_decoder,
-            decoder,
             optimizer,
             step,
             tally,
@@ -417,7 +410,7 @@ impl<'a> Session<'a> {
             weights: weights_of(&self.config, decoder)?,
             extra: extra.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect(),
             tokenizer: self.tokenizer.clone(),
-            lineage: Some(self.phase.lineage(self.step, metrics)),
+            lineage: Some(Lineage { computed: self.computed.clone(), ..self.phase.lineage(self.step, metrics) }),
         };
         checkpoint.save(folder)?;
         let path = folder.join(trajectory::FILE);

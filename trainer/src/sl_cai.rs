@@ -15,7 +15,6 @@ use crate::session::{Origin, Progress};
 use crate::sft;
 use lm::chat::{Message, Role};
 use lm::checkpoint::Checkpoint;
-use lm::decoder::Decoder;
 use lm::random::stream;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -141,7 +140,7 @@ pub fn run(
     let origin = Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data };
     let task = sft::Task { phase: PHASE, parent, corpus, origin };
     let revise = || {
-        let revised = revise_answers(recipe, &inputs)?;
+        let revised = revise_answers(recipe, &inputs, folder)?;
         let path = folder.generated("sl-cai.jsonl");
         let hash = write(&path, &revised)?;
         let items = collect(recipe, &inputs, &revised)?;
@@ -178,9 +177,9 @@ pub(crate) struct Round {
 }
 
 /// Has the parent answer, criticise and revise. Answers, critiques and revisions that do not end or say nothing end their row.
-fn revise_answers(recipe: &SlCaiRecipe, inputs: &Inputs<'_>) -> Result<Vec<Revised>> {
+fn revise_answers(recipe: &SlCaiRecipe, inputs: &Inputs<'_>, folder: &RunFolder) -> Result<Vec<Revised>> {
     let Inputs { parent, constitution, seed, .. } = *inputs;
-    let decoder = Decoder::new(&parent.config, &parent.weights)?;
+    let decoder = folder.decoder(parent)?;
     let random = &mut stream(seed, "sl-cai/sample", 0);
     let mut say = |conversations: &[Vec<Message>]| reply(&decoder, parent, conversations, &recipe.sampling, random);
     let asked =

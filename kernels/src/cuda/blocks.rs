@@ -18,7 +18,7 @@ pub(crate) fn attention_block(
     segments: &Segments,
 ) -> Result<Tensor> {
     let attention = Attention::new(&*Gpu::of(x)?, &spec.attention, segments)?;
-    let keeps = x.track_op() || weights.track_op();
+    let keeps = (x.track_op() || weights.track_op()) && !spec.recomputes;
     let (dims, n) = (x.dims().to_vec(), segments.ids.len());
     x.apply_op2(weights, Node(AttentionBlock { spec: *spec, attention, dims, n, keeps, kept: OnceLock::new() }))
 }
@@ -47,6 +47,27 @@ impl AttentionBlock {
     fn widths(&self) -> (usize, usize, usize) {
         (self.spec.width, self.spec.attention.qkv_width(), self.spec.attention.output_width())
     }
+
+    /// All but the output.
+    fn activate(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<KeptOfAttention> {
+        let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
+        let rounded = gpu.rounded(weights, self.spec.n_weights(), x.dtype)?;
+        let matrices = either(rounded.as_ref(), weights);
+        let qkv_weight = Matrix::new(matrices.from(d), qkv_width, d);
+
+        let normed = gpu.normalize(x, weights, n, d, self.spec.eps)?;
+        let qkv = gpu.alloc(n * qkv_width, x.dtype)?;
+        gpu.multiply(qkv.span(), Matrix::new(normed.span(), n, d), qkv_weight.transposed(), Into::Overwrite)?;
+        self.attention.turn(gpu, qkv.span(), 1.0)?;
+        let (heads, norms) = self.attention.forward(gpu, qkv.span())?;
+        Ok(KeptOfAttention {
+            normed: normed.into_tensor((n, d)),
+            qkv: qkv.into_tensor((n, qkv_width)),
+            heads: heads.into_tensor((n, heads_width)),
+            norms: norms.into_tensor(n * self.spec.attention.n_heads),
+            rounded: rounded.map(|rounded| rounded.into_tensor(self.spec.n_weights())),
+        })
+    }
 }
 
 impl Operation<2> for AttentionBlock {
@@ -54,28 +75,16 @@ impl Operation<2> for AttentionBlock {
 
     fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
         let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
-        let rounded = gpu.rounded(weights, self.spec.n_weights(), x.dtype)?;
-        let matrices = either(rounded.as_ref(), weights);
-        let qkv_weight = Matrix::new(matrices.from(d), qkv_width, d);
+        let made = self.activate(gpu, [x, weights])?;
+        let matrices = made.rounded.as_ref().map_or(Ok(weights), Span::of)?;
         let output = Matrix::new(matrices.from(d * (1 + qkv_width)), d, heads_width);
-
-        let normed = gpu.normalize(x, weights, n, d, self.spec.eps)?;
-        let qkv = gpu.alloc(n * qkv_width, x.dtype)?;
-        gpu.multiply(qkv.span(), Matrix::new(normed.span(), n, d), qkv_weight.transposed(), Into::Overwrite)?;
-        self.attention.turn(gpu, qkv.span(), 1.0)?;
-        let (heads, norms) = self.attention.forward(gpu, qkv.span())?;
+        let heads = Matrix::new(Span::of(&made.heads)?, n, heads_width);
         let y = gpu.alloc(n * d, x.dtype)?;
         gpu.copy(y.span(), x, n * d)?;
-        gpu.multiply(y.span(), Matrix::new(heads.span(), n, heads_width), output.transposed(), Into::Add)?;
+        gpu.multiply(y.span(), heads, output.transposed(), Into::Add)?;
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
-            let _ = self.kept.set(KeptOfAttention {
-                normed: normed.into_tensor((n, d)),
-                qkv: qkv.into_tensor((n, qkv_width)),
-                heads: heads.into_tensor((n, heads_width)),
-                norms: norms.into_tensor(n * self.spec.attention.n_heads),
-                rounded: rounded.map(|rounded| rounded.into_tensor(self.spec.n_weights())),
-            });
+            let _ = self.kept.set(made);
         }
         Ok((y, self.dims.clone().into()))
     }
@@ -108,7 +117,8 @@ fn differentiate_node(
 impl Half for AttentionBlock {
     fn differentiate(&self, gpu: &Gpu, [x, given, dy]: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer> {
         let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
-        let kept = self.kept.get().ok_or_else(|| Error::msg("attention_block: nothing was kept"))?;
+        let again = if self.kept.get().is_none() { Some(self.activate(gpu, [x, given])?) } else { None };
+        let kept = again.as_ref().or(self.kept.get()).expect("it is kept or was just made");
         let matrices = kept.rounded.as_ref().map_or(Ok(given), Span::of)?;
         let dtype = matrices.dtype;
         let qkv_weight = Matrix::new(matrices.from(d), qkv_width, d);
@@ -137,7 +147,7 @@ impl Half for AttentionBlock {
 
 /// [`crate::feed_forward()`] on a GPU; shapes are checked.
 pub(crate) fn feed_forward(x: &Tensor, weights: &Tensor, spec: &FeedForwardSpec) -> Result<Tensor> {
-    let keeps = x.track_op() || weights.track_op();
+    let keeps = (x.track_op() || weights.track_op()) && !spec.recomputes;
     let (dims, n) = (x.dims().to_vec(), x.elem_count() / spec.width);
     x.apply_op2(weights, Node(FeedForward { spec: *spec, dims, n, keeps, kept: OnceLock::new() }))
 }
@@ -158,32 +168,43 @@ struct KeptOfFeedForward {
     rounded: Option<Tensor>,
 }
 
-impl Operation<2> for FeedForward {
-    const OP: &'static str = "feed_forward";
-
-    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
-        let FeedForwardSpec { width: d, inner: f, eps } = self.spec;
+impl FeedForward {
+    /// All but the output.
+    fn activate(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<KeptOfFeedForward> {
+        let FeedForwardSpec { width: d, inner: f, eps, .. } = self.spec;
         let n = self.n;
         let rounded = gpu.rounded(weights, self.spec.n_weights(), x.dtype)?;
-        let matrices = either(rounded.as_ref(), weights);
-        let gate_up_weight = Matrix::new(matrices.from(d), 2 * f, d);
-        let down = Matrix::new(matrices.from(d * (1 + 2 * f)), d, f);
+        let gate_up_weight = Matrix::new(either(rounded.as_ref(), weights).from(d), 2 * f, d);
 
         let normed = gpu.normalize(x, weights, n, d, eps)?;
         let gate_up = gpu.alloc(n * 2 * f, x.dtype)?;
         gpu.multiply(gate_up.span(), Matrix::new(normed.span(), n, d), gate_up_weight.transposed(), Into::Overwrite)?;
         let gated = gpu.gate(gate_up.span(), n, f)?;
+        Ok(KeptOfFeedForward {
+            normed: normed.into_tensor((n, d)),
+            gate_up: gate_up.into_tensor((n, 2 * f)),
+            gated: gated.into_tensor((n, f)),
+            rounded: rounded.map(|rounded| rounded.into_tensor(self.spec.n_weights())),
+        })
+    }
+}
+
+impl Operation<2> for FeedForward {
+    const OP: &'static str = "feed_forward";
+
+    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
+        let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
+        let n = self.n;
+        let made = self.activate(gpu, [x, weights])?;
+        let matrices = made.rounded.as_ref().map_or(Ok(weights), Span::of)?;
+        let down = Matrix::new(matrices.from(d * (1 + 2 * f)), d, f);
+        let gated = Matrix::new(Span::of(&made.gated)?, n, f);
         let y = gpu.alloc(n * d, x.dtype)?;
         gpu.copy(y.span(), x, n * d)?;
-        gpu.multiply(y.span(), Matrix::new(gated.span(), n, f), down.transposed(), Into::Add)?;
+        gpu.multiply(y.span(), gated, down.transposed(), Into::Add)?;
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
-            let _ = self.kept.set(KeptOfFeedForward {
-                normed: normed.into_tensor((n, d)),
-                gate_up: gate_up.into_tensor((n, 2 * f)),
-                gated: gated.into_tensor((n, f)),
-                rounded: rounded.map(|rounded| rounded.into_tensor(self.spec.n_weights())),
-            });
+            let _ = self.kept.set(made);
         }
         Ok((y, self.dims.clone().into()))
     }
@@ -195,9 +216,10 @@ impl Operation<2> for FeedForward {
 
 impl Half for FeedForward {
     fn differentiate(&self, gpu: &Gpu, [x, given, dy]: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer> {
-        let FeedForwardSpec { width: d, inner: f, eps } = self.spec;
+        let FeedForwardSpec { width: d, inner: f, eps, .. } = self.spec;
         let n = self.n;
-        let kept = self.kept.get().ok_or_else(|| Error::msg("feed_forward: nothing was kept"))?;
+        let again = if self.kept.get().is_none() { Some(self.activate(gpu, [x, given])?) } else { None };
+        let kept = again.as_ref().or(self.kept.get()).expect("it is kept or was just made");
         let matrices = kept.rounded.as_ref().map_or(Ok(given), Span::of)?;
         let dtype = matrices.dtype;
         let gate_up_weight = Matrix::new(matrices.from(d), 2 * f, d);
@@ -228,11 +250,12 @@ pub(crate) fn layers(x: &Tensor, weights: &Tensor, spec: &LayersSpec, segments: 
     let keeps = x.track_op() || weights.track_op();
     let (dims, n) = (x.dims().to_vec(), segments.ids.len());
     let layer = || {
+        let (first, second, kept) = (spec.attention, spec.feed_forward, OnceLock::new());
         let attention = attention.clone();
-        let first =
-            AttentionBlock { spec: spec.attention, attention, dims: dims.clone(), n, keeps, kept: OnceLock::new() };
-        let second = FeedForward { spec: spec.feed_forward, dims: dims.clone(), n, keeps, kept: OnceLock::new() };
-        (first, second)
+        let keeps_first = keeps && !first.recomputes;
+        let first = AttentionBlock { spec: first, attention, dims: dims.clone(), n, keeps: keeps_first, kept };
+        let (dims, keeps, kept) = (dims.clone(), keeps && !second.recomputes, OnceLock::new());
+        (first, FeedForward { spec: second, dims, n, keeps, kept })
     };
     let halves = std::iter::repeat_with(layer).take(spec.n_layers).collect();
     x.apply_op2(weights, Node(Layers { spec: *spec, halves, dims: dims.clone(), keeps, between: OnceLock::new() }))

@@ -5,8 +5,8 @@ use crate::attention::{AttentionSpec, Segments, rope_attention};
 use crate::check::on_gpu::{assert_equals_oracle, both, distance, gpu};
 use crate::check::{assert_close, draw, values};
 use crate::{
-    AdamW, AdamWConfig, AttentionBlockSpec, Draw, FeedForwardSpec, KvCache, attention_block, choose, decode_attention,
-    embedding, feed_forward, linear_cross_entropy, linear_log_probs, oracle,
+    AdamW, AdamWConfig, AttentionBlockSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, attention_block, choose,
+    decode_attention, embedding, feed_forward, layers, linear_cross_entropy, linear_log_probs, oracle,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -53,7 +53,7 @@ fn tiles_of_every_width_equal_the_oracle() {
 fn wide_blocks_equal_their_oracles() {
     let (width, segments) = (128, packed(&[&[70, 60], &[100]], 130));
     let small = |seed: u64, n: usize| (draw(seed, &[n], DType::F32) * 0.2).unwrap();
-    let spec = AttentionBlockSpec { width, eps: 1e-5, attention: spec(2, 1, 64) };
+    let spec = AttentionBlockSpec { width, eps: 1e-5, attention: spec(2, 1, 64), recomputes: false };
     let x = draw(1, &[2, 130, width], DType::F32);
     assert_equals_oracle(
         &[x.clone(), small(2, spec.n_weights())],
@@ -61,13 +61,34 @@ fn wide_blocks_equal_their_oracles() {
         &|i| oracle::attention_block(&i[0], &i[1], &spec, &segments),
         1e-2,
     );
-    let spec = FeedForwardSpec { width, inner: 264, eps: 1e-5 };
+    let spec = FeedForwardSpec { width, inner: 264, eps: 1e-5, recomputes: false };
     assert_equals_oracle(
         &[x, small(3, spec.n_weights())],
         &|i| Ok(feed_forward(&i[0], &i[1], &spec)?),
         &|i| oracle::feed_forward(&i[0], &i[1], &spec),
         1e-2,
     );
+}
+
+#[test]
+fn activations_computed_again_change_no_bit() {
+    let (width, segments) = (128, packed(&[&[70, 60], &[100]], 130));
+    let stack = |recomputes: bool| LayersSpec {
+        n_layers: 2,
+        attention: AttentionBlockSpec { width, eps: 1e-5, attention: spec(2, 1, 64), recomputes },
+        feed_forward: FeedForwardSpec { width, inner: 264, eps: 1e-5, recomputes },
+    };
+    let weights = (draw(2, &[stack(true).n_weights()], DType::F32) * 0.2).unwrap();
+    let inputs = [draw(1, &[2, 130, width], DType::F32), weights];
+    let found = |recomputes: bool| {
+        let stack = stack(recomputes);
+        let oracle = |i: &[Tensor]| oracle::layers(&i[0], &i[1], &stack, &segments);
+        both(&inputs, DType::BF16, &|i| Ok(layers(&i[0], &i[1], &stack, &segments)?), &oracle).map(|(found, _)| found)
+    };
+    let (Some(again), Some(kept)) = (found(true), found(false)) else { return };
+    for (again, kept) in again.iter().zip(&kept) {
+        assert_eq!(values(again), values(kept));
+    }
 }
 
 #[test]

@@ -269,6 +269,7 @@ impl Notebook {
 mod tests {
     use super::{EndpointRecipe, prefer_first};
     use crate::constitution::Principle;
+    use crate::folder::RunFolder;
     use crate::judge::{Bench, Judge, JudgeRecipe, Opinion, Question};
     use crate::recipe::parse;
     use crate::rollout::SamplingRecipe;
@@ -328,7 +329,8 @@ mod tests {
         let weights = Weights::random(&config, 5).unwrap();
         let trained = Checkpoint { config, weights, extra: Vec::new(), tokenizer: tiny::tokenizer(), lineage: None };
         let sampling = SamplingRecipe::default();
-        let bench = Bench { trained: &trained, with_reasons, sampling, seed: 1, notebook };
+        let bench =
+            Bench { trained: &trained, with_reasons, sampling, seed: 1, notebook, folder: &RunFolder::new("unused") };
         let text = || "x".to_owned();
         let principle = Principle { name: text(), critique: text(), revision: text(), preference: "Which?".to_owned() };
         let prompt = [Message { role: Role::User, content: "Who?".to_owned() }];

@@ -24,7 +24,7 @@ impl ModelJudge<'_> {
     /// An opinion is `p(a) / (p(a) + p(b))`, where the model is asked to repeat the better answer. Its reasons are a critique of each
     /// answer, which stands behind the answer when the model is asked for the better one.
     pub(super) fn ask(&self, questions: &[Question<'_>]) -> Result<Vec<Option<Opinion>>> {
-        let decoder = Decoder::new(&self.model.config, &self.model.weights)?;
+        let decoder = self.at.folder.decoder(self.model)?;
         let reasons: Vec<Option<Vec<String>>> = if self.at.with_reasons {
             self.reason(&decoder, questions)?
         } else {

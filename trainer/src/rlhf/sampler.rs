@@ -6,6 +6,7 @@ use crate::advantage::reward_finished;
 use crate::batch::Example;
 use crate::data::{DataFile, Prompt};
 use crate::error::{Error, Result};
+use crate::folder::RunFolder;
 use crate::reward::{Reward, RewardModel};
 use crate::rollout::{Answer, Trace, sample, trace};
 use crate::sequence::{draw_items, encode_prompt};
@@ -27,11 +28,12 @@ pub(crate) struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    pub(super) fn new(recipe: &'a RlhfRecipe, inputs: &'a Inputs<'a>) -> Result<Self> {
+    pub(super) fn new(recipe: &'a RlhfRecipe, inputs: &'a Inputs<'a>, folder: &RunFolder) -> Result<Self> {
         let parent = inputs.parent;
         let prompts = encode_prompts(parent, inputs.prompts, recipe.sampling.max_new_tokens.get())?;
-        let reference = Decoder::new(&parent.config, &parent.weights)?;
-        let reward_model = RewardModel::load(inputs.reward_models)?;
+        let reference = folder.decoder(parent)?;
+        let reward_model = RewardModel::load(inputs.reward_models, folder.device())?;
+        let reward_model = reward_model.computing_in(reference.compute_dtype());
         Ok(Self { recipe, inputs, reference, reward_model, prompts })
     }
 
