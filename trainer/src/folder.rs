@@ -1,5 +1,6 @@
 //! Where a run keeps what it makes.
 
+use crate::ranks::Ranks;
 use std::path::{Path, PathBuf};
 
 /// The folder of a run.
@@ -13,15 +14,27 @@ use std::path::{Path, PathBuf};
 /// generated/sl-cai.jsonl         critiques, revisions and comparisons that the model wrote itself
 /// logs/PHASE.jsonl  logs/tb/     one record per step
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Several ranks may work on a run together; then rank 0 writes, and all read.
+#[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
+    ranks: Ranks,
 }
 
 impl RunFolder {
     /// The run at `root`; nothing is read or created.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self::among(root, Ranks::default())
+    }
+
+    /// The run at `root`, on which these ranks work together.
+    pub fn among(root: impl Into<PathBuf>, ranks: Ranks) -> Self {
+        Self { root: root.into(), ranks }
+    }
+
+    /// Who works on the run.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// The folder itself.
