@@ -49,14 +49,19 @@ impl Company {
             return train();
         }
         // Neither an error nor a panic may come to where MPI is finalised: that waits for ranks that wait for this one.
-        let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(train)) {
-            Ok(Ok(code)) => return Ok(code),
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(train));
+        if let Ok(Ok(code)) = outcome {
+            return Ok(code);
+        }
+        IS_FAILING.store(true, Ordering::Relaxed);
+        let code = match outcome {
             Ok(Err(error)) => tell(&error, self.launch.as_ref()),
-            Err(_) => exit::ERROR,
+            _ => exit::ERROR,
         };
         #[cfg(feature = "mpi")]
         if let Some(mpi) = &self.mpi {
-            IS_FAILING.store(true, Ordering::Relaxed);
+            // Others that fail alike come to know it first, and then leave it to one to say so.
+            std::thread::sleep(Duration::from_millis(200));
             mpi.abort(code);
         }
         Ok(code)
@@ -67,7 +72,6 @@ impl Company {
 pub(crate) fn tell(error: &anyhow::Error, launch: Option<&Launch>) -> u8 {
     match launch {
         Some(launch) if launch.rank > 0 => {
-            IS_FAILING.store(true, Ordering::Relaxed);
             // Long enough for rank 0 to end all, if it fails as well.
             std::thread::sleep(Duration::from_secs(1));
             exit::tell(error, &format!("rank {} of {}: ", launch.rank, launch.size));
