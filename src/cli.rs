@@ -169,6 +169,9 @@ pub(crate) struct TrainArgs {
     /// Print the resolved plan and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Of several processes (`mpirun`): seconds after which one gives up that waits for another.
+    #[arg(long, value_name = "S", env = "PHASETRACE_RANK_TIMEOUT", default_value = "1800", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rank_timeout: u32,
 }
 
 /// Phases that training can stop after, in the order in which they are trained.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::output;
+
 /// All went well.
 pub(crate) const SUCCESS: u8 = 0;
 /// Something went wrong; standard error says what and where.
@@ -54,8 +56,16 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Says on standard error what went wrong: the chain once, outermost first, after `who`; and what its reader can do about it.
+pub(crate) fn tell(error: &anyhow::Error, who: &str) {
+    output::tell(&format!("error: {who}{error:#}\n"));
+    if let Some(hint) = hint(error) {
+        output::tell(&format!("hint: {hint}\n"));
+    }
+}
+
 /// What its reader can do about an error, where that is known and the error does not say it.
-pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(|cause| {
         if let Some(trainer::Error::Recipe { .. }) = cause.downcast_ref() {
             return Some("`phasetrace train --dry-run` prints every key with its default");

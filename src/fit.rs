@@ -24,7 +24,7 @@ pub(crate) fn fit(run: &Run, recipe: &Recipe, tokenizer: &Tokenizer, data: &mut 
     fit.look_at("conversations", &mut data.conversations, limit)?;
     fit.look_at("preferences", &mut data.preferences, (context, "model.context"))?;
     fit.look_at("prompts", &mut data.prompts, prompt_limit(recipe))?;
-    if !fit.left_out.is_empty() {
+    if !fit.left_out.is_empty() && run.folder().ranks().is_first() {
         reports::write(&run.root().join(TOO_LONG), &trainer::data::to_lines(&fit.left_out))?;
         tell_skipped(&fit.left_out, TOO_LONG, bars);
     }

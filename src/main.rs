@@ -27,6 +27,7 @@ mod preview;
 mod probe;
 mod progress;
 mod questions;
+mod ranks;
 mod recipe;
 mod reference;
 mod relearn;
@@ -52,35 +53,36 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::CommandFactory;
+use trainer::ranks::launch::Launch;
 
 use crate::cli::{Cli, Command};
 use crate::progress::Bars;
 
 fn main() -> ExitCode {
     kernels::keep_freed_pages();
-    match run(Cli::from_args()) {
+    let cli = Cli::from_args();
+    let launch = match ranks::launch() {
+        Ok(launch) => launch,
+        Err(error) => return ExitCode::from(ranks::tell(&error, None)),
+    };
+    match run(cli, launch.as_ref()) {
         Ok(code) => ExitCode::from(code),
         Err(error) if output::is_closed(&error) => ExitCode::from(exit::SUCCESS),
-        Err(error) => {
-            // The chain once, outermost first.
-            output::tell(&format!("error: {error:#}\n"));
-            if let Some(hint) = exit::hint(&error) {
-                output::tell(&format!("hint: {hint}\n"));
-            }
-            ExitCode::from(exit::code(&error))
-        }
+        Err(error) => ExitCode::from(ranks::tell(&error, launch.as_ref())),
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<u8> {
-    let n_threads = cli.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from);
-    kernels::set_threads(n_threads)?;
-    let bars = Bars::new(cli.quiet);
+fn run(cli: Cli, launch: Option<&Launch>) -> anyhow::Result<u8> {
+    let n_here = launch.and_then(|launch| launch.local_size).unwrap_or(1).max(1);
+    let of_machine = || available_parallelism().map_or(1, usize::from) / n_here;
+    kernels::set_threads(cli.threads.map_or_else(of_machine, usize::from))?;
+    let bars = Bars::new(cli.quiet || launch.is_some_and(|launch| launch.rank > 0));
     if cli.command.computes() {
         device::choose(&cli, &bars)?;
     }
     match cli.command {
-        Command::Train(args) => train::run(&args, &bars),
+        Command::Train(args) => train::run(&args, launch, &bars),
+        _ if launch.is_some() => launch.map_or(Ok(exit::SUCCESS), ranks::refuse),
         Command::Probe(args) => probe::run(&args, &bars),
         Command::Score(args) => score::run(&args),
         Command::Diagnose(args) => diagnose::run(&args, &bars),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use evals::diagnosis::Cost;
 use trainer::folder::RunFolder;
+use trainer::ranks::Ranks;
 
 use crate::device;
 use crate::lock;
@@ -44,7 +45,12 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn at(root: &Path) -> Self {
-        Self { folder: device::compute_in(RunFolder::new(root)), lock: RefCell::new(None) }
+        Self::among(root, Ranks::default())
+    }
+
+    /// A run on which these ranks work together.
+    pub(crate) fn among(root: &Path, ranks: Ranks) -> Self {
+        Self { folder: device::compute_in(RunFolder::new(root)).among(ranks), lock: RefCell::new(None) }
     }
 
     /// Keeps other processes from training or asking here while this value lives; where it does already, nothing changes.

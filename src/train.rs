@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lm::{Checkpoint, Tokenizer};
@@ -9,6 +10,7 @@ use serde::Serialize;
 use trainer::constitution::Constitution;
 use trainer::data::{self, Comparison, Conversation, DataFile, Document, Prompt};
 use trainer::judge::Judge;
+use trainer::ranks::launch::Launch;
 use trainer::{dpo, pretrain, reward, rl_cai, rlhf, sft, sl_cai};
 
 use crate::cli::{Stop, TrainArgs};
@@ -17,20 +19,29 @@ use crate::fit::fit;
 use crate::import::{Import, check_unchanged, hash_files};
 use crate::output;
 use crate::progress::Bars;
+use crate::ranks::Company;
 use crate::recipe::{Alignment, Recipe};
 use crate::run::Run;
 use crate::store::{PhaseStore, link_folder};
 
-pub(crate) fn run(args: &TrainArgs, bars: &Bars) -> Result<u8> {
-    let run = Run::at(&args.run);
-    let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
+pub(crate) fn run(args: &TrainArgs, launch: Option<&Launch>, bars: &Bars) -> Result<u8> {
     if args.dry_run {
-        output::print_line(&recipe.to_plan()?)?;
+        let (_, recipe) = Recipe::of_run(&Run::at(&args.run), &args.recipe, args.seed)?;
+        if launch.is_none_or(|launch| launch.rank == 0) {
+            output::print_line(&recipe.to_plan()?)?;
+        }
         return Ok(exit::SUCCESS);
     }
-    train(&run, &text, &recipe, Extent::until(args.until), bars)?;
-    output::print_line(&run.root().display().to_string())?;
-    Ok(exit::SUCCESS)
+    let company = Company::join(launch, Duration::from_secs(u64::from(args.rank_timeout)))?;
+    company.share(|| {
+        let run = Run::among(&args.run, company.ranks().clone());
+        let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
+        train(&run, &text, &recipe, Extent::until(args.until), bars)?;
+        if company.ranks().is_first() {
+            output::print_line(&run.root().display().to_string())?;
+        }
+        Ok(exit::SUCCESS)
+    })
 }
 
 /// How much of a recipe is trained, and where finished phases are shared.
@@ -53,7 +64,8 @@ impl Extent<'_> {
 
 /// Trains what is missing of a run; a finished run is left as it is. The run is locked once its recipe and data files are found to fit.
 pub(crate) fn train(run: &Run, text: &str, recipe: &Recipe, extent: Extent<'_>, bars: &Bars) -> Result<()> {
-    prepare(run, text, recipe, extent.store, bars)?;
+    let ranks = run.folder().ranks();
+    ranks.on_first(|| prepare(run, text, recipe, extent.store, bars))?;
     let mut data = Data::read(run)?;
     if let Some(other) = extent.tokenizer_of.filter(|_| !run.tokenizer().exists()) {
         link_folder(&other.tokenizer(), &run.tokenizer())?;
@@ -157,7 +169,7 @@ fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data, store: Option<&PhaseS
     let folder = run.tokenizer();
     let sizes = [json(&recipe.tokenizer)?, recipe.model.context.to_string()];
     let key = PhaseStore::key(&["tokenizer", &data.corpus.hash, &data.preferences.hash, &sizes[0], &sizes[1]]);
-    shared_folder(run, store, &key, &folder, || {
+    let make = || {
         let mut texts: Vec<String> = data.corpus.items.iter().map(|document| document.text.clone()).collect();
         for ranking in &data.preferences.items {
             let turns = ranking.prompt.iter().map(|message| &message.content);
@@ -171,7 +183,8 @@ fn load_tokenizer(run: &Run, recipe: &Recipe, data: &Data, store: Option<&PhaseS
         fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
         tokenizer.save(&partial)?;
         fs::rename(&partial, &folder).with_context(|| format!("cannot write {}", folder.display()))
-    })?;
+    };
+    run.folder().ranks().on_first(|| shared_folder(run, store, &key, &folder, make))?;
     Tokenizer::load(&folder).with_context(|| format!("cannot load the tokenizer {}", folder.display()))
 }
 

@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries that stay at one place.
-const CONFINED: [(&str, &[&str]); 13] = [
+const CONFINED: [(&str, &[&str]); 15] = [
     ("candle-core", &["kernels", "lm", "trainer"]),
     ("candle-nn", &["kernels", "lm", "trainer"]),
     ("polars", &["evals"]),
@@ -29,6 +29,8 @@ const CONFINED: [(&str, &[&str]); 13] = [
     ("regex", &["probes"]),
     ("ureq", &["lm"]),
     ("tiny_http", &["."]),
+    ("mpi", &["trainer"]),
+    ("signal-hook", &["."]),
     ("clap", &["."]),
     ("anyhow", &["."]),
 ];

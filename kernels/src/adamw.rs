@@ -10,7 +10,10 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// Elements of one unit of parallel work and of one partial sum of the norm.
-const BLOCK_LEN: usize = 8_192;
+///
+/// Where the parameters are divided among processes, each part of one begins at a multiple of this: then neither the norm nor an
+/// update depends on the division.
+pub const BLOCK_LEN: usize = 8_192;
 
 /// What stays the same over all steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,6 +108,21 @@ impl AdamW {
             let worst = norms.iter().position(|norm| !norm.is_finite()).unwrap_or(0);
             return Err(Error::NonFiniteGradient { name: params[worst].0.clone() });
         }
+        self.update(params, grads, lr, norm)?;
+        Ok(norm)
+    }
+
+    /// As [`AdamW::step`], for parameters on the CPU that are a part of a larger set: `norm` is the finite global norm of the gradients of
+    /// the whole set, which bounds these.
+    ///
+    /// # Errors
+    /// [`Error::ParameterMismatch`] for other parameters; nothing is updated then.
+    pub fn step_part(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64, norm: f64) -> Result<()> {
+        self.check(params, grads)?;
+        self.update(params, grads, lr, norm)
+    }
+
+    fn update(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64, norm: f64) -> Result<()> {
         let clip = match self.config.max_norm {
             Some(max_norm) if norm > max_norm => max_norm / norm,
             _ => 1.0,
@@ -116,7 +134,7 @@ impl AdamW {
             let update = Update { rates, moments: RefCell::new((&mut moments.m, &mut moments.v)) };
             var.inplace_op2(&grad.detach().contiguous()?, &update)?;
         }
-        Ok(norm)
+        Ok(())
     }
 
     /// The numbers of the step that was just counted.
@@ -264,19 +282,23 @@ pub fn global_norm(grads: &[Tensor]) -> Result<f64> {
 }
 
 fn squared_norms(grads: &[Tensor]) -> Result<Vec<f64>> {
-    grads
-        .iter()
-        .map(|grad| {
-            let grad = grad.contiguous()?;
-            let values = Values::of(&grad);
-            let values = values.as_slice::<f32>()?;
-            let partial = map_blocks(values.len().div_ceil(BLOCK_LEN), |idx| {
-                let start = idx * BLOCK_LEN;
-                f64::from(sum_squares(&values[start..values.len().min(start + BLOCK_LEN)]))
-            });
-            Ok(partial.iter().sum())
-        })
-        .collect()
+    grads.iter().map(|grad| Ok(block_squares(grad)?.iter().sum())).collect()
+}
+
+/// Sums of squares over the successive blocks of [`BLOCK_LEN`] elements of an f32 gradient on the CPU; the last may be shorter.
+///
+/// The square of the global norm is their sum over each gradient, summed over the gradients.
+///
+/// # Errors
+/// [`Error`] for a gradient that is not f32.
+pub fn block_squares(grad: &Tensor) -> Result<Vec<f64>> {
+    let grad = grad.contiguous()?;
+    let values = Values::of(&grad);
+    let values = values.as_slice::<f32>()?;
+    Ok(map_blocks(values.len().div_ceil(BLOCK_LEN), |idx| {
+        let start = idx * BLOCK_LEN;
+        f64::from(sum_squares(&values[start..values.len().min(start + BLOCK_LEN)]))
+    }))
 }
 
 vectorize! {

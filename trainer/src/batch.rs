@@ -8,6 +8,7 @@ use lm::random::stream;
 use lm::tokenizer::Tokenizer;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 pub use kernels::IGNORE;
 
@@ -159,6 +160,22 @@ impl Batch {
         }
         let n_targets = targets.iter().filter(|&&target| target != IGNORE).count();
         let input = lm::batch::Batch::packed(ids.clone(), segments, rows.len())?;
+        Ok(Self { input, ids, targets, n_targets, spans })
+    }
+
+    /// Some neighbouring rows as a batch of their own.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        let len = self.input.row_len();
+        let range = rows.start * len..rows.end * len;
+        let (ids, targets) = (self.ids[range.clone()].to_vec(), self.targets[range.clone()].to_vec());
+        let n_targets = targets.iter().filter(|&&target| target != IGNORE).count();
+        let input =
+            lm::batch::Batch::packed(ids.clone(), self.input.segments().ids[range.clone()].to_vec(), rows.len())?;
+        let within = self.spans.iter().filter(|span| range.contains(&span.start));
+        let spans = within.map(|&Span { start, len }| Span { start: start - range.start, len }).collect();
         Ok(Self { input, ids, targets, n_targets, spans })
     }
 
@@ -326,6 +343,19 @@ mod tests {
         assert_eq!(batch.input.segments().ids, [0, 0, 0, 1, 1, 1, 1, u32::MAX]);
         assert_eq!(batch.input.segments().positions, [0, 1, 2, 0, 1, 2, 3, 0]);
         assert_eq!((batch.n_targets, batch.n_tokens(), batch.spans[1].start), (4, 7, 3));
+    }
+
+    #[test]
+    fn rows_of_a_batch_are_what_they_would_be_alone() {
+        let examples = examples();
+        let rows: Vec<Vec<&Example>> = examples.chunks(2).take(5).map(|row| row.iter().collect()).collect();
+        let whole = Batch::assemble(&rows, 24).unwrap();
+        let (part, alone) = (whole.rows(1..4).unwrap(), Batch::assemble(&rows[1..4], 24).unwrap());
+        assert_eq!((&part.ids, &part.targets, part.n_targets), (&alone.ids, &alone.targets, alone.n_targets));
+        assert_eq!(part.spans, alone.spans);
+        assert_eq!(part.input.segments().ids, alone.input.segments().ids);
+        assert_eq!(part.input.segments().positions, alone.input.segments().positions);
+        assert!(whole.rows(2..2).is_err());
     }
 
     #[test]

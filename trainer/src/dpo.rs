@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::mix::{PretrainMix, PretrainMixRecipe};
 use crate::preference_loss::{ipo, sigmoid};
+use crate::ranks::Cut;
 use crate::recipe::{BelowHalf, ConstantRecipe, OptimizerRecipe, Positive, ScheduleRecipe, count, steps, to_toml};
 use crate::sequence::{Layout, draw_items, lay_out, numbers};
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
@@ -158,8 +159,8 @@ pub fn run(folder: &RunFolder, recipe: &DpoRecipe, inputs: Inputs<'_>, progress:
     while !session.is_done() {
         let drawn = draw_items(rankings.len(), recipe.batch_prompts.get(), seed, &order, session.step());
         let drawn: Vec<&Ranking> = drawn.iter().map(|&ranking_idx| &rankings[ranking_idx]).collect();
-        let mut metrics = learn_rankings(&mut session, recipe, &reference, &drawn)?;
-        mix.learn(&mut session, &mut metrics)?;
+        let (mut metrics, cut) = learn_rankings(&mut session, recipe, &reference, &drawn)?;
+        mix.learn(&mut session, &mut metrics, cut)?;
         session.apply(&metrics)?;
     }
     session.finish()
@@ -189,16 +190,23 @@ fn encode_rankings(parent: &Checkpoint, preferences: &DataFile<Comparison>) -> R
     Ok(rankings)
 }
 
-/// Accumulates the gradient of the loss on some rankings; returns their metrics.
+/// Accumulates the gradient of the loss on a step's rankings, or on this rank's share of them; returns their metrics, and how they were cut.
 fn learn_rankings(
     session: &mut Session<'_>,
     recipe: &DpoRecipe,
     reference: &Decoder,
     rankings: &[&Ranking],
-) -> Result<Metrics> {
+) -> Result<(Metrics, Cut)> {
     let sequence_tokens = session.decoder().config().max_position_embeddings;
     let (mut metrics, mut sums) = (Metrics::default(), Summary::default());
-    for part in split(rankings, sequence_tokens, recipe.batch_sequences.get()) {
+    let n_rows = recipe.batch_sequences.get();
+    let mut parts = split(rankings, sequence_tokens, n_rows);
+    let cut = session.ranks().cut(parts.len());
+    parts = match cut {
+        Cut::Batches => parts[session.ranks().share(parts.len())].to_vec(),
+        Cut::Rows => split(&rankings[session.ranks().share(rankings.len())], sequence_tokens, n_rows),
+    };
+    for part in parts {
         let examples: Vec<Example> = part.iter().flat_map(|&ranking| ranking.iter().cloned()).collect();
         let sizes: Vec<usize> = part.iter().map(|ranking| ranking.len()).collect();
         let mut pairs = compare_ranked(&sizes);
@@ -221,14 +229,16 @@ fn learn_rankings(
         metrics.tokens += layout.batch.n_tokens();
         sums.add(&numbers(&log_ratios)?, &pairs);
     }
+    let shares = [metrics.loss, sums.chosen, sums.rejected, sums.n_right, sums.n_pairs];
+    let [loss, chosen, rejected, n_right, n_pairs] = session.ranks().total(shares)?;
     metrics.extra = vec![
-        ("preference_loss", metrics.loss),
-        ("margin_nats", recipe.beta.get() * (sums.chosen - sums.rejected)),
-        ("accuracy", sums.n_right / sums.n_pairs),
-        ("chosen_logratio_nats", sums.chosen),
-        ("rejected_logratio_nats", sums.rejected),
+        ("preference_loss", loss),
+        ("margin_nats", recipe.beta.get() * (chosen - rejected)),
+        ("accuracy", n_right / n_pairs),
+        ("chosen_logratio_nats", chosen),
+        ("rejected_logratio_nats", rejected),
     ];
-    Ok(metrics)
+    Ok((metrics, cut))
 }
 
 /// What is logged of a step, summed over its parts.

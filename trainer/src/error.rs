@@ -129,6 +129,41 @@ pub enum Error {
         /// What was asked of the model, and what came back.
         message: String,
     },
+    /// Variables of a launcher that do not say one thing.
+    #[error("{message}; was this started by mpirun, torchrun or srun?")]
+    Launch {
+        /// The variables, with their values.
+        message: String,
+    },
+    /// A rank that no longer answers.
+    #[error("rank {rank} of {n_ranks} no longer answers; what is saved is kept, start again to go on from there")]
+    RankLost {
+        /// Which one.
+        rank: usize,
+        /// Number of ranks.
+        n_ranks: usize,
+    },
+    /// On the other ranks: rank 0 could not do what they waited for.
+    #[error("rank 0 has failed")]
+    FirstRankFailed,
+    /// Ranks that do not see the same.
+    #[error("the ranks do not have the same {what}; the run must lie on a file system that all of them share")]
+    RanksDisagree {
+        /// What they were asked for.
+        what: &'static str,
+    },
+    /// More than one rank where they cannot speak to each other.
+    #[error("{n_ranks} ranks cannot train on GPUs yet; start one, or train on the CPU")]
+    RanksOnGpu {
+        /// Number of ranks.
+        n_ranks: usize,
+    },
+    /// More parameters than MPI can count.
+    #[error("MPI counts up to 2147483647 numbers in a message, and this model needs {n}")]
+    TooManyForMpi {
+        /// Elements of one message.
+        n: usize,
+    },
     /// A failure of the language model.
     #[error(transparent)]
     Lm(#[from] lm::Error),

@@ -1,6 +1,7 @@
 //! Where a run keeps what it makes, and where that is computed.
 
 use crate::error::Result;
+use crate::ranks::Ranks;
 use lm::checkpoint::Checkpoint;
 use lm::decoder::Decoder;
 use lm::device::{Device, training_dtype};
@@ -18,17 +19,19 @@ use std::path::{Path, PathBuf};
 /// logs/PHASE.jsonl  logs/tb/     one record per step
 /// ```
 /// Phases are computed on the CPU unless the folder says otherwise; checkpoints lie on disk in f32 and in memory on the CPU either way.
+/// Several ranks may work on a run together; then rank 0 writes, and all read.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
     device: Device,
     recomputes: bool,
+    ranks: Ranks,
 }
 
 impl RunFolder {
     /// The run at `root`; nothing is read or created.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), device: Device::Cpu, recomputes: false }
+        Self { root: root.into(), device: Device::Cpu, recomputes: false, ranks: Ranks::default() }
     }
 
     /// The same run, its phases computed on a device.
@@ -41,6 +44,12 @@ impl RunFolder {
     #[must_use]
     pub fn recomputing(self, recomputes: bool) -> Self {
         Self { recomputes, ..self }
+    }
+
+    /// The same run, on which these ranks work together.
+    #[must_use]
+    pub fn among(self, ranks: Ranks) -> Self {
+        Self { ranks, ..self }
     }
 
     /// A decoder over a checkpoint as the phases of the run compute with it, without gradients.
@@ -59,6 +68,11 @@ impl RunFolder {
     /// Whether activations are computed again in the backward pass.
     pub fn recomputes(&self) -> bool {
         self.recomputes
+    }
+
+    /// Who works on the run.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// The folder itself.

@@ -11,6 +11,7 @@ pub mod dpo;
 pub mod error;
 pub mod fit;
 pub mod folder;
+mod gradient_sum;
 #[cfg(test)]
 mod gradients;
 pub mod import;
@@ -26,6 +27,7 @@ mod preference_loss;
 pub mod pretrain;
 pub mod principles;
 mod progress;
+pub mod ranks;
 pub mod recipe;
 pub mod records;
 pub mod reward;

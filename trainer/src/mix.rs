@@ -4,6 +4,7 @@ use crate::batch::{Feed, Packing, encode_documents};
 use crate::data::{DataFile, Document};
 use crate::error::Result;
 use crate::loss::token_loss;
+use crate::ranks::Cut;
 use crate::recipe::{NonNegative, count};
 use crate::session::{Metrics, Session};
 use lm::checkpoint::Checkpoint;
@@ -63,19 +64,25 @@ impl<'a> PretrainMix<'a> {
         Ok(Self { recipe, documents: Some(Feed::new(documents, sequence_tokens, Packing::BestFit, seed, &order)) })
     }
 
-    /// Accumulates the gradient of `coefficient * mean loss per token` for the step that the session is at.
+    /// Accumulates the gradient of `coefficient * mean loss per token` for the step that the session is at, whose other batches are cut in
+    /// this way.
     ///
     /// # Errors
     /// Where a tensor operation fails.
-    pub(crate) fn learn(&mut self, session: &mut Session<'_>, metrics: &mut Metrics) -> Result<()> {
+    pub(crate) fn learn(&mut self, session: &mut Session<'_>, metrics: &mut Metrics, cut: Cut) -> Result<()> {
         let Some(documents) = &mut self.documents else { return Ok(()) };
         let coefficient = self.recipe.coefficient.get();
         let batch = documents.batch(session.step(), self.recipe.batch_sequences.get())?;
-        let loss = token_loss(session.decoder(), &batch, batch.n_targets)?;
-        let weighted = session.accumulate(&(loss * coefficient)?)?;
+        let n_targets = batch.n_targets;
+        let mut weighted = 0.0;
+        if let Some(batch) = session.ranks().deal_beside(batch, cut)? {
+            let loss = token_loss(session.decoder(), &batch, n_targets)?;
+            weighted = session.accumulate(&(loss * coefficient)?)?;
+            metrics.tokens += batch.n_tokens();
+        }
         metrics.loss += weighted;
-        metrics.tokens += batch.n_tokens();
-        metrics.extra.push(("pretrain_loss_nats", weighted / coefficient));
+        let [whole] = session.ranks().total([weighted])?;
+        metrics.extra.push(("pretrain_loss_nats", whole / coefficient));
         Ok(())
     }
 }

@@ -60,8 +60,9 @@ pub fn run(
         let batches = feed.batches(session.step(), recipe.accumulate.get(), recipe.batch_sequences.get())?;
         let n_targets = batches.iter().map(|batch| batch.n_targets).sum();
         let mut metrics = Metrics { extra: vec![("epoch", feed.epoch() as f64)], ..Metrics::default() };
-        for batch in &batches {
-            let loss = token_loss(session.decoder(), batch, n_targets)?;
+        let cut = session.ranks().cut(batches.len());
+        for batch in session.ranks().deal(batches, cut)? {
+            let loss = token_loss(session.decoder(), &batch, n_targets)?;
             metrics.loss += session.accumulate(&loss)?;
             metrics.tokens += batch.n_tokens();
         }

@@ -190,7 +190,6 @@ fn train_member(
     if let Some(checkpoint) = phase.finished_with(&[HEAD])? {
         return Ok(checkpoint);
     }
-    let sequence_tokens = parent.config.max_position_embeddings;
     let (held_out, held_in) = split_by_prompt(groups()?, recipe.held_out.get(), seed, name);
     let order = format!("{name}/order");
     let config = headless(&parent.config);
@@ -198,19 +197,7 @@ fn train_member(
     while !session.is_done() {
         let drawn = draw_items(held_in.len(), recipe.batch_prompts.get(), seed, &order, session.step());
         let batch: Vec<&Group> = drawn.iter().map(|&group_idx| &held_in[group_idx]).collect();
-        let (examples, pairs) = compare(&batch);
-        let layouts = lay_out(&examples, sequence_tokens, usize::MAX)?;
-        let [layout] = layouts.as_slice() else { unreachable!("a step of at least one answer makes one layout") };
-        let head = session.parameter(HEAD).expect("the head was added at the start");
-        let pairs = follow(&pairs, &layout.members);
-        let scores = score_spans(session.decoder(), head, layout)?;
-        let loss = bradley_terry::cross_entropy(&scores, &pairs)?;
-        let accuracy = bradley_terry::accuracy(&numbers(&scores)?, &pairs);
-        let metrics = Metrics {
-            loss: session.accumulate(&loss)?,
-            tokens: layout.batch.n_tokens(),
-            extra: accuracy.map(|accuracy| ("accuracy", accuracy)).into_iter().collect(),
-        };
+        let metrics = learn_groups(&mut session, &batch)?;
         session.apply(&metrics)?;
     }
     let head = session.parameter(HEAD).expect("the head was added at the start").detach();
@@ -224,6 +211,35 @@ fn train_member(
         outcome.push(("held_out_pairs", judged.n as f64));
     }
     session.finish_with(&outcome)
+}
+
+/// Accumulates the gradient of the loss on a step's groups, or on this rank's share of them; returns their metrics.
+fn learn_groups(session: &mut Session<'_>, groups: &[&Group]) -> Result<Metrics> {
+    let sequence_tokens = session.decoder().config().max_position_embeddings;
+    let share = &groups[session.ranks().share(groups.len())];
+    let (examples, mut pairs) = compare(share);
+    // Weights sum to 1 over the groups of the step that compare something, of which these are a part.
+    let n_compared = |groups: &[&Group]| groups.iter().filter(|group| group.answers.len() >= 2).count() as f64;
+    for pair in &mut pairs {
+        pair.weight *= n_compared(share) / n_compared(groups);
+    }
+    let (mut metrics, mut n_right, mut n_decided) = (Metrics::default(), 0.0, 0.0);
+    // One layout, or none where this rank's share is empty.
+    for layout in lay_out(&examples, sequence_tokens, usize::MAX)? {
+        let head = session.parameter(HEAD).expect("the head was added at the start");
+        let pairs = follow(&pairs, &layout.members);
+        let scores = score_spans(session.decoder(), head, &layout)?;
+        let loss = bradley_terry::cross_entropy(&scores, &pairs)?;
+        metrics.loss += session.accumulate(&loss)?;
+        metrics.tokens += layout.batch.n_tokens();
+        n_decided = pairs.iter().filter(|pair| pair.first_is_better != 0.5).count() as f64;
+        n_right = n_decided * bradley_terry::accuracy(&numbers(&scores)?, &pairs).unwrap_or(0.0);
+    }
+    let [n_right, n_decided] = session.ranks().total([n_right, n_decided])?;
+    if n_decided > 0.0 {
+        metrics.extra.push(("accuracy", n_right / n_decided));
+    }
+    Ok(metrics)
 }
 
 /// The shape without an output layer of its own: a reward model predicts no tokens, so nothing would teach that layer.

@@ -160,8 +160,16 @@ pub fn train_preference_models(
     data.extend(judge.hash()?.map(|hash| ("judge".to_owned(), hash)));
     let task = reward::Task { phase: PREFERENCE_PHASE, parent, data, seed };
     let groups = || {
-        let compared = compare_answers(recipe, inputs, folder)?;
-        write(&folder.generated("rl-cai.jsonl"), &compared)?;
+        let path = folder.generated("rl-cai.jsonl");
+        let made = folder.ranks().on_first(|| -> Result<_> {
+            let compared = compare_answers(recipe, inputs, folder)?;
+            write(&path, &compared)?;
+            Ok(compared)
+        })?;
+        let compared = match made {
+            Some(compared) => compared,
+            None => crate::data::read(&path)?.items,
+        };
         let mut groups: Vec<Group> = compared.iter().map(|pair| pair.group(parent)).collect::<Result<_>>()?;
         let human = preferences.items.iter().filter(|c| !recipe.kinds.is_empty() && !is_among(&recipe.kinds, &c.kind));
         for comparison in human {

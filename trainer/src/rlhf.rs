@@ -15,9 +15,10 @@ use crate::data::{DataFile, Document, Prompt};
 use crate::error::Result;
 use crate::folder::RunFolder;
 use crate::mix::{PretrainMix, PretrainMixRecipe};
+use crate::ranks::Cut;
 use crate::recipe::{ConstantRecipe, NonNegative, OptimizerRecipe, Positive, ScheduleRecipe, count, steps, to_toml};
 use crate::rollout::SamplingRecipe;
-use crate::sequence::{lay_out, widen};
+use crate::sequence::{Layout, lay_out, widen};
 use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
 use candle_core::{DType, Device, Tensor};
 use kl::AdaptiveKlRecipe;
@@ -192,8 +193,8 @@ pub fn run(folder: &RunFolder, recipe: &RlhfRecipe, inputs: Inputs<'_>, progress
         };
         let credit = recipe.method.assign_credit(&graded);
         for members in deal_answers(recipe, rollout.answers.len(), seed, &format!("{name}/minibatch"), round) {
-            learn_answers(&mut session, recipe, &rollout, (&graded, &credit), &members, &mut metrics)?;
-            mix.learn(&mut session, &mut metrics)?;
+            let cut = learn_answers(&mut session, recipe, &rollout, (&graded, &credit), &members, &mut metrics)?;
+            mix.learn(&mut session, &mut metrics, cut)?;
             session.apply(&metrics)?;
             // What a round showed is told with its first step.
             metrics = Metrics::default();
@@ -244,7 +245,7 @@ fn deal_answers(recipe: &RlhfRecipe, n_answers: usize, seed: u64, name: &str, ro
     dealt
 }
 
-/// Accumulates the gradient of the method's loss on some answers of a round.
+/// Accumulates the gradient of the method's loss on some answers of a round, or on this rank's share of them; returns how they were cut.
 fn learn_answers(
     session: &mut Session<'_>,
     recipe: &RlhfRecipe,
@@ -252,10 +253,10 @@ fn learn_answers(
     (graded, credit): (&Graded<'_>, &Credit),
     members: &[usize],
     metrics: &mut Metrics,
-) -> Result<()> {
+) -> Result<Cut> {
     let examples: Vec<Example> = members.iter().map(|&i| rollout.examples[i].clone()).collect();
-    let context = session.decoder().config().max_position_embeddings;
-    for layout in lay_out(&examples, context, recipe.batch_sequences.get())? {
+    let (layouts, cut) = deal_layouts(session, &examples, recipe.batch_sequences.get())?;
+    for layout in layouts {
         let targets = layout.targets();
         let hidden = layout.hidden_at(session.decoder(), &targets.positions)?; // (N, d)
         let log_probs = kernels::linear_log_probs(&hidden, session.decoder().lm_head(), &targets.ids)?; // (N)
@@ -278,5 +279,21 @@ fn learn_answers(
         metrics.loss += session.accumulate(&loss)?;
         metrics.tokens += layout.batch.n_tokens();
     }
-    Ok(())
+    Ok(cut)
+}
+
+/// Lays out a step's answers and returns this rank's share.
+fn deal_layouts(session: &Session<'_>, examples: &[Example], n_rows: usize) -> Result<(Vec<Layout>, Cut)> {
+    let (ranks, context) = (session.ranks(), session.decoder().config().max_position_embeddings);
+    let mut layouts = lay_out(examples, context, n_rows)?;
+    let cut = ranks.cut(layouts.len());
+    if cut == Cut::Batches {
+        return Ok((layouts.drain(ranks.share(layouts.len())).collect(), cut));
+    }
+    let share = ranks.share(examples.len());
+    let mut layouts = lay_out(&examples[share.clone()], context, n_rows)?;
+    for member in layouts.iter_mut().flat_map(|layout| &mut layout.members) {
+        *member += share.start;
+    }
+    Ok((layouts, cut))
 }

@@ -3,18 +3,22 @@
 //! A phase is a loop around a [`Session`]; whatever the loop needs besides (batches, samples) it derives from the seed and
 //! [`Session::step`], so nothing else has to be saved. A process may be killed at any moment: every folder is written under a
 //! temporary name and renamed when complete, and the next process ends with the same bytes.
+//!
+//! Where several ranks share a phase, all of them make the same calls; each accumulates the loss of its share of a step's batches.
 
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
+use crate::gradient_sum::GradientSum;
 use crate::log::{Record, StepLog};
 use crate::loss::number;
 pub use crate::progress::{Progress, Silent};
+use crate::ranks::{Ranks, ShardedAdamW};
 use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
 use crate::state;
 use crate::tally::Tally;
 use crate::trajectory;
 use candle_core::{Tensor, Var};
-use kernels::{AdamW, AdamWConfig};
+use kernels::{AdamWConfig, Moments};
 use lm::checkpoint::Checkpoint;
 use lm::config::ModelConfig;
 use lm::decoder::Decoder;
@@ -97,11 +101,11 @@ impl<'a> Start<'a> {
 /// What a loop reports of a step.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    /// The loss in nats, as logged.
+    /// The loss in nats, as logged; of several ranks each reports what its share of the batches adds to it.
     pub loss: f64,
-    /// Tokens of the step, padding left out.
+    /// Tokens of the step, padding left out; likewise.
     pub tokens: u64,
-    /// Further numbers, such as reward or KL, by name.
+    /// Further numbers, such as reward or KL, by name; the same on every rank.
     pub extra: Vec<(&'static str, f64)>,
 }
 
@@ -127,13 +131,15 @@ impl Phase<'_> {
     /// As [`Phase::finished`].
     pub fn finished_with(&self, extra: &[&str]) -> Result<Option<Checkpoint>> {
         let path = self.folder.checkpoint(self.name);
-        if !path.exists() {
+        let is_there = path.exists();
+        self.folder.ranks().agree("finished phases", &[u8::from(is_there)])?;
+        if !is_there {
             return Ok(None);
         }
         let checkpoint = Checkpoint::load_with(&path, extra)?;
         self.check_origin(&path, &checkpoint)?;
         // A process may have been killed after it renamed the folder, before it tidied up.
-        state::drop_states(&self.folder.steps(self.name), None)?;
+        self.folder.ranks().on_first(|| state::drop_states(&self.folder.steps(self.name), None))?;
         Ok(Some(checkpoint))
     }
 
@@ -179,11 +185,13 @@ pub struct Session<'a> {
     parameters: Vec<(String, Var)>,
     n_decoder: usize,
     decoder: Decoder,
-    optimizer: AdamW,
-    gradients: Vec<Option<Tensor>>,
+    optimizer: ShardedAdamW,
+    gradients: GradientSum,
+    ranks: Ranks,
     step: u64,
     tally: Tally,
-    log: StepLog,
+    /// On rank 0 alone.
+    log: Option<StepLog>,
     notes: Vec<(&'static str, f64)>,
     clock: Instant,
     computed: Vec<Stretch>,
@@ -193,11 +201,15 @@ impl<'a> Session<'a> {
     /// Begins the phase, or resumes it from its newest intermediate checkpoint.
     ///
     /// # Errors
-    /// Where folders cannot be written, or hold the work of another origin.
+    /// Where folders cannot be written, or hold the work of another origin; on all ranks alike.
     pub fn open(phase: Phase<'a>, start: Start<'_>, progress: &'a dyn Progress) -> Result<Self> {
         let steps = phase.folder.steps(phase.name);
-        state::remove_leftovers(&steps)?;
-        state::prepare(&phase.folder.checkpoint(phase.name))?;
+        let ranks = phase.folder.ranks().clone();
+        ranks.agree("recipe, parent, data and seed", format!("{:?}", phase.origin).as_bytes())?;
+        ranks.on_first(|| {
+            state::remove_leftovers(&steps)?;
+            state::prepare(&phase.folder.checkpoint(phase.name))
+        })?;
         let device = phase.folder.device();
         let extra: Vec<String> = start.extra.iter().map(|(name, _)| name.clone()).collect();
         let mut tensors: Vec<(String, Tensor)> =
@@ -216,26 +228,28 @@ impl<'a> Session<'a> {
             computed = checkpoint.lineage.map_or_else(Vec::new, |lineage| lineage.computed);
             (step, tally, moments) = (saved.step, saved.tally, Some(saved_moments));
         }
-        state::drop_states(&steps, newest.as_deref())?;
+        // Each rank has read what it goes on from by the time that anything is removed.
+        ranks.agree("intermediate checkpoints", &step.to_le_bytes())?;
+        ranks.on_first(|| state::drop_states(&steps, newest.as_deref()))?;
 
         let parameters = tensors
             .iter()
             .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.detach().to_device(device)?)?)))
             .collect::<Result<Vec<_>>>()?;
-        let mut optimizer = AdamW::new(&parameters, configure(phase.optimizer), |_, var| var.rank() >= 2);
+        let mut optimizer = ShardedAdamW::new(&parameters, configure(phase.optimizer), ranks.clone())?;
         if let Some(moments) = moments {
-            let moments = state::order_moments(&parameters, &optimizer.state()?, moments)?;
-            optimizer.restore(step, moments)?;
+            optimizer.restore(step, &parameters, state::order_moments(&parameters, moments)?)?;
         }
         let decoder = Decoder::new(start.config, &weights_of(start.config, &parameters[..n_decoder])?)?;
         let computed = Stretch::go_on(computed, Stretch::on(device, step));
-        let log = StepLog::open(&phase.folder.logs(), phase.name, step)?;
+        let log = ranks.on_first(|| StepLog::open(&phase.folder.logs(), phase.name, step))?;
         progress.begin(phase.name, phase.steps);
         if let Some(stretch) = computed.last().filter(|stretch| step > 0 && stretch.after_step == step) {
             progress.warn(phase.name, step, &format!("what began on another device goes on with {stretch}"));
         }
         Ok(Self {
-            gradients: vec![None; parameters.len()],
+            gradients: GradientSum::new(parameters.len()),
+            ranks,
             config: start.config.clone(),
             tokenizer: start.tokenizer.clone(),
             clock: Instant::now(),
@@ -251,6 +265,11 @@ impl<'a> Session<'a> {
             log,
             notes: Vec::new(),
         })
+    }
+
+    /// Who shares this phase.
+    pub(crate) fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// Number of steps done; the number of the next step, from 0.
@@ -314,43 +333,38 @@ impl<'a> Session<'a> {
     /// Where the backward pass fails.
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<f64> {
         let mut found = loss.backward()?;
-        for ((_, var), gradient) in self.parameters.iter().zip(&mut self.gradients) {
-            if let Some(new) = found.remove(var.as_tensor()) {
-                *gradient = Some(match gradient.take() {
-                    Some(sum) => (sum + new)?,
-                    None => new,
-                });
+        for (index, (_, var)) in self.parameters.iter().enumerate() {
+            if let Some(gradient) = found.remove(var.as_tensor()) {
+                self.gradients.add(index, gradient)?;
             }
         }
         number(loss)
     }
 
-    /// One step from the accumulated gradients: clip, AdamW, log, and an intermediate checkpoint when due.
+    /// One step from the gradients that all ranks have accumulated: clip, AdamW, log, and an intermediate checkpoint when due.
     ///
     /// # Errors
-    /// [`Error::NoGradient`], [`Error::Diverged`], or where files cannot be written.
+    /// [`Error::NoGradient`], [`Error::Diverged`], or where files cannot be written; on all ranks alike.
     pub fn apply(&mut self, metrics: &Metrics) -> Result<()> {
+        let gradients = std::mem::replace(&mut self.gradients, GradientSum::new(self.parameters.len()));
+        let (metrics, missing) = self.add_up(metrics, &gradients)?;
         let (phase, step) = (self.phase.name.to_owned(), self.step + 1);
         if !metrics.loss.is_finite() {
             return Err(Error::Diverged { phase, step, what: "the loss".to_owned(), value: metrics.loss });
         }
-        let mut gradients = Vec::with_capacity(self.parameters.len());
-        for ((name, _), gradient) in self.parameters.iter().zip(&mut self.gradients) {
-            let Some(gradient) = gradient.take() else {
-                return Err(Error::NoGradient { phase, step, parameter: name.clone() });
-            };
-            gradients.push(gradient);
+        if let Some(index) = missing {
+            return Err(Error::NoGradient { phase, step, parameter: self.parameters[index].0.clone() });
         }
         let lr = self.phase.lr.get() * self.phase.schedule.factor(self.step, self.phase.steps);
-        let norm = self.optimizer.step(&self.parameters, &gradients, lr).map_err(|error| match error {
-            kernels::Error::NonFiniteGradient { name } => {
+        let norm = self.optimizer.step(&self.parameters, gradients, lr).map_err(|error| match error {
+            Error::Kernel(kernels::Error::NonFiniteGradient { name }) => {
                 Error::Diverged { phase, step, what: format!("the gradient of `{name}`"), value: f64::NAN }
             }
-            other => Error::Kernel(other),
+            other => other,
         })?;
         self.step += 1;
-        let ends_stretch = self.tally.add(self.step, self.phase.steps, metrics);
-        self.log_step(metrics, norm, lr)?;
+        let ends_stretch = self.tally.add(self.step, self.phase.steps, &metrics);
+        self.log_step(&metrics, norm, lr)?;
         self.progress.step(self.phase.name, self.step, metrics.loss, metrics.tokens);
         if ends_stretch {
             let alarms = self.tally.course().trajectory().alarms;
@@ -362,6 +376,15 @@ impl<'a> Session<'a> {
             self.save_step()?;
         }
         Ok(())
+    }
+
+    /// The whole step's metrics, and the first parameter without a gradient on any rank.
+    fn add_up(&self, metrics: &Metrics, gradients: &GradientSum) -> Result<(Metrics, Option<usize>)> {
+        let mut sums = vec![metrics.loss, metrics.tokens as f64];
+        sums.extend(gradients.present().map(|is_present| f64::from(u8::from(is_present))));
+        self.ranks.sum(&mut sums)?;
+        let missing = sums[2..].iter().position(|&n_ranks| n_ranks == 0.0);
+        Ok((Metrics { loss: sums[0], tokens: sums[1] as u64, extra: metrics.extra.clone() }, missing))
     }
 
     /// One step whose loss is in one piece: [`Session::accumulate`], then [`Session::apply`].
@@ -389,8 +412,11 @@ impl<'a> Session<'a> {
         let path = self.phase.folder.checkpoint(self.phase.name);
         let mut metrics = self.tally.metrics();
         metrics.extend(outcome.iter().map(|&(name, value)| (name.to_owned(), value)));
-        state::write_folder(&path, |temporary| self.fill(temporary, metrics))?;
-        state::drop_states(&self.phase.folder.steps(self.phase.name), None)?;
+        let moments = self.optimizer.gather_state(&self.parameters)?;
+        self.ranks.on_first(|| {
+            state::write_folder(&path, |temporary| self.fill(temporary, metrics, &moments))?;
+            state::drop_states(&self.phase.folder.steps(self.phase.name), None)
+        })?;
         self.progress.end(self.phase.name);
         let extra: Vec<&str> = self.parameters[self.n_decoder..].iter().map(|(name, _)| name.as_str()).collect();
         Ok(Checkpoint::load_with(&path, &extra)?)
@@ -399,11 +425,15 @@ impl<'a> Session<'a> {
     fn save_step(&self) -> Result<()> {
         let steps = self.phase.folder.steps(self.phase.name);
         let folder = state::step_folder(&steps, self.step);
-        state::write_folder(&folder, |temporary| self.fill(temporary, self.tally.metrics()))?;
-        state::drop_states(&steps, Some(&folder))
+        let moments = self.optimizer.gather_state(&self.parameters)?;
+        self.ranks.on_first(|| {
+            state::write_folder(&folder, |temporary| self.fill(temporary, self.tally.metrics(), &moments))?;
+            state::drop_states(&steps, Some(&folder))
+        })?;
+        Ok(())
     }
 
-    fn fill(&self, folder: &Path, metrics: BTreeMap<String, f64>) -> Result<()> {
+    fn fill(&self, folder: &Path, metrics: BTreeMap<String, f64>, moments: &[Moments]) -> Result<()> {
         let (decoder, extra) = self.parameters.split_at(self.n_decoder);
         let checkpoint = Checkpoint {
             config: self.config.clone(),
@@ -417,10 +447,14 @@ impl<'a> Session<'a> {
         let mut text = serde_json::to_string_pretty(&self.tally.course().trajectory()).expect("numbers print");
         text.push('\n');
         std::fs::write(&path, text).map_err(Error::file("write", &path))?;
-        state::save(folder, self.step, &self.tally, &state::name_moments(&self.parameters, &self.optimizer.state()?))
+        state::save(folder, self.step, &self.tally, &state::name_moments(&self.parameters, moments))
     }
 
     fn log_step(&mut self, metrics: &Metrics, grad_norm: f64, lr: f64) -> Result<()> {
+        let Some(log) = &mut self.log else {
+            self.notes.clear();
+            return Ok(());
+        };
         let mut record = Record::new();
         record.insert("step".to_owned(), json!(self.step));
         record.insert("loss_nats".to_owned(), json!(metrics.loss));
@@ -434,7 +468,7 @@ impl<'a> Session<'a> {
         record.insert("tokens_per_s".to_owned(), json!(metrics.tokens as f64 / elapsed_s));
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         record.insert("unix_s".to_owned(), json!(since_epoch.as_secs_f64()));
-        self.log.write(&record)
+        log.write(&record)
     }
 }
 
@@ -455,132 +489,4 @@ fn weights_of(config: &ModelConfig, parameters: &[(String, Var)]) -> Result<Weig
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Metrics, Origin, Phase, Session, Silent, Start};
-    use crate::error::Error;
-    use crate::folder::RunFolder;
-    use crate::loss::token_loss;
-    use crate::recipe::{OptimizerRecipe, Positive, ScheduleRecipe};
-    use crate::tiny;
-    use candle_core::Tensor;
-    use std::collections::BTreeMap;
-
-    fn with_session<T>(root: &std::path::Path, extra: Vec<(String, Tensor)>, body: impl FnOnce(Session<'_>) -> T) -> T {
-        let folder = RunFolder::new(root);
-        let (config, tokenizer) = (tiny::config(), tiny::tokenizer());
-        let phase = Phase {
-            name: "test",
-            folder: &folder,
-            origin: Origin { seed: 1, parent: None, recipe: String::new(), data: BTreeMap::new() },
-            lr: Positive::new(1e-3).unwrap(),
-            optimizer: &OptimizerRecipe::default(),
-            schedule: &ScheduleRecipe::default(),
-            steps: 4,
-            save_every: 2,
-        };
-        let start = Start { extra, ..Start::fresh(&config, &tokenizer, 1).unwrap() };
-        body(Session::open(phase, start, &Silent).unwrap())
-    }
-
-    fn batch() -> crate::batch::Batch {
-        let examples = crate::batch::encode_documents(&tiny::tokenizer(), &tiny::corpus(), 64).unwrap();
-        tiny::one_row(&[&examples[0], &examples[1]], 64)
-    }
-
-    #[test]
-    fn a_parameter_that_the_loss_does_not_reach_is_an_error_that_names_it() {
-        let root = tempfile::tempdir().unwrap();
-        let head = Tensor::zeros((1, 16), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        with_session(root.path(), vec![("score.weight".to_owned(), head)], |mut session| {
-            let batch = batch();
-            let loss = token_loss(session.decoder(), &batch, batch.n_targets).unwrap();
-            let error = session.update(&loss, &Metrics::default()).unwrap_err();
-            assert_eq!(error.to_string(), "phase test, step 1: parameter `score.weight` has no gradient");
-        });
-    }
-
-    #[test]
-    fn a_loss_that_is_no_number_is_an_error_and_changes_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        with_session(root.path(), Vec::new(), |mut session| {
-            let batch = batch();
-            let loss = (token_loss(session.decoder(), &batch, batch.n_targets).unwrap() * f64::NAN).unwrap();
-            let metrics = Metrics { loss: f64::NAN, ..Metrics::default() };
-            assert!(matches!(session.update(&loss, &metrics), Err(Error::Diverged { .. })));
-            assert_eq!(session.step(), 0);
-        });
-    }
-
-    #[test]
-    fn accumulated_batches_have_the_gradient_of_the_whole() {
-        let after = |is_split: bool| {
-            let root = tempfile::tempdir().unwrap();
-            with_session(root.path(), Vec::new(), |mut session| {
-                let examples = crate::batch::encode_documents(&tiny::tokenizer(), &tiny::corpus(), 64).unwrap();
-                let whole = tiny::one_row(&[&examples[0], &examples[1]], 64);
-                let parts = [tiny::one_row(&[&examples[0]], 64), tiny::one_row(&[&examples[1]], 64)];
-                let batches: Vec<_> = if is_split { parts.iter().collect() } else { vec![&whole] };
-                for batch in batches {
-                    let loss = token_loss(session.decoder(), batch, whole.n_targets).unwrap();
-                    session.accumulate(&loss).unwrap();
-                }
-                let gradient =
-                    |g: &Option<Tensor>| g.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                session.gradients.iter().flat_map(gradient).collect::<Vec<f32>>()
-            })
-        };
-        for (a, b) in after(true).into_iter().zip(after(false)) {
-            assert!((a - b).abs() <= 1e-5 * b.abs().max(1e-2), "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn a_snapshot_keeps_its_weights_while_training_goes_on() {
-        let root = tempfile::tempdir().unwrap();
-        with_session(root.path(), Vec::new(), |mut session| {
-            let batch = batch();
-            let frozen = session.snapshot().unwrap();
-            let value = |decoder: &lm::Decoder| {
-                token_loss(decoder, &batch, batch.n_targets).unwrap().to_scalar::<f32>().unwrap()
-            };
-            let before = value(&frozen);
-            for _ in 0..3 {
-                let loss = token_loss(session.decoder(), &batch, batch.n_targets).unwrap();
-                session.update(&loss, &Metrics::default()).unwrap();
-            }
-            assert!((value(&frozen) - before).abs() < f32::EPSILON);
-            assert!(value(session.decoder()) < before - 1e-3);
-        });
-    }
-
-    #[test]
-    fn extra_parameters_are_trained_saved_and_resumed() {
-        let root = tempfile::tempdir().unwrap();
-        let head = || Tensor::ones((1, 16), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        let step = |session: &mut Session<'_>| {
-            let hidden = session.decoder().forward(&batch().input).unwrap();
-            let head = session.parameter("score.weight").unwrap();
-            let loss = kernels::linear(&hidden, head).unwrap().sqr().unwrap().mean_all().unwrap();
-            session.update(&loss, &Metrics { loss: 1.0, ..Metrics::default() }).unwrap();
-        };
-        let values = |session: &Session<'_>| {
-            session.parameter("score.weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
-        };
-        let extra = || vec![("score.weight".to_owned(), head())];
-        let at_two = with_session(root.path(), extra(), |mut session| {
-            step(&mut session);
-            step(&mut session);
-            values(&session)
-        });
-        with_session(root.path(), extra(), |mut session| {
-            assert_eq!(session.step(), 2);
-            assert_eq!(values(&session), at_two);
-            step(&mut session);
-            step(&mut session);
-            let expected = values(&session);
-            let saved = session.finish().unwrap();
-            assert_eq!(saved.extra("score.weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
-            assert_ne!(expected, at_two);
-        });
-    }
-}
+mod tests;

@@ -88,13 +88,15 @@ pub(crate) fn train(
         let batches = feed.batches(session.step(), recipe.accumulate.get(), recipe.batch_sequences.get())?;
         let n_targets = batches.iter().map(|batch| batch.n_targets).sum();
         let mut metrics = Metrics { extra: vec![("epoch", feed.epoch() as f64)], ..Metrics::default() };
-        for batch in &batches {
-            let loss = token_loss(session.decoder(), batch, n_targets)?;
+        let cut = session.ranks().cut(batches.len());
+        for batch in session.ranks().deal(batches, cut)? {
+            let loss = token_loss(session.decoder(), &batch, n_targets)?;
             metrics.loss += session.accumulate(&loss)?;
             metrics.tokens += batch.n_tokens();
         }
-        metrics.extra.push(("chat_loss_nats", metrics.loss));
-        mix.learn(&mut session, &mut metrics)?;
+        let [chat_loss_nats] = session.ranks().total([metrics.loss])?;
+        metrics.extra.push(("chat_loss_nats", chat_loss_nats));
+        mix.learn(&mut session, &mut metrics, cut)?;
         session.apply(&metrics)?;
     }
     session.finish()

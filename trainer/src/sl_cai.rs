@@ -2,7 +2,7 @@
 //! fine-tuned on the revisions.
 
 use crate::constitution::{Constitution, ask_critique, ask_revision};
-use crate::data::{Conversation, DataFile, Document, Line, Prompt, write};
+use crate::data::{self, Conversation, DataFile, Document, Line, Prompt, write};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::mix::PretrainMixRecipe;
@@ -135,14 +135,20 @@ pub fn run(
 ) -> Result<Checkpoint> {
     let Inputs { parent, constitution, prompts, conversations, corpus, seed } = inputs;
     let constitution = ("constitution.toml".to_owned(), constitution.hash.clone());
-    let mut data = BTreeMap::from([prompts.name_and_hash(), conversations.name_and_hash(), constitution]);
-    data.extend(recipe.pretrain_mix.name_and_hash(corpus));
-    let origin = Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data };
+    let mut made_from = BTreeMap::from([prompts.name_and_hash(), conversations.name_and_hash(), constitution]);
+    made_from.extend(recipe.pretrain_mix.name_and_hash(corpus));
+    let origin = Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data: made_from };
     let task = sft::Task { phase: PHASE, parent, corpus, origin };
     let revise = || {
-        let revised = revise_answers(recipe, &inputs, folder)?;
         let path = folder.generated("sl-cai.jsonl");
-        let hash = write(&path, &revised)?;
+        let made = folder.ranks().on_first(|| -> Result<_> {
+            let revised = revise_answers(recipe, &inputs, folder)?;
+            Ok((write(&path, &revised)?, revised))
+        })?;
+        let (hash, revised) = match made {
+            Some(made) => made,
+            None => data::read(&path).map(|file| (file.hash, file.items))?,
+        };
         let items = collect(recipe, &inputs, &revised)?;
         Ok(DataFile { path, hash, lines: (1..=items.len()).collect(), items })
     };

@@ -41,20 +41,16 @@ pub(crate) fn name_moments(parameters: &[(String, Var)], moments: &[kernels::Mom
 ///
 /// # Errors
 /// [`lm::Error::MissingTensor`] where one was not saved.
-pub(crate) fn order_moments(
-    parameters: &[(String, Var)],
-    fresh: &[kernels::Moments],
-    mut saved: Moments,
-) -> Result<Vec<kernels::Moments>> {
+pub(crate) fn order_moments(parameters: &[(String, Var)], mut saved: Moments) -> Result<Vec<kernels::Moments>> {
     let mut take = |name: String| match saved.remove(&name) {
         Some((_, values)) => Ok(values),
         None => Err(Error::Lm(lm::Error::MissingTensor { name })),
     };
-    let restore = |((name, _), fresh): (&(String, Var), &kernels::Moments)| {
+    let restore = |(name, var): &(String, Var)| {
         let (m, v) = (take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?);
-        Ok(kernels::Moments { m, v, ..fresh.clone() })
+        Ok(kernels::Moments { name: name.clone(), decays: var.rank() >= 2, m, v })
     };
-    parameters.iter().zip(fresh).map(restore).collect()
+    parameters.iter().map(restore).collect()
 }
 
 /// Writes `state/` into a checkpoint folder that is being made.

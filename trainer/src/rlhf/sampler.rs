@@ -49,6 +49,9 @@ impl<'a> Sampler<'a> {
         let random = &mut stream(seed, &format!("{phase}/sample"), round);
         let answers = sample(&policy, &prompts, &self.recipe.sampling, &parent.config.eos_token_ids, random)?;
         let examples: Vec<Example> = answers.iter().map(Answer::example).collect();
+        // Every rank samples all answers, from the same weights and the same random stream.
+        let ids: Vec<u8> = answers.iter().flat_map(|answer| &answer.response).flat_map(|id| id.to_le_bytes()).collect();
+        session.ranks().agree("sampled answers", &ids)?;
         let critic = session.parameter(CRITIC).map(Tensor::detach);
         let context = policy.config().max_position_embeddings;
         let traces = trace(&policy, &self.reference, critic.as_ref(), &examples, context)?;
