@@ -50,7 +50,10 @@ impl Behaviour {
         }
     }
 
-    /// The behaviour of this name, or what to say of one that there is not.
+    /// The behaviour of this name.
+    ///
+    /// # Errors
+    /// Where there is none: a sentence that lists those that there are.
     pub fn named(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
