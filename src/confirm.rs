@@ -9,6 +9,7 @@ use evals::factorial::{self, Factorial};
 use evals::reference::{Reference, Route};
 use evals::verdict::weigh::confirm;
 use probes::item::Behaviour;
+use reports::duration;
 
 use crate::diagnose::{Wanted, diagnose_run, keep};
 use crate::exit::Usage;
@@ -160,8 +161,4 @@ fn accused_stages(lineage: &LineageDiagnosis) -> Vec<Stage> {
         _ => None,
     };
     lineage.behaviours.iter().filter_map(of_row).collect()
-}
-
-fn duration(seconds: f64) -> String {
-    if seconds < 90.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
 }

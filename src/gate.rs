@@ -157,8 +157,7 @@ fn diagnosed(lineage: &LineageDiagnosis, behaviour: Behaviour) -> Option<Diagnos
     let Outcome::Attributed { phase, .. } = &verdict.outcome else { return None };
     let phases: Vec<String> = lineage.phases.iter().map(|phase| phase.name.clone()).collect();
     let stage = Stage::of(phase, &phases);
-    let probability = verdict.probabilities.iter().find(|of| of.stage == stage).map(|of| of.probability);
-    Some(Diagnosed { phase: phase.clone(), probability, rung: verdict.rung })
+    Some(Diagnosed { phase: phase.clone(), probability: verdict.probability(stage), rung: verdict.rung })
 }
 
 /// Writes where GitHub shows it: the summary of the step, and a note for each rule that is not held.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
+use reports::duration;
 use trainer::session::Progress;
 
 use crate::output::tell;
@@ -35,7 +36,7 @@ impl Display {
 struct Current {
     name: String,
     total: u64,
-    /// Position at the first update: a resumed phase does not begin at 0.
+    /// Where the count began; `None` where the first update is to tell.
     start: Option<u64>,
     units: u64,
     started: Instant,
@@ -59,11 +60,15 @@ impl Bars {
         }
     }
 
-    /// Begins to count up to `total`.
+    /// Begins to count from 0 up to `total`.
     pub(crate) fn start(&self, name: &str, total: u64) {
+        self.start_from(name, Some(0), total);
+    }
+
+    fn start_from(&self, name: &str, start: Option<u64>, total: u64) {
         let now = Instant::now();
         let name = name.to_owned();
-        *self.current.borrow_mut() = Some(Current { name, total, start: None, units: 0, started: now, shown: now });
+        *self.current.borrow_mut() = Some(Current { name, total, start, units: 0, started: now, shown: now });
     }
 
     /// `position` of the total is reached, after `units` more of what the speed is measured in.
@@ -80,7 +85,8 @@ impl Bars {
         let wall_s = current.started.elapsed().as_secs_f64();
         let rate = current.units as f64 / wall_s;
         let left_s = wall_s * total.saturating_sub(position) as f64 / (position - start).max(1) as f64;
-        let figures = format!("{position}/{total}  {note}{rate:.0} {unit}/s  {} left", duration(left_s));
+        let decimals = usize::from(rate < 10.0);
+        let figures = format!("{position}/{total}  {note}{rate:.decimals$} {unit}/s  {} left", duration(left_s));
         if self.display == Display::Bar {
             let filled = (24 * position / (*total).max(1)).min(24) as usize;
             let (done, open) = ("█".repeat(filled), "░".repeat(24 - filled));
@@ -102,7 +108,8 @@ impl Bars {
 
 impl Progress for Bars {
     fn begin(&self, phase: &str, steps: u64) {
-        self.start(phase, steps);
+        // A resumed phase does not begin at 0.
+        self.start_from(phase, None, steps);
     }
 
     fn step(&self, _phase: &str, step: u64, loss: f64, tokens: u64) {
@@ -119,25 +126,5 @@ impl Progress for Bars {
             tell(CLEAR);
         }
         self.say(&format!("{phase:>10}  warning at step {step}: {message}"));
-    }
-}
-
-/// `8 s`, `2 min 05 s`, `1 h 03 min`.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn durations_are_given_in_the_units_that_people_use() {
-        assert_eq!([8.4, 125.0, 3780.0].map(duration), ["8 s", "2 min 05 s", "1 h 03 min"]);
     }
 }

@@ -151,24 +151,21 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
     let known = |behaviour: Behaviour, route: Route, phase: &str| {
         findings.reference.and_then(|reference| reference.values(&lineage.name, behaviour, route, phase))
     };
-    let with_yardstick = |path: Path, route: Route, phases: &[PhaseInfo]| {
-        let stated = findings.stated.get(&path.behaviour).copied();
-        path.expecting(stated).beside(findings.reference, &lineage.name, route, phases)
-    };
+    let yardstick = Yardstick { stated: &findings.stated, reference: findings.reference, lineage: &lineage.name };
     let cases: Vec<Case> = BEHAVIOURS
         .iter()
         .zip(boards.iter().zip(&views))
         .map(|(&behaviour, (board, views))| Case {
             behaviour,
             names: &names,
-            chat: with_yardstick(Path::chat(behaviour, board), Route::Chat, phases),
-            elicited: with_yardstick(Path::elicited(behaviour, board), Route::Elicited, phases),
+            chat: yardstick.beside(Path::chat(behaviour, board), Route::Chat, phases),
+            elicited: yardstick.beside(Path::elicited(behaviour, board), Route::Elicited, phases),
             open_book: open_book(board, phases.len() - 1).map(|estimate| estimate.value),
             cutoffs: &cutoffs,
             margins: mean_margins(board),
             healthy_margins: phases.iter().map(|phase| known(behaviour, Route::Margin, &phase.name)).collect(),
-            chat_views: with_yardstick(Path::chat(behaviour, views), Route::Chat, &lineage.views),
-            elicited_views: with_yardstick(Path::elicited(behaviour, views), Route::Elicited, &lineage.views),
+            chat_views: yardstick.beside(Path::chat(behaviour, views), Route::Chat, &lineage.views),
+            elicited_views: yardstick.beside(Path::elicited(behaviour, views), Route::Elicited, &lineage.views),
             view_names: lineage.views.iter().map(|view| view.name.as_str()).collect(),
             reward_right: lineage.reward_right.get(&behaviour).copied(),
             healthy_reward_right: known(behaviour, Route::Reward, REWARD),
@@ -222,6 +219,20 @@ fn diagnose_lineage(findings: &Findings, lineage: &Lineage, answers: &Answers) -
         failures: failing,
         n_failures,
     })
+}
+
+/// What a lineage is compared with: healthy runs where there are some, else what the user expects.
+struct Yardstick<'a> {
+    stated: &'a BTreeMap<Behaviour, f64>,
+    reference: Option<&'a Reference>,
+    lineage: &'a str,
+}
+
+impl<'a> Yardstick<'a> {
+    fn beside(&self, path: Path<'a>, route: Route, phases: &[PhaseInfo]) -> Path<'a> {
+        let stated = self.stated.get(&path.behaviour).copied();
+        path.expecting(stated).beside(self.reference, self.lineage, route, phases)
+    }
 }
 
 /// Mean contrast margin in chat after each phase, nats.

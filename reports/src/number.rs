@@ -24,6 +24,20 @@ pub(crate) fn fine_percent(share: f64) -> String {
     if share.is_finite() { minus(format!("{:.1}%", 100.0 * share)) } else { MISSING.to_owned() }
 }
 
+/// A length of time: `8.4 s`, `42 s`, `2 min 05 s`, `1 h 03 min`.
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return MISSING.to_owned();
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
 /// The 95 % interval of a share: `55–69%`.
 pub(crate) fn percent_interval(estimate: &Estimate) -> String {
     share_range(estimate.low, estimate.high)
@@ -213,6 +227,12 @@ mod tests {
 
     fn estimate(value: f64, low: f64, high: f64) -> Estimate {
         Estimate { value, low, high, n: 1200, method: "Wilson".to_owned() }
+    }
+
+    #[test]
+    fn times_are_given_in_the_units_that_people_use() {
+        let said = [8.42, 59.0, 130.0, 3780.0, f64::NAN].map(duration);
+        assert_eq!(said, ["8.4 s", "59 s", "2 min 10 s", "1 h 03 min", "–"]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn bad_command_lines_are_refused_with_a_code_and_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let (run_folder, page, sheet) = (at("run"), at("page.html"), at("page.pdf"));
-    let cases: [(&[&str], i32, &str); 24] = [
+    let cases: [(&[&str], i32, &str); 26] = [
         (&[], 2, "Usage: phasetrace"),
         (&["trian"], 2, "unrecognized subcommand 'trian'"),
         (&["train", "--threads", "0"], 2, "invalid value '0' for '--threads <N>'"),

@@ -3,7 +3,7 @@
 use evals::diagnosis::{Cost, DEPLOYED, PhaseInfo};
 use serde::Serialize;
 
-use crate::number::{MISSING, count};
+use crate::number::{MISSING, count, duration};
 use crate::words;
 
 /// What the phases of a lineage took to train, as a table.
@@ -38,20 +38,6 @@ pub(crate) fn costs(phases: &[PhaseInfo]) -> Option<Costs> {
     })
 }
 
-/// A length of time: `8.4 s`, `42 s`, `2 min 05 s`, `1 h 03 min`.
-pub(crate) fn duration(seconds: f64) -> String {
-    if !seconds.is_finite() || seconds < 0.0 {
-        return MISSING.to_owned();
-    }
-    let whole = seconds.round() as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
 // A log without a step tells nothing.
 fn known(phase: &PhaseInfo) -> Option<Cost> {
     phase.cost.filter(|cost| cost.seconds > 0.0)
@@ -74,12 +60,6 @@ fn row(phase: String, cost: Option<Cost>, missing: &str) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_given_in_the_units_that_people_use() {
-        let said = [8.42, 59.0, 130.0, 3780.0, f64::NAN].map(duration);
-        assert_eq!(said, ["8.4 s", "59 s", "2 min 10 s", "1 h 03 min", "–"]);
-    }
 
     fn phase(name: &str, cost: Option<(f64, f64)>) -> PhaseInfo {
         let cost = cost.map(|(seconds, tokens)| Cost { seconds, tokens });

@@ -7,8 +7,7 @@ use evals::fixes::Fix;
 use serde::Serialize;
 
 use super::lineage_id;
-use crate::lineage::cost::duration;
-use crate::number::{count, percent, percent_interval, plural, points_span};
+use crate::number::{count, duration, percent, percent_interval, plural, points_span};
 use crate::verdict::{NO_PHASE, anchor, failing, is_failing, is_latent, probability};
 use crate::words;
 
