@@ -62,8 +62,8 @@ static void load(void) {
         handle = dlopen(sonames[i], RTLD_NOW | RTLD_GLOBAL);
         if (!handle) { const char *e = dlerror(); snprintf(why, sizeof why, "%%s", e ? e : "dlopen failed"); }
     }
-    /* Without a driver the program says so itself; with one, a library missing beside it is worth a line. */
-    if (!handle && strcmp("%(l)s", "cuda")) fprintf(stderr, "%%s\n", why);
+    /* That there is no driver, or no NCCL, the program says itself; another library missing is worth a line. */
+    if (!handle && strcmp("%(l)s", "cuda") && strcmp("%(l)s", "nccl")) fprintf(stderr, "%%s\n", why);
     __atomic_store_n(&tried, 1, __ATOMIC_RELEASE);
 }
 /* Called by the assembly below at the first call of each function; racing threads do the same work twice. */

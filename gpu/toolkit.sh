@@ -48,7 +48,8 @@ case $("$DIR/cuda/bin/nvcc" --version) in
 esac
 
 # 2. Stand-ins to link against, made from the declarations in cudarc: the real cuBLAS alone is a 420 MB download.
-if [ ! -e "$DIR/link/.cudarc-$CUDARC" ]; then
+MADE=.cudarc-$CUDARC-$(cksum <"$HERE/link_stubs.py" | cut -d' ' -f1)
+if [ ! -e "$DIR/link/$MADE" ]; then
     mkdir -p "$DIR/fetch/src"
     cat >"$DIR/fetch/Cargo.toml" <<EOF
 [package]
@@ -69,7 +70,7 @@ print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["pa
     ln -s ../../../cuda/lib/libcudart_static.a "$DIR/link/lazy/lib/libcudart.a"
     ln -s ../../../cuda/lib/libcudart.so.13 "$DIR/link/shared/lib/libcudart.so"
     ln -s ../../../cuda/lib/libcudart.so.13 "$DIR/link/shared/lib/libcudart.so.13"
-    : >"$DIR/link/.cudarc-$CUDARC"
+    : >"$DIR/link/$MADE"
 fi
 
 # 3. What the build needs in its environment. (cudaforge uses half the cores unless told otherwise.)

@@ -6,6 +6,7 @@ use anyhow::Result;
 use lm::LoadedModel;
 use lm::device::{self, Device};
 use trainer::folder::RunFolder;
+use trainer::ranks::launch::Launch;
 
 use crate::cli::Cli;
 use crate::output;
@@ -24,8 +25,8 @@ struct Chosen {
 ///
 /// # Errors
 /// Where it is not there.
-pub(crate) fn choose(cli: &Cli, bars: &Bars) -> Result<()> {
-    let device = device::open(&cli.device)?;
+pub(crate) fn choose(cli: &Cli, launch: Option<&Launch>, bars: &Bars) -> Result<()> {
+    let device = device::open(&name_of(&cli.device, launch))?;
     if !device.is_cpu() {
         let dtype = device::training_dtype(&device).as_str();
         bars.say(&format!(
@@ -37,6 +38,14 @@ pub(crate) fn choose(cli: &Cli, bars: &Bars) -> Result<()> {
     // Nothing was chosen before: this is called once.
     CHOSEN.get_or_init(|| Chosen { device, recomputes: cli.recompute });
     Ok(())
+}
+
+/// The device of this process: where several are launched that are all to have a GPU, each has the one of its number on its machine.
+fn name_of(asked: &str, launch: Option<&Launch>) -> String {
+    match launch.and_then(|launch| launch.local_rank) {
+        Some(local_rank) if asked == "cuda" => format!("cuda:{local_rank}"),
+        _ => asked.to_owned(),
+    }
 }
 
 /// The device; the CPU where none was chosen.
@@ -59,4 +68,20 @@ pub(crate) fn ask_there(model: LoadedModel) -> Result<LoadedModel> {
         output::tell("note: a model of this architecture is asked on the CPU: on a GPU plain Llama shapes are\n");
     }
     Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of;
+    use trainer::ranks::launch::Launch;
+
+    #[test]
+    fn each_rank_has_a_gpu_of_its_own_unless_one_is_named() {
+        let variables = [("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")];
+        let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let launch = Launch::read(get).unwrap();
+        let names = ["cpu", "cuda", "cuda:0"].map(|asked| name_of(asked, launch.as_ref()));
+        assert_eq!(names, ["cpu", "cuda:1", "cuda:0"]);
+        assert_eq!(name_of("cuda", None), "cuda");
+    }
 }

@@ -78,7 +78,7 @@ fn run(cli: Cli, launch: Option<&Launch>) -> anyhow::Result<u8> {
     kernels::set_threads(cli.threads.map_or_else(of_machine, usize::from))?;
     let bars = Bars::new(cli.quiet || launch.is_some_and(|launch| launch.rank > 0));
     if cli.command.computes() {
-        device::choose(&cli, &bars)?;
+        device::choose(&cli, launch, &bars)?;
     }
     match cli.command {
         Command::Train(args) => train::run(&args, launch, &bars),

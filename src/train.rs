@@ -14,6 +14,7 @@ use trainer::ranks::launch::Launch;
 use trainer::{dpo, pretrain, reward, rl_cai, rlhf, sft, sl_cai};
 
 use crate::cli::{Stop, TrainArgs};
+use crate::device;
 use crate::exit;
 use crate::fit::fit;
 use crate::import::{Import, check_unchanged, hash_files};
@@ -34,10 +35,11 @@ pub(crate) fn run(args: &TrainArgs, launch: Option<&Launch>, bars: &Bars) -> Res
     }
     let company = Company::join(launch, Duration::from_secs(u64::from(args.rank_timeout)))?;
     company.share(|| {
-        let run = Run::among(&args.run, company.ranks().clone());
+        let ranks = company.ranks(device::chosen())?;
+        let run = Run::among(&args.run, ranks.clone());
         let (text, recipe) = Recipe::of_run(&run, &args.recipe, args.seed)?;
         train(&run, &text, &recipe, Extent::until(args.until), bars)?;
-        if company.ranks().is_first() {
+        if ranks.is_first() {
             output::print_line(&run.root().display().to_string())?;
         }
         Ok(exit::SUCCESS)

@@ -1,5 +1,7 @@
 //! The optimizer: Adam with decoupled weight decay and a bound on the gradient norm.
 
+#[cfg(feature = "cuda")]
+use crate::cuda::DeviceMoments;
 use crate::element::sum_terms;
 use crate::error::{Error, Result};
 use crate::parallel::{for_each_block, map_blocks};
@@ -8,6 +10,8 @@ use crate::storage::{Values, slice_of};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var};
 use std::borrow::Cow;
 use std::cell::RefCell;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// Elements of one unit of parallel work and of one partial sum of the norm.
 ///
@@ -69,7 +73,7 @@ pub struct AdamW {
     /// Where the parameters are on a GPU, only what they began with.
     moments: Vec<Moments>,
     #[cfg(feature = "cuda")]
-    device: Option<crate::cuda::DeviceMoments>,
+    device: Option<Arc<DeviceMoments>>,
 }
 
 impl AdamW {
@@ -99,7 +103,7 @@ impl AdamW {
     pub fn step(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64) -> Result<f64> {
         self.check(params, grads)?;
         #[cfg(feature = "cuda")]
-        if params.first().is_some_and(|(_, var)| var.device().is_cuda()) {
+        if are_on_gpu(params) {
             return self.step_on_gpu(params, grads, lr);
         }
         let norms = squared_norms(grads)?;
@@ -112,14 +116,34 @@ impl AdamW {
         Ok(norm)
     }
 
-    /// As [`AdamW::step`], for parameters on the CPU that are a part of a larger set: `norm` is the finite global norm of the gradients of
-    /// the whole set, which bounds these.
+    /// As [`AdamW::step`], for parameters that are a part of a larger set: `norm` is the finite global norm of the gradients of the whole
+    /// set, which bounds these.
     ///
     /// # Errors
     /// [`Error::ParameterMismatch`] for other parameters; nothing is updated then.
     pub fn step_part(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64, norm: f64) -> Result<()> {
         self.check(params, grads)?;
+        #[cfg(feature = "cuda")]
+        if are_on_gpu(params) {
+            let device = self.on_gpu(params)?;
+            self.step += 1;
+            let (keeps, rates) = self.rates_on_gpu(lr);
+            return device.step_part(params, grads, &keeps, rates, norm);
+        }
         self.update(params, grads, lr, norm)
+    }
+
+    /// The sum of the squares of each gradient that [`AdamW::step_part`] is to take.
+    ///
+    /// # Errors
+    /// [`Error::ParameterMismatch`] for other parameters.
+    pub fn squared_norms(&mut self, params: &[(String, Var)], grads: &[Tensor]) -> Result<Vec<f64>> {
+        self.check(params, grads)?;
+        #[cfg(feature = "cuda")]
+        if are_on_gpu(params) {
+            return self.on_gpu(params)?.squared_norms(params, grads);
+        }
+        squared_norms(grads)
     }
 
     fn update(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64, norm: f64) -> Result<()> {
@@ -157,18 +181,10 @@ impl AdamW {
     /// [`AdamW::step`] for parameters on a GPU.
     #[cfg(feature = "cuda")]
     fn step_on_gpu(&mut self, params: &[(String, Var)], grads: &[Tensor], lr: f64) -> Result<f64> {
-        let device = match self.device.take() {
-            Some(device) => device,
-            None => crate::cuda::DeviceMoments::new(params, self.step > 0, &self.moments)?,
-        };
+        let device = self.on_gpu(params)?;
         self.step += 1;
-        let rates = self.rates(1.0, lr);
-        let keeps: Vec<f32> = self.moments.iter().map(|moments| kept_of_decay(moments, &self.config, lr)).collect();
-        let Rates { beta1, beta2, fresh1, fresh2, step_size, correction, eps, .. } = rates;
-        let max_norm = self.config.max_norm.map_or(0.0, |max_norm| max_norm as f32);
-        let rates = [beta1, beta2, fresh1, fresh2, step_size, correction, eps, max_norm];
+        let (keeps, rates) = self.rates_on_gpu(lr);
         let norm = device.step(params, grads, &keeps, rates)?;
-        self.device = Some(device);
         if norm.is_finite() {
             return Ok(norm);
         }
@@ -180,6 +196,25 @@ impl AdamW {
             }
         }
         Err(Error::NonFiniteGradient { name: params[worst].0.clone() })
+    }
+
+    /// The moments on the GPU that the parameters lie on.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&mut self, params: &[(String, Var)]) -> Result<Arc<DeviceMoments>> {
+        let device = match self.device.take() {
+            Some(device) => device,
+            None => Arc::new(DeviceMoments::new(params, self.step > 0, &self.moments)?),
+        };
+        Ok(Arc::clone(self.device.insert(device)))
+    }
+
+    /// The numbers of the step that was just counted, as the GPU takes them: what weight decay leaves of each parameter, and the rates.
+    #[cfg(feature = "cuda")]
+    fn rates_on_gpu(&self, lr: f64) -> (Vec<f32>, [f32; 8]) {
+        let keeps = self.moments.iter().map(|moments| kept_of_decay(moments, &self.config, lr)).collect();
+        let Rates { beta1, beta2, fresh1, fresh2, step_size, correction, eps, .. } = self.rates(1.0, lr);
+        let max_norm = self.config.max_norm.map_or(0.0, |max_norm| max_norm as f32);
+        (keeps, [beta1, beta2, fresh1, fresh2, step_size, correction, eps, max_norm])
     }
 
     /// Steps taken.
@@ -260,6 +295,11 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+#[cfg(feature = "cuda")]
+fn are_on_gpu(params: &[(String, Var)]) -> bool {
+    params.first().is_some_and(|(_, var)| var.device().is_cuda())
 }
 
 /// What weight decay leaves of a parameter.

@@ -152,11 +152,34 @@ pub enum Error {
         /// What they were asked for.
         what: &'static str,
     },
-    /// More than one rank where they cannot speak to each other.
-    #[error("{n_ranks} ranks cannot train on GPUs yet; start one, or train on the CPU")]
+    /// Ranks that do not find each other.
+    #[error("{message}; ranks meet where MASTER_ADDR and MASTER_PORT say")]
+    Meeting {
+        /// What happened, with the address.
+        message: String,
+    },
+    /// Several ranks on GPUs, in a build without NCCL.
+    #[error(
+        "{n_ranks} ranks cannot train on GPUs: this program was built without NCCL; build it with `--features nccl`, start one, or train on \
+         the CPU"
+    )]
     RanksOnGpu {
         /// Number of ranks.
         n_ranks: usize,
+    },
+    /// The NCCL library is not there.
+    #[error("NCCL cannot be used ({reason}): is libnccl.so.2 where the loader looks for libraries (LD_LIBRARY_PATH)?")]
+    NoNccl {
+        /// NCCL's name for it.
+        reason: String,
+    },
+    /// NCCL could not do something.
+    #[error("NCCL: {what} failed ({reason}); NCCL_DEBUG=WARN has it say more")]
+    Nccl {
+        /// What was asked of it.
+        what: &'static str,
+        /// NCCL's name for the error.
+        reason: String,
     },
     /// More parameters than MPI can count.
     #[error("MPI counts up to 2147483647 numbers in a message, and this model needs {n}")]

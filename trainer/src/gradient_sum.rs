@@ -69,7 +69,7 @@ impl GradientSum {
         .collect()
     }
 
-    /// The sums of all parameters in a row, in f64; zeros where there is none.
+    /// The sums of all parameters in a row, in f64 on the CPU and in f32 on a GPU; zeros where there is none.
     ///
     /// # Shapes
     /// (elements of all parameters)
@@ -77,6 +77,11 @@ impl GradientSum {
     /// # Errors
     /// Where a tensor operation fails.
     pub(crate) fn into_row(self, parameters: &[(String, Var)]) -> Result<Tensor> {
+        if parameters.iter().any(|(_, var)| !var.device().is_cpu()) {
+            let sums = self.into_tensors(parameters)?;
+            let sums: Vec<Tensor> = sums.iter().map(Tensor::flatten_all).collect::<candle_core::Result<_>>()?;
+            return Ok(Tensor::cat(&sums, 0)?);
+        }
         let n: usize = parameters.iter().map(|(_, var)| var.elem_count()).sum();
         let mut row = Vec::with_capacity(n);
         for (sum, (_, var)) in self.0.into_iter().zip(parameters) {

@@ -9,15 +9,27 @@
 pub mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
+#[cfg(any(test, feature = "nccl"))]
+mod parts;
 mod sharded;
+#[cfg(any(test, feature = "nccl"))]
+mod star;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod threads;
+#[cfg(any(test, feature = "mpi", feature = "nccl"))]
+mod watch;
 
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub(crate) use sharded::ShardedAdamW;
+#[cfg(any(test, feature = "nccl"))]
+pub use star::Star;
 #[cfg(test)]
 pub(crate) use threads::on_threads;
 
@@ -31,6 +43,7 @@ use std::rc::Rc;
 /// What the ranks of a run can tell each other. Every call is made by all ranks, in the same order.
 ///
 /// Tensors are flat; what one rank holds of them is neighbouring elements, in the order of the ranks. They stay on the device where they lie.
+/// On the CPU they are summed in f64 and in the order of the ranks, on a GPU in f32 and in an order that is NCCL's.
 ///
 /// # Errors
 /// [`Error::RankLost`] where another rank no longer answers. An implementation whose library ends the process instead need not return.
@@ -47,7 +60,8 @@ pub trait Communicator: Debug {
     /// As all of these.
     fn sum(&self, values: &mut [f64]) -> Result<()>;
 
-    /// Sums tensors of all ranks, each (N) in f64, and returns this rank's part of the sum: `counts[rank]` of its N elements.
+    /// Sums tensors of all ranks, each (N), in f64 on the CPU and f32 on a GPU, and returns this rank's part of the sum: `counts[rank]` of its
+    /// N elements.
     ///
     /// # Errors
     /// As all of these.

@@ -20,6 +20,10 @@ pub(crate) struct DeviceMoments {
     n_shares: usize,
 }
 
+fn contiguous(grads: &[Tensor]) -> Result<Vec<Tensor>> {
+    Ok(grads.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?)
+}
+
 impl std::fmt::Debug for DeviceMoments {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("DeviceMoments").field("sizes", &self.sizes).finish_non_exhaustive()
@@ -62,29 +66,70 @@ impl DeviceMoments {
         keeps: &[f32],
         rates: [f32; 8],
     ) -> Result<f64> {
-        let grads = grads.iter().map(Tensor::contiguous).collect::<candle_core::Result<Vec<_>>>()?;
+        let grads = contiguous(grads)?;
+        let table = self.table(params, &grads, keeps)?;
+        let parts = self.sum_squares(&table)?;
+        let norm = self.gpu.alloc(1, DType::F64)?;
+        let args = [norm.span().into(), parts.span().into(), int(self.n_shares)];
+        self.gpu.launch("finish_norm".to_owned(), Grid::blocks([1, 1, 1], 256), &args)?;
+        self.update(&norm, &table, rates)?;
+        Ok(norm.into_tensor(()).to_scalar::<f64>()?)
+    }
+
+    /// As [`DeviceMoments::step`], with the finite norm of the gradients of a larger set.
+    pub(crate) fn step_part(
+        &self,
+        params: &[(String, Var)],
+        grads: &[Tensor],
+        keeps: &[f32],
+        rates: [f32; 8],
+        norm: f64,
+    ) -> Result<()> {
+        let grads = contiguous(grads)?;
+        let table = self.table(params, &grads, keeps)?;
+        self.update(&self.gpu.upload(&[norm])?, &table, rates)
+    }
+
+    /// The sum of the squares of each gradient.
+    pub(crate) fn squared_norms(&self, params: &[(String, Var)], grads: &[Tensor]) -> Result<Vec<f64>> {
+        let grads = contiguous(grads)?;
+        let table = self.table(params, &grads, &vec![1.0; params.len()])?;
+        let parts = self.sum_squares(&table)?.into_tensor(self.n_shares).to_vec1::<f64>()?;
+        let mut parts = parts.into_iter();
+        let squares = self.sizes.iter().map(|size| parts.by_ref().take(size.div_ceil(SHARE)).sum());
+        Ok(squares.collect())
+    }
+
+    /// What the kernels are told of each parameter. The gradients are contiguous, and live until the kernels are in the stream.
+    fn table(&self, params: &[(String, Var)], grads: &[Tensor], keeps: &[f32]) -> Result<Buffer> {
         let (m, v) = (Span::of(&self.m)?, Span::of(&self.v)?);
         let mut table: Vec<u32> = Vec::with_capacity(12 * params.len());
         let mut start = 0;
-        for ((((_, var), grad), &keep), &size) in params.iter().zip(&grads).zip(keeps).zip(&self.sizes) {
+        for ((((_, var), grad), &keep), &size) in params.iter().zip(grads).zip(keeps).zip(&self.sizes) {
             let addresses = [Span::of(var.as_tensor())?, m.from(start), v.from(start), Span::of(grad)?];
             let words = addresses.map(|span| span.address).into_iter().chain([size as u64]);
             table.extend(words.flat_map(|word| [word as u32, (word >> 32) as u32]));
             table.extend([keep.to_bits(), 0]);
             start += size;
         }
-        let gpu = &self.gpu;
-        let table = gpu.upload(&table)?;
-        let parts = gpu.alloc(self.n_shares, DType::F64)?;
-        let norm = gpu.alloc(1, DType::F64)?;
-        let grid = Grid::blocks([self.n_shares, 1, 1], 256);
-        let (table, shares) = (table.span(), self.shares.span());
-        gpu.launch("sum_squares".to_owned(), grid, &[parts.span().into(), table.into(), shares.into()])?;
-        let args = [norm.span().into(), parts.span().into(), int(self.n_shares)];
-        gpu.launch("finish_norm".to_owned(), Grid::blocks([1, 1, 1], 256), &args)?;
-        let args = [norm.span().into(), table.into(), shares.into(), Arg::Floats(rates)];
-        gpu.launch("update".to_owned(), grid, &args)?;
-        Ok(norm.into_tensor(()).to_scalar::<f64>()?)
+        Ok(self.gpu.upload(&table)?)
+    }
+
+    /// Sums of squares over the shares.
+    fn sum_squares(&self, table: &Buffer) -> Result<Buffer> {
+        let parts = self.gpu.alloc(self.n_shares, DType::F64)?;
+        let args: [Arg; 3] = [parts.span().into(), table.span().into(), self.shares.span().into()];
+        self.gpu.launch("sum_squares".to_owned(), self.grid(), &args)?;
+        Ok(parts)
+    }
+
+    fn update(&self, norm: &Buffer, table: &Buffer, rates: [f32; 8]) -> Result<()> {
+        let args = [norm.span().into(), table.span().into(), self.shares.span().into(), Arg::Floats(rates)];
+        Ok(self.gpu.launch("update".to_owned(), self.grid(), &args)?)
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::blocks([self.n_shares, 1, 1], 256)
     }
 
     /// Means of gradients and of squared gradients of each parameter.

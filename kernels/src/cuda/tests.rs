@@ -175,6 +175,39 @@ fn steps_of_the_optimizer_equal_those_on_the_cpu() {
 }
 
 #[test]
+fn steps_of_parts_are_a_step_of_the_whole_to_the_bit() {
+    let Some(gpu) = gpu() else { return };
+    let config = AdamWConfig { weight_decay: 0.1, max_norm: Some(1.0), ..AdamWConfig::default() };
+    let on_gpu = |seed: u64| -> Vec<Tensor> {
+        let draw = |(seed, n): (u64, usize)| draw(seed, &[n], DType::F32).to_device(gpu).unwrap();
+        (seed..).zip([40_000, 5, 20_000]).map(draw).collect()
+    };
+    let params = || -> Vec<(String, Var)> {
+        let var = |(i, tensor): (usize, Tensor)| (format!("p{i}"), Var::from_tensor(&tensor).unwrap());
+        on_gpu(1).into_iter().enumerate().map(var).collect()
+    };
+    let (whole, divided) = (params(), params());
+    let mut optimizer = AdamW::new(&whole, config, |name, _| name != "p1");
+    let mut parts =
+        [0..1, 1..3].map(|range| (AdamW::new(&divided[range.clone()], config, |name, _| name != "p1"), range));
+    for step in 1..4 {
+        let grads = on_gpu(10 * step);
+        let norm = optimizer.step(&whole, &grads, 0.01).unwrap();
+        let mut squares = Vec::new();
+        for (part, range) in &mut parts {
+            squares.extend(part.squared_norms(&divided[range.clone()], &grads[range.clone()]).unwrap());
+            part.step_part(&divided[range.clone()], &grads[range.clone()], 0.01, norm).unwrap();
+        }
+        let found = squares.iter().sum::<f64>().sqrt();
+        assert!((found - norm).abs() <= 1e-12 * norm, "norm {found} instead of {norm}");
+        for ((name, found), (_, expected)) in divided.iter().zip(&whole) {
+            let [found, expected] = [found, expected].map(|var| values(&var.to_device(&Device::Cpu).unwrap()));
+            assert!(found == expected, "{name} after step {step}");
+        }
+    }
+}
+
+#[test]
 fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
     let Some(gpu) = gpu() else { return };
     let var = |seed| Var::from_tensor(&draw(seed, &[70], DType::F32).to_device(gpu).unwrap()).unwrap();

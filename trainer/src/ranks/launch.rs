@@ -15,7 +15,7 @@ pub struct Launch {
     pub local_rank: Option<usize>,
     /// Number of processes on its machine, where the launcher says so.
     pub local_size: Option<usize>,
-    /// Host and port where the ranks meet that have no MPI to find each other.
+    /// Host and port where the ranks meet that do not find each other through MPI.
     pub meeting: Option<(String, u16)>,
 }
 
@@ -103,12 +103,16 @@ impl Launch {
             (Some(rank), Some(size)) => (rank, size),
         };
         let (local_rank, local_size) = (number(local_rank)?, number(local_size)?);
-        let meeting = if *launcher == Launcher::Mpirun { None } else { meeting(get)? };
+        let meeting = match launcher {
+            // It needs none. Where both are set, somebody has passed them on.
+            Launcher::Mpirun if get("MASTER_ADDR").is_none() || get("MASTER_PORT").is_none() => None,
+            _ => meeting(get)?,
+        };
         Ok(Some(Self { launcher: *launcher, rank, size, local_rank, local_size, meeting }))
     }
 }
 
-/// Where ranks meet: `MASTER_ADDR`, or the first host of Slurm's step, and `MASTER_PORT`.
+/// Where ranks meet: `MASTER_ADDR`, or the first host of Slurm's step, and `MASTER_PORT`, or the port after it where `torchrun` listens there.
 fn meeting(get: &impl Fn(&str) -> Option<String>) -> Result<Option<(String, u16)>> {
     let host = get("MASTER_ADDR").or_else(|| first_host(&get("SLURM_STEP_NODELIST")?));
     let Some(port) = get("MASTER_PORT") else {
@@ -118,9 +122,11 @@ fn meeting(get: &impl Fn(&str) -> Option<String>) -> Result<Option<(String, u16)
         };
     };
     let Some(host) = host else { return fail("MASTER_PORT is set, but MASTER_ADDR is not".to_owned()) };
-    match port.parse::<u16>() {
-        Ok(number) if number > 0 => Ok(Some((host, number))),
-        _ => fail(format!("MASTER_PORT={port} is not a port (1 to 65535)")),
+    let is_taken = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
+    let free = |number: u16| number.checked_add(u16::from(is_taken));
+    match port.parse().ok().filter(|&number| number > 0).and_then(free) {
+        Some(number) => Ok(Some((host, number))),
+        None => fail(format!("MASTER_PORT={port} is not a port (1 to {})", u16::MAX - u16::from(is_taken))),
     }
 }
 
@@ -199,6 +205,19 @@ mod tests {
         ];
         let by_srun = Launch { launcher: Launcher::Srun, local_size: None, meeting: meeting("node03"), ..launch };
         assert_eq!(read(&srun), Ok(Some(by_srun)));
+    }
+
+    #[test]
+    fn ranks_meet_where_nobody_else_listens() {
+        let meeting = |variables: &[(&str, &str)]| read(variables).unwrap().unwrap().meeting;
+        let torchrun = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "29500")];
+        let agent = |is_there: &'static str| [&torchrun[..], &[("TORCHELASTIC_USE_AGENT_STORE", is_there)]].concat();
+        assert_eq!(meeting(&agent("False")), Some(("a".to_owned(), 29500)));
+        assert_eq!(meeting(&agent("True")), Some(("a".to_owned(), 29501)));
+        // mpirun needs no such place, but it can be said.
+        let mpirun = [("PMI_RANK", "0"), ("PMI_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "29500")];
+        assert_eq!(meeting(&mpirun[..3]), None);
+        assert_eq!(meeting(&mpirun), Some(("a".to_owned(), 29500)));
     }
 
     #[test]

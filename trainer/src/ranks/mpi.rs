@@ -1,6 +1,7 @@
 //! Ranks that are processes under MPI.
 
 use super::Communicator;
+use super::watch::Watch;
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use mpi::Count;
@@ -9,9 +10,8 @@ use mpi::environment::{Threading, Universe, initialize_with_threading};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator as _, CommunicatorCollectives, Root};
 use std::fmt;
-use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// All processes of this MPI job.
 ///
@@ -130,34 +130,5 @@ impl Communicator for Mpi {
             thread::sleep(Duration::from_millis(1));
         }
         Ok(())
-    }
-}
-
-/// Looks from another thread at how long the present call takes.
-struct Watch {
-    since: Arc<Mutex<Option<Instant>>>,
-}
-
-impl Watch {
-    fn begin(patience: Duration, give_up: impl Fn() + Send + 'static) -> Self {
-        let since = Arc::new(Mutex::new(None::<Instant>));
-        let seen = Arc::downgrade(&since);
-        thread::spawn(move || {
-            while let Some(since) = seen.upgrade() {
-                if since.lock().is_ok_and(|since| since.is_some_and(|since| since.elapsed() > patience)) {
-                    give_up();
-                }
-                drop(since);
-                thread::sleep(Duration::from_millis(100).min(patience));
-            }
-        });
-        Self { since }
-    }
-
-    fn during(&self, call: impl FnOnce()) {
-        let set = |to| *self.since.lock().expect("the watch only looks") = to;
-        set(Some(Instant::now()));
-        call();
-        set(None);
     }
 }

@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 /// AdamW of which each rank holds the moments of its share of the parameters, and updates that share.
 ///
 /// The parameters are thought of as one row of elements, cut between blocks of [`BLOCK_LEN`]. One rank alone has all of them: plain [`AdamW`].
-/// Any number of ranks comes to the same bits, since an update goes element by element, and the global norm is added up block by
-/// block, in one order.
+/// On the CPU any number of ranks comes to the same bits, since an update goes element by element, and the global norm is added up block by
+/// block, in one order. On GPUs sums are in f32, and nothing but the norm comes to the host.
 #[derive(Debug)]
 pub(crate) struct ShardedAdamW {
     optimizer: AdamW,
@@ -24,9 +24,9 @@ impl ShardedAdamW {
     /// Zero moments; weight decay applies to matrices.
     ///
     /// # Errors
-    /// [`Error::RanksOnGpu`] for parameters of more than one rank that do not lie on the CPU.
+    /// [`Error::RanksOnGpu`] for parameters of more than one rank that lie on a GPU, without NCCL.
     pub(crate) fn new(parameters: &[(String, Var)], config: AdamWConfig, ranks: Ranks) -> Result<Self> {
-        if ranks.size() > 1 && parameters.iter().any(|(_, var)| !var.device().is_cpu()) {
+        if cfg!(not(feature = "nccl")) && ranks.size() > 1 && !are_on_cpu(parameters) {
             return Err(Error::RanksOnGpu { n_ranks: ranks.size() });
         }
         let sizes: Vec<usize> = parameters.iter().map(|(_, var)| var.elem_count()).collect();
@@ -53,7 +53,7 @@ impl ShardedAdamW {
         let part = self.ranks.0.reduce_scatter(whole, &counts)?.to_dtype(DType::F32)?;
         let owned = own(self.shards.of(rank), parameters)?;
         let gradients = split(&part, &owned)?;
-        let norm = self.global_norm(parameters, &gradients)?;
+        let norm = self.global_norm(parameters, &owned, &gradients)?;
 
         self.optimizer.step_part(&owned, &gradients, lr, norm)?;
         let flat: Vec<Tensor> = owned.iter().map(|(_, var)| var.flatten_all()).collect::<candle_core::Result<_>>()?;
@@ -64,8 +64,34 @@ impl ShardedAdamW {
         Ok(norm)
     }
 
-    /// The norm over all ranks' gradients, added up as [`AdamW::step`] does.
-    fn global_norm(&self, parameters: &[(String, Var)], gradients: &[Tensor]) -> Result<f64> {
+    /// The norm over all ranks' gradients, of which this one has those of `owned`.
+    fn global_norm(
+        &mut self,
+        parameters: &[(String, Var)],
+        owned: &[(String, Var)],
+        gradients: &[Tensor],
+    ) -> Result<f64> {
+        let squares = if are_on_cpu(parameters) {
+            self.squares_by_blocks(gradients)?
+        } else {
+            let mut squares = vec![0.0; parameters.len()];
+            let own = self.optimizer.squared_norms(owned, gradients)?;
+            for (piece, square) in self.shards.of(self.ranks.rank()).iter().zip(own) {
+                squares[piece.parameter] += square;
+            }
+            self.ranks.sum(&mut squares)?;
+            squares
+        };
+        let norm = squares.iter().sum::<f64>().sqrt();
+        if norm.is_finite() {
+            return Ok(norm);
+        }
+        let worst = squares.iter().position(|square| !square.is_finite()).unwrap_or(0);
+        Err(kernels::Error::NonFiniteGradient { name: parameters[worst].0.clone() }.into())
+    }
+
+    /// The squared norm of each parameter's gradient, added up as [`AdamW::step`] does, whatever the number of ranks.
+    fn squares_by_blocks(&self, gradients: &[Tensor]) -> Result<Vec<f64>> {
         let mut squares = vec![0.0; self.shards.n_blocks.iter().sum()];
         for (piece, gradient) in self.shards.of(self.ranks.rank()).iter().zip(gradients) {
             let first = self.shards.n_blocks[..piece.parameter].iter().sum::<usize>() + piece.start / BLOCK_LEN;
@@ -74,20 +100,14 @@ impl ShardedAdamW {
             }
         }
         // All others add zeros.
-        self.ranks.0.sum(&mut squares)?;
+        self.ranks.sum(&mut squares)?;
         let mut rest = squares.as_slice();
-        let mut norms = Vec::with_capacity(parameters.len());
-        for &n in &self.shards.n_blocks {
-            let (of_parameter, others) = rest.split_at(n);
-            norms.push(of_parameter.iter().sum::<f64>());
+        let of_parameter = |&n: &usize| {
+            let (blocks, others) = rest.split_at(n);
             rest = others;
-        }
-        let norm = norms.iter().sum::<f64>().sqrt();
-        if norm.is_finite() {
-            return Ok(norm);
-        }
-        let worst = norms.iter().position(|norm| !norm.is_finite()).unwrap_or(0);
-        Err(kernels::Error::NonFiniteGradient { name: parameters[worst].0.clone() }.into())
+            blocks.iter().sum::<f64>()
+        };
+        Ok(self.shards.n_blocks.iter().map(of_parameter).collect())
     }
 
     /// The moments of all parameters, in their order; every rank has to ask for them.
@@ -100,7 +120,10 @@ impl ShardedAdamW {
             return Ok(own);
         }
         let gather = |of: fn(&Moments) -> &Vec<f32>| -> Result<Vec<f32>> {
-            let part = Tensor::from_vec(own.iter().flat_map(of).copied().collect(), own_len(&own), &Device::Cpu)?;
+            let part: Vec<f32> = own.iter().flat_map(of).copied().collect();
+            // What is empty stays on the CPU: GPUs have no empty tensors.
+            let device = if part.is_empty() { &Device::Cpu } else { parameters[0].1.device() };
+            let part = Tensor::from_vec(part, own_len(&own), device)?;
             Ok(self.ranks.0.all_gather(&part, &self.shards.counts())?.to_vec1()?)
         };
         let (m, v) = (gather(|moments| &moments.m)?, gather(|moments| &moments.v)?);
@@ -139,6 +162,10 @@ impl ShardedAdamW {
         });
         Ok(self.optimizer.restore(steps, own.collect())?)
     }
+}
+
+fn are_on_cpu(parameters: &[(String, Var)]) -> bool {
+    parameters.iter().all(|(_, var)| var.device().is_cpu())
 }
 
 fn own_len(moments: &[Moments]) -> usize {
@@ -188,6 +215,7 @@ fn split(row: &Tensor, variables: &[(String, Var)]) -> Result<Vec<Tensor>> {
     variables.iter().map(of_variable).collect()
 }
 
+/// Tensors in a row. What is empty lies on the CPU: GPUs have no empty tensors.
 fn join(parts: &[Tensor]) -> Result<Tensor> {
     if parts.is_empty() {
         return Ok(Tensor::from_vec(Vec::<f32>::new(), 0, &Device::Cpu)?);
