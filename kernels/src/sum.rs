@@ -40,7 +40,9 @@ mod tests {
         let terms: Vec<_> = (1..=7).map(|seed| draw(seed, &[3, 5000], DType::F32)).collect();
         let sum = |order: &[usize]| {
             let mut sum = vec![0.0; 15_000];
-            order.iter().for_each(|&i| add_to(&mut sum, &terms[i]).unwrap());
+            for &i in order {
+                add_to(&mut sum, &terms[i]).unwrap();
+            }
             sum.into_iter().map(|x| (x as f32).to_bits()).collect::<Vec<_>>()
         };
         assert_eq!(sum(&[0, 1, 2, 3, 4, 5, 6]), sum(&[5, 3, 0, 6, 2, 4, 1]));

@@ -163,10 +163,7 @@ fn when_a_rank_is_killed_the_others_end_and_any_number_resumes_to_the_same_bytes
                 };
                 outcome.map(|_| ())
             };
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(train)).map(|outcome| {
-                drop(ranks);
-                outcome
-            })
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(train))
         });
         for (rank, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
