@@ -60,7 +60,9 @@ mod tests {
     #[test]
     fn what_takes_too_long_is_given_up_and_nothing_else() {
         let (tell, told) = mpsc::channel();
-        let watch = Watch::begin(Duration::from_millis(100), move || drop(tell.send(())));
+        let watch = Watch::begin(Duration::from_millis(100), move || {
+            let _ = tell.send(());
+        });
         assert_eq!(watch.during(|| 7), 7);
         watch.until(|| true);
         assert!(told.recv_timeout(Duration::from_millis(400)).is_err());
