@@ -179,7 +179,7 @@ pub(crate) fn tell(error: &anyhow::Error, launch: Option<&Launch>) -> u8 {
     match launch {
         Some(launch) if launch.rank > 0 => {
             // Long enough for rank 0 to end all, if it fails as well.
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(Duration::from_secs(5));
             exit::tell(error, &format!("rank {} of {}: ", launch.rank, launch.size));
         }
         _ => exit::tell(error, ""),
