@@ -80,9 +80,13 @@ fn run(cli: Cli, launch: Option<&Launch>) -> anyhow::Result<u8> {
     if cli.command.computes() {
         device::choose(&cli, launch, &bars)?;
     }
+    if let Some(launch) = launch
+        && !matches!(cli.command, Command::Train(_))
+    {
+        return ranks::refuse(launch);
+    }
     match cli.command {
         Command::Train(args) => train::run(&args, launch, &bars),
-        _ if launch.is_some() => launch.map_or(Ok(exit::SUCCESS), ranks::refuse),
         Command::Probe(args) => probe::run(&args, &bars),
         Command::Score(args) => score::run(&args),
         Command::Diagnose(args) => diagnose::run(&args, &bars),

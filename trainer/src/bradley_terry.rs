@@ -72,20 +72,18 @@ pub(crate) fn cross_entropy(scores: &Tensor, comparisons: &[Pair]) -> Result<Ten
     Ok((when_first + when_second)?.sum_all()?)
 }
 
-/// Share of the comparisons in which the better answer has the higher score; a tie counts half.
-///
-/// Comparisons with a label of exactly one half have no better answer and are left out. `None` where none remains.
-pub(crate) fn accuracy(scores: &[f64], comparisons: &[Pair]) -> Option<f64> {
-    let mut n = 0;
-    let mut right = 0.0;
+/// Number of comparisons in which the better answer has the higher score, a tie counted half, and of comparisons that have a better answer:
+/// a label of exactly one half names none.
+pub(crate) fn count_right(scores: &[f64], comparisons: &[Pair]) -> (f64, f64) {
+    let (mut n_right, mut n_decided) = (0.0, 0.0);
     for comparison in comparisons {
         let side = comparison.first_is_better - 0.5;
         if side == 0.0 {
             continue;
         }
-        n += 1;
+        n_decided += 1.0;
         let agreement = side * (scores[comparison.first] - scores[comparison.second]);
-        right += if agreement > 0.0 {
+        n_right += if agreement > 0.0 {
             1.0
         } else if agreement == 0.0 {
             0.5
@@ -93,7 +91,14 @@ pub(crate) fn accuracy(scores: &[f64], comparisons: &[Pair]) -> Option<f64> {
             0.0
         };
     }
-    (n > 0).then(|| right / f64::from(n))
+    (n_right, n_decided)
+}
+
+/// Share of the comparisons in which the better answer has the higher score, as [`count_right`] counts them; `None` where none has a better
+/// answer.
+fn accuracy(scores: &[f64], comparisons: &[Pair]) -> Option<f64> {
+    let (n_right, n_decided) = count_right(scores, comparisons);
+    (n_decided > 0.0).then(|| n_right / n_decided)
 }
 
 /// How well scores judge pairs whose better answer is known.

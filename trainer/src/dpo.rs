@@ -1,7 +1,7 @@
 //! Direct preference optimisation: ranked answers teach the policy itself, with no reward model and no sampling between.
 
 use crate::batch::{Example, encode_continuation, pack};
-use crate::bradley_terry::{Pair, accuracy, compare_ranked};
+use crate::bradley_terry::{Pair, compare_ranked, count_right};
 use crate::data::{Comparison, DataFile, Document};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
@@ -254,8 +254,8 @@ impl Summary {
     fn add(&mut self, log_ratios: &[f64], pairs: &[Pair]) {
         self.chosen += pairs.iter().map(|pair| pair.weight * log_ratios[pair.first]).sum::<f64>();
         self.rejected += pairs.iter().map(|pair| pair.weight * log_ratios[pair.second]).sum::<f64>();
-        let n_pairs = pairs.len() as f64;
-        self.n_right += n_pairs * accuracy(log_ratios, pairs).expect("rankings have no label of one half");
+        let (n_right, n_pairs) = count_right(log_ratios, pairs);
+        self.n_right += n_right;
         self.n_pairs += n_pairs;
     }
 }

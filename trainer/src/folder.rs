@@ -1,10 +1,12 @@
 //! Where a run keeps what it makes, and where that is computed.
 
+use crate::data::{self, DataFile, Line};
 use crate::error::Result;
 use crate::ranks::Ranks;
 use lm::checkpoint::Checkpoint;
 use lm::decoder::Decoder;
 use lm::device::{Device, training_dtype};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// The folder of a run.
@@ -98,6 +100,28 @@ impl RunFolder {
     /// What a phase had the model write, such as `sl-cai.jsonl`.
     pub fn generated(&self, name: &str) -> PathBuf {
         self.root.join("generated").join(name)
+    }
+
+    /// What a phase has the model write, kept under a name: rank 0 has it made and writes it, and the others read it.
+    ///
+    /// # Errors
+    /// What `make` returned, or where the file cannot be written or read.
+    pub(crate) fn generate<T: Line + Serialize>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Vec<T>>,
+    ) -> Result<DataFile<T>> {
+        let path = self.generated(name);
+        let made = self.ranks.on_first(|| -> Result<_> {
+            let items = make()?;
+            Ok(DataFile {
+                path: path.clone(),
+                hash: data::write(&path, &items)?,
+                lines: (1..=items.len()).collect(),
+                items,
+            })
+        })?;
+        made.map_or_else(|| data::read(&path), Ok)
     }
 
     /// The logs of all phases.

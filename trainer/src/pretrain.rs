@@ -4,9 +4,9 @@ use crate::batch::{Feed, Packing, encode_documents};
 use crate::data::{DataFile, Document};
 use crate::error::Result;
 use crate::folder::RunFolder;
-use crate::loss::token_loss;
+use crate::loss::learn_batches;
 use crate::recipe::{PretrainRecipe, check_length, to_toml};
-use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
+use crate::session::{Origin, Phase, Progress, Session, Start};
 use lm::checkpoint::Checkpoint;
 use lm::config::ModelConfig;
 use lm::tokenizer::Tokenizer;
@@ -57,15 +57,8 @@ pub fn run(
     let mut feed = Feed::new(documents, sequence_tokens, Packing::BestFit, seed, "pretrain/order");
     let mut session = Session::open(phase, Start::fresh(config, tokenizer, seed)?, progress)?;
     while !session.is_done() {
-        let batches = feed.batches(session.step(), recipe.accumulate.get(), recipe.batch_sequences.get())?;
-        let n_targets = batches.iter().map(|batch| batch.n_targets).sum();
-        let mut metrics = Metrics { extra: vec![("epoch", feed.epoch() as f64)], ..Metrics::default() };
-        let cut = session.ranks().cut(batches.len());
-        for batch in session.ranks().deal(batches, cut)? {
-            let loss = token_loss(session.decoder(), &batch, n_targets)?;
-            metrics.loss += session.accumulate(&loss)?;
-            metrics.tokens += batch.n_tokens();
-        }
+        let (n_batches, n_sequences) = (recipe.accumulate.get(), recipe.batch_sequences.get());
+        let (metrics, _) = learn_batches(&mut session, &mut feed, n_batches, n_sequences)?;
         session.apply(&metrics)?;
     }
     session.finish()

@@ -27,7 +27,7 @@ mod watch;
 pub use self::mpi::Mpi;
 #[cfg(feature = "nccl")]
 pub use nccl::Nccl;
-pub(crate) use sharded::ShardedAdamW;
+pub(crate) use sharded::{ShardedAdamW, decays};
 #[cfg(any(test, feature = "nccl"))]
 pub use star::Star;
 #[cfg(test)]

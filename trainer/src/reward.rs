@@ -232,8 +232,7 @@ fn learn_groups(session: &mut Session<'_>, groups: &[&Group]) -> Result<Metrics>
         let loss = bradley_terry::cross_entropy(&scores, &pairs)?;
         metrics.loss += session.accumulate(&loss)?;
         metrics.tokens += layout.batch.n_tokens();
-        n_decided = pairs.iter().filter(|pair| pair.first_is_better != 0.5).count() as f64;
-        n_right = n_decided * bradley_terry::accuracy(&numbers(&scores)?, &pairs).unwrap_or(0.0);
+        (n_right, n_decided) = bradley_terry::count_right(&numbers(&scores)?, &pairs);
     }
     let [n_right, n_decided] = session.ranks().total([n_right, n_decided])?;
     if n_decided > 0.0 {

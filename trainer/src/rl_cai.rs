@@ -2,7 +2,7 @@
 //! model learns what it said, and the policy is optimised against that model.
 
 use crate::constitution::{Constitution, Principle};
-use crate::data::{Comparison, DataFile, Document, Line, Prompt, write};
+use crate::data::{Comparison, DataFile, Document, Line, Prompt};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::judge::{Bench, Judge, JudgeRecipe, Opinion};
@@ -160,16 +160,7 @@ pub fn train_preference_models(
     data.extend(judge.hash()?.map(|hash| ("judge".to_owned(), hash)));
     let task = reward::Task { phase: PREFERENCE_PHASE, parent, data, seed };
     let groups = || {
-        let path = folder.generated("rl-cai.jsonl");
-        let made = folder.ranks().on_first(|| -> Result<_> {
-            let compared = compare_answers(recipe, inputs, folder)?;
-            write(&path, &compared)?;
-            Ok(compared)
-        })?;
-        let compared = match made {
-            Some(compared) => compared,
-            None => crate::data::read(&path)?.items,
-        };
+        let compared = folder.generate("rl-cai.jsonl", || compare_answers(recipe, inputs, folder))?.items;
         let mut groups: Vec<Group> = compared.iter().map(|pair| pair.group(parent)).collect::<Result<_>>()?;
         let human = preferences.items.iter().filter(|c| !recipe.kinds.is_empty() && !is_among(&recipe.kinds, &c.kind));
         for comparison in human {

@@ -4,10 +4,10 @@ use crate::batch::{Feed, Packing, encode_conversations};
 use crate::data::{Conversation, DataFile, Document};
 use crate::error::Result;
 use crate::folder::RunFolder;
-use crate::loss::token_loss;
+use crate::loss::learn_batches;
 use crate::mix::PretrainMix;
 use crate::recipe::{SftRecipe, check_length, to_toml};
-use crate::session::{Metrics, Origin, Phase, Progress, Session, Start};
+use crate::session::{Origin, Phase, Progress, Session, Start};
 use lm::checkpoint::Checkpoint;
 use std::collections::BTreeMap;
 
@@ -85,15 +85,8 @@ pub(crate) fn train(
     let mut mix = PretrainMix::new(&recipe.pretrain_mix, parent, corpus, name, seed)?;
     let mut session = Session::open(phase, Start::from_checkpoint(parent), progress)?;
     while !session.is_done() {
-        let batches = feed.batches(session.step(), recipe.accumulate.get(), recipe.batch_sequences.get())?;
-        let n_targets = batches.iter().map(|batch| batch.n_targets).sum();
-        let mut metrics = Metrics { extra: vec![("epoch", feed.epoch() as f64)], ..Metrics::default() };
-        let cut = session.ranks().cut(batches.len());
-        for batch in session.ranks().deal(batches, cut)? {
-            let loss = token_loss(session.decoder(), &batch, n_targets)?;
-            metrics.loss += session.accumulate(&loss)?;
-            metrics.tokens += batch.n_tokens();
-        }
+        let (n_batches, n_sequences) = (recipe.accumulate.get(), recipe.batch_sequences.get());
+        let (mut metrics, cut) = learn_batches(&mut session, &mut feed, n_batches, n_sequences)?;
         let [chat_loss_nats] = session.ranks().total([metrics.loss])?;
         metrics.extra.push(("chat_loss_nats", chat_loss_nats));
         mix.learn(&mut session, &mut metrics, cut)?;

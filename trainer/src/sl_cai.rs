@@ -2,7 +2,7 @@
 //! fine-tuned on the revisions.
 
 use crate::constitution::{Constitution, ask_critique, ask_revision};
-use crate::data::{self, Conversation, DataFile, Document, Line, Prompt, write};
+use crate::data::{Conversation, DataFile, Document, Line, Prompt};
 use crate::error::{Error, Result};
 use crate::folder::RunFolder;
 use crate::mix::PretrainMixRecipe;
@@ -140,17 +140,9 @@ pub fn run(
     let origin = Origin { seed, parent: Some(parent.content_hash()?), recipe: to_toml(recipe), data: made_from };
     let task = sft::Task { phase: PHASE, parent, corpus, origin };
     let revise = || {
-        let path = folder.generated("sl-cai.jsonl");
-        let made = folder.ranks().on_first(|| -> Result<_> {
-            let revised = revise_answers(recipe, &inputs, folder)?;
-            Ok((write(&path, &revised)?, revised))
-        })?;
-        let (hash, revised) = match made {
-            Some(made) => made,
-            None => data::read(&path).map(|file| (file.hash, file.items))?,
-        };
-        let items = collect(recipe, &inputs, &revised)?;
-        Ok(DataFile { path, hash, lines: (1..=items.len()).collect(), items })
+        let revised = folder.generate("sl-cai.jsonl", || revise_answers(recipe, &inputs, folder))?;
+        let items = collect(recipe, &inputs, &revised.items)?;
+        Ok(DataFile { path: revised.path, hash: revised.hash, lines: (1..=items.len()).collect(), items })
     };
     sft::train(folder, &recipe.tuning(), task, revise, progress)
 }

@@ -1,6 +1,7 @@
 //! What a phase keeps on disk to resume from: folders that appear whole, and in them the optimizer's moments and its progress.
 
 use crate::error::{Error, Result};
+use crate::ranks::decays;
 use crate::tally::Tally;
 use candle_core::Var;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -48,7 +49,7 @@ pub(crate) fn order_moments(parameters: &[(String, Var)], mut saved: Moments) ->
     };
     let restore = |(name, var): &(String, Var)| {
         let (m, v) = (take(format!("exp_avg.{name}"))?, take(format!("exp_avg_sq.{name}"))?);
-        Ok(kernels::Moments { name: name.clone(), decays: var.rank() >= 2, m, v })
+        Ok(kernels::Moments { name: name.clone(), decays: decays(var), m, v })
     };
     parameters.iter().map(restore).collect()
 }

@@ -32,9 +32,9 @@ impl ShardedAdamW {
         let sizes: Vec<usize> = parameters.iter().map(|(_, var)| var.elem_count()).collect();
         let shards = Shards::divide(&sizes, ranks.size());
         let pieces = shards.of(ranks.rank());
-        let matrices = pieces.iter().filter(|piece| parameters[piece.parameter].1.rank() >= 2);
-        let matrices: BTreeSet<String> = matrices.map(|piece| piece.name(parameters)).collect();
-        let optimizer = AdamW::new(&own(pieces, parameters)?, config, |name, _| matrices.contains(name));
+        let decaying = pieces.iter().filter(|piece| decays(&parameters[piece.parameter].1));
+        let decaying: BTreeSet<String> = decaying.map(|piece| piece.name(parameters)).collect();
+        let optimizer = AdamW::new(&own(pieces, parameters)?, config, |name, _| decaying.contains(name));
         Ok(Self { optimizer, shards, ranks })
     }
 
@@ -135,7 +135,7 @@ impl ShardedAdamW {
             let range = start..start + var.elem_count();
             start = range.end;
             let (m, v) = (m[range.clone()].to_vec(), v[range].to_vec());
-            Moments { name: name.clone(), decays: var.rank() >= 2, m, v }
+            Moments { name: name.clone(), decays: decays(var), m, v }
         });
         Ok(Cow::Owned(moments.collect()))
     }
@@ -145,15 +145,15 @@ impl ShardedAdamW {
     /// # Errors
     /// [`kernels::Error::ParameterMismatch`] when names, order or sizes differ from those this optimizer was made for.
     pub(crate) fn restore(&mut self, steps: u64, parameters: &[(String, Var)], whole: Vec<Moments>) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(self.optimizer.restore(steps, whole)?);
+        }
         for (index, ((name, var), moments)) in parameters.iter().zip(&whole).enumerate() {
             if *name != moments.name || [moments.m.len(), moments.v.len()] != [var.elem_count(); 2] {
                 let expected = format!("{name} of {}", var.elem_count());
                 let found = format!("{} of {} and {}", moments.name, moments.m.len(), moments.v.len());
                 return Err(kernels::Error::ParameterMismatch { index, expected, found }.into());
             }
-        }
-        if self.ranks.size() == 1 {
-            return Ok(self.optimizer.restore(steps, whole)?);
         }
         let own = self.shards.of(self.ranks.rank()).iter().map(|piece| {
             let (moments, range) = (&whole[piece.parameter], piece.start..piece.start + piece.len);
@@ -162,6 +162,11 @@ impl ShardedAdamW {
         });
         Ok(self.optimizer.restore(steps, own.collect())?)
     }
+}
+
+/// Whether weight decay applies to a parameter: to matrices, and to no vector.
+pub(crate) fn decays(parameter: &Var) -> bool {
+    parameter.rank() >= 2
 }
 
 fn are_on_cpu(parameters: &[(String, Var)]) -> bool {
