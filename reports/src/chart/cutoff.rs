@@ -31,8 +31,10 @@ pub(crate) fn draw(id: &str, curve: &CutoffCurve, stated: Option<&StatedCutoff>)
     }
     frame.draw_vertical(&mut canvas, "share right");
     frame.name_horizontal(&mut canvas, "month of the event");
-    for month in ticks(first, last) {
-        canvas.label((frame.x.at(f64::from(month)), top + 190.0), Anchor::Middle, "tick", &show(month));
+    let places: Vec<(f64, String)> =
+        ticks(first, last).into_iter().map(|month| (frame.x.at(f64::from(month)), show(month))).collect();
+    for (x, text) in places.iter().step_by(every(&places)) {
+        canvas.label((*x, top + 190.0), Anchor::Middle, "tick", text);
     }
     if curve.chance.is_finite() {
         canvas.line(
@@ -103,7 +105,7 @@ fn draw_stated(canvas: &mut Canvas, frame: &Frame, stated: &StatedCutoff) {
     let x = frame.x.at(f64::from(stated.last) + 0.5);
     let (bottom, top) = frame.y.positions;
     canvas.line((x, top - 42.0), (x, bottom), "stated");
-    mark(canvas, x, top - 46.0, "marker said", &format!("says: until {}", months(stated.first, stated.last)));
+    mark(canvas, x, top - 46.0, "marker own", &format!("says: until {}", months(stated.first, stated.last)));
 }
 
 // The fitted curve, and its onset, middle and end with their intervals.
@@ -145,9 +147,27 @@ fn ticks(first: u32, last: u32) -> Vec<u32> {
     (first..=last).filter(|month| month % step == 0).collect()
 }
 
+/// Every which of some labels can be written so that none touches the next.
+fn every(places: &[(f64, String)]) -> usize {
+    let [(first, text), (second, _), ..] = places else { return 1 };
+    let needed = 7.5 * text.chars().count() as f64 + 8.0;
+    (needed / (second - first)).ceil() as usize
+}
+
 #[cfg(test)]
 mod tests {
-    use super::ticks;
+    use super::{every, ticks};
+
+    #[test]
+    fn labels_that_would_touch_are_left_out() {
+        let places = |text: &str, distance: f64| -> Vec<(f64, String)> {
+            (0..5).map(|at| (54.0 + distance * f64::from(at), text.to_owned())).collect()
+        };
+        assert_eq!(every(&places("24", 46.0)), 1);
+        assert_eq!(every(&places("2024-01", 41.0)), 2);
+        assert_eq!(every(&places("2024-01", 20.0)), 4);
+        assert_eq!(every(&places("2024-01", 20.0)[..1]), 1);
+    }
 
     #[test]
     fn months_are_labelled_at_round_distances() {

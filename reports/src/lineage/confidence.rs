@@ -26,7 +26,7 @@ pub(crate) struct Confidence {
     coverage: Option<Chart>,
 }
 
-/// A measure with its interval beside what a calibrated model would show.
+/// A measure with its interval beside what a calibrated model would show; what stands in several pieces may be broken between them.
 #[derive(Debug, Serialize)]
 struct Row {
     /// In plain words.
@@ -34,11 +34,11 @@ struct Row {
     /// Its entry in the glossary.
     term: &'static str,
     value: String,
-    interval: String,
+    interval: Vec<String>,
     /// Of a calibrated model with the same confidences.
     calibrated: String,
     /// How far that is known, or a p-value.
-    note: String,
+    note: Vec<String>,
 }
 
 /// Whether it is as sure as it should be; of confidence that was asked for, beside that of its likelihoods.
@@ -107,8 +107,9 @@ fn repair(of: &Calibration) -> Option<String> {
         return Some(format!("No temperature was shown to mend it ({}, n = {n}).", change(gap)));
     }
     Some(format!(
-        "What would mend it without training: a temperature of {} on its confidence. On answers that it was not fitted on the ECE falls from {} to {} ({}, n = {n}).",
+        "What would mend it without training: a temperature of {}{} on its confidence. On answers that it was not fitted on the ECE falls from {} to {} ({}, n = {n}).",
         decimal_interval(&gap.temperature, 2),
+        if gap.is_at_bound { ", the end of what was searched," } else { "" },
         decimal(gap.ece, 3),
         decimal(gap.ece_scaled, 3),
         change(gap)
@@ -127,17 +128,17 @@ fn measures(of: &Calibration) -> Vec<Row> {
             name: "Confidence off by",
             term: "Debiased error",
             value: points(of.debiased.estimate.value),
-            interval: points_interval(&of.debiased.estimate).replace('+', ""),
+            interval: vec![points_interval(&of.debiased.estimate).replace('+', "")],
             calibrated: points(0.0),
-            note: p_of(&of.debiased),
+            note: vec![p_of(&of.debiased)],
         },
         Row {
             name: "Over-confidence",
             term: "Over-confidence",
             value: signed_points(lean.estimate.value),
-            interval: points_interval(&lean.estimate),
+            interval: vec![points_interval(&lean.estimate)],
             calibrated: points(0.0),
-            note: p_of(lean),
+            note: vec![p_of(lean)],
         },
         error("ECE", "ECE", &of.ece_equal_width_10),
     ];
@@ -155,9 +156,9 @@ fn more(of: &Calibration) -> Vec<Row> {
         name,
         term: "",
         value: decimal(value, 3),
-        interval: "a part of the sum".to_owned(),
+        interval: vec!["a part of the sum".to_owned()],
         calibrated: String::new(),
-        note: String::new(),
+        note: Vec::new(),
     };
     let murphy = &of.murphy;
     let mut rows = vec![
@@ -175,18 +176,18 @@ fn more(of: &Calibration) -> Vec<Row> {
     rows.extend(of.aurc.as_ref().map(|area| error("AURC", "AURC", area)));
     rows.extend(of.excess_aurc.as_ref().map(|area| error("AURC beyond the best order (E-AURC)", "AURC", area)));
     let gap =
-        |name, term, value, interval, calibrated| Row { name, term, value, interval, calibrated, note: String::new() };
+        |name, term, value, interval, calibrated| Row { name, term, value, interval, calibrated, note: Vec::new() };
     rows.extend(of.temperature.iter().flat_map(|of| {
         let (name, fitted) = ("Temperature", &of.temperature);
         let found = if of.is_at_bound { "none in the range is best".to_owned() } else { interval(fitted, 2) };
         let n = count(of.gain.n);
         [
-            gap(name, name, decimal(fitted.value, 2), found, decimal(1.0, 2)),
+            gap(name, name, decimal(fitted.value, 2), vec![found], decimal(1.0, 2)),
             gap(
                 "ECE that it takes away",
                 "",
                 decimal(of.gain.value, 3),
-                format!("{}, n = {n}", interval(&of.gain, 3)),
+                vec![format!("{},", interval(&of.gain, 3)), format!("n = {n}")],
                 decimal(0.0, 3),
             ),
         ]
@@ -200,15 +201,15 @@ fn error(name: &'static str, term: &'static str, of: &Measured) -> Row {
         name,
         term,
         value: decimal(of.estimate.value, 3),
-        interval: interval(&of.estimate, 3),
+        interval: vec![interval(&of.estimate, 3)],
         calibrated: decimal(of.null.mean, 3),
-        note: format!("up to {}; {}", decimal(of.null.high, 3), p_of(of)),
+        note: vec![format!("up to {};", decimal(of.null.high, 3)), p_of(of)],
     }
 }
 
 /// What is better where it is more.
 fn gain(name: &'static str, of: &Measured) -> Row {
-    Row { note: format!("at least {}; {}", decimal(of.null.low, 3), p_of(of)), ..error(name, "", of) }
+    Row { note: vec![format!("at least {};", decimal(of.null.low, 3)), p_of(of)], ..error(name, "", of) }
 }
 
 /// A share of answers; their number where it is not that of the whole table.
@@ -219,14 +220,18 @@ fn share(
     beside: Option<&Measured>,
 ) -> Row {
     let null = beside.map(|of| &of.null);
-    let n = if estimate.n == of.n { String::new() } else { format!(", n = {}", count(estimate.n)) };
+    let range = format!("[{}]", percent_interval(estimate));
+    let interval = match estimate.n {
+        n if n == of.n => vec![range],
+        n => vec![range + ",", format!("n = {}", count(n))],
+    };
     Row {
         name,
         term,
         value: percent(estimate.value),
-        interval: format!("[{}]{n}", percent_interval(estimate)),
+        interval,
         calibrated: null.map(|null| percent(null.mean)).unwrap_or_default(),
-        note: null.map(|null| format!("at least {}", percent(null.low))).unwrap_or_default(),
+        note: null.map(|null| format!("at least {}", percent(null.low))).into_iter().collect(),
     }
 }
 

@@ -60,7 +60,7 @@ fn moved(step: &Transition) -> String {
 
 /// Both errors of a refusal, an arrow per phase.
 pub(super) fn trade_off(id: &str, lineage: &LineageDiagnosis) -> Option<Panel> {
-    if lineage.trade_off.is_empty() {
+    if lineage.trade_off.iter().all(|point| point.over_refusal.is_none() && point.harmful_compliance.is_none()) {
         return None;
     }
     let lines = lineage
