@@ -77,13 +77,13 @@ fn run(cli: Cli, launch: Option<&Launch>) -> anyhow::Result<u8> {
     let of_machine = || available_parallelism().map_or(1, usize::from) / n_here;
     kernels::set_threads(cli.threads.map_or_else(of_machine, usize::from))?;
     let bars = Bars::new(cli.quiet || launch.is_some_and(|launch| launch.rank > 0));
-    if cli.command.computes() {
-        device::choose(&cli, launch, &bars)?;
-    }
     if let Some(launch) = launch
         && !matches!(cli.command, Command::Train(_))
     {
         return ranks::refuse(launch);
+    }
+    if cli.command.computes() {
+        device::choose(&cli, launch, &bars)?;
     }
     match cli.command {
         Command::Train(args) => train::run(&args, launch, &bars),
