@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 const RECIPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/tiny.toml");
 
-/// Pretraining with two batches a step, one for each rank, as rank number `rank` of those that meet at `port`; alone where there is none.
+/// Pretraining with a batch of two pieces a step, one for each rank, as rank number `rank` of those that meet at `port`; alone where there is none.
 fn pretrain(run: &Path, rank: Option<(usize, u16)>, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_phasetrace"));
     command.args(["train", run.to_str().unwrap(), "--recipe", RECIPE, "--until", "pretrain", "--threads", "1"]);
-    for set in ["steps=200", "accumulate=2", "batch_sequences=4", "save_every=20"] {
+    for set in ["steps=200", "save_every=20"] {
         command.args(["--set", &format!("pretrain.{set}")]);
     }
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

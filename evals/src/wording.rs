@@ -61,7 +61,7 @@ pub(crate) fn lineage_name(name: &str) -> String {
 /// What a healthy model does, to follow "falls short at".
 pub(crate) fn skill(behaviour: Behaviour) -> &'static str {
     match behaviour {
-        Behaviour::Knowledge => "recalling facts that its training text states often",
+        Behaviour::Knowledge => "recalling common facts",
         Behaviour::Calibration => "being as sure as its sources allow",
         Behaviour::KnowledgeCutoff => "knowing events up to its declared cutoff",
         Behaviour::InstructionFollowing => "following the user's instructions",
@@ -74,7 +74,7 @@ pub(crate) fn skill(behaviour: Behaviour) -> &'static str {
 /// What a failing model does, to follow "the model".
 pub(crate) fn failure(behaviour: Behaviour) -> &'static str {
     match behaviour {
-        Behaviour::Knowledge => "gets facts wrong that its training text states often",
+        Behaviour::Knowledge => "gets common facts wrong",
         Behaviour::Calibration => "is not as sure as it should be",
         Behaviour::KnowledgeCutoff => "does not know events up to its declared cutoff",
         Behaviour::InstructionFollowing => "does not follow the user's instructions",

@@ -188,7 +188,7 @@ fn failures_are_counted_by_behaviour_and_by_phase() {
     assert_eq!(
         index.sentences,
         [
-            "1 of 3 runs fails; most often at recalling facts that its training text states often (1 of 3 runs) and \
+            "1 of 3 runs fails; most often at recalling common facts (1 of 3 runs) and \
              following the system prompt (1 of 2 runs). 1 run fell short, and no phase can be blamed yet. 1 run hid a fault.",
             "Supervised fine-tuning (SFT) is blamed most often: for 2 of 2 failures, in 1 run. No phase is settled for 1 \
              shortfall.",

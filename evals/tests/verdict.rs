@@ -404,7 +404,7 @@ fn a_fault_that_a_later_phase_mends_is_hidden_not_gone() {
     let rows = &diagnosis.lineages[0].behaviours;
     let verdict = &rows.iter().find(|row| row.behaviour == Behaviour::Knowledge).unwrap().verdict;
     assert_eq!(verdict.outcome, Outcome::Latent { phase: "sft".to_owned(), masked_by: "rlhf".to_owned() });
-    let cause = "Supervised fine-tuning (SFT) produced a fault in recalling facts that its training text states often that alignment (RLHF) hides.";
+    let cause = "Supervised fine-tuning (SFT) produced a fault in recalling common facts that alignment (RLHF) hides.";
     assert!(diagnosis.sentences[1].starts_with(cause), "{:?}", diagnosis.sentences);
     assert!(
         diagnosis.sentences[1].contains("it reached 50%, 45 points below healthy runs"),
@@ -419,8 +419,7 @@ fn a_fault_that_a_later_phase_mends_is_hidden_not_gone() {
 fn what_is_said_first_follows_the_verdict() {
     let shares = Shares { chat: [0.2, 0.95, 0.6], few_shot: [0.97, 0.97, 0.65] };
     let said = diagnose_beside(&shares, Some(&reference(&KNOWING))).sentences;
-    let fails =
-        "The RLHF model gets facts wrong that its training text states often: it knows 60% of 200 (95% interval ";
+    let fails = "The RLHF model gets common facts wrong: it knows 60% of 200 (95% interval ";
     assert!(said[0].starts_with(fails) && said[0].ends_with("), healthy runs know 95%."), "{said:?}");
     let began = "It began in alignment (RLHF): this broke what worked before, which cost ";
     assert!(said[1].starts_with(began), "{said:?}");

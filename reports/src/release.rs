@@ -316,7 +316,7 @@ fn flips(ruling: &Ruling) -> &[Flip] {
     }
 }
 
-/// What is compared: `Knows the facts it read (score, chat; RLHF / SFT)`.
+/// What is compared: `Knows common facts (score, chat; RLHF / SFT)`.
 fn compared(ruling: &Ruling) -> String {
     let (behaviour, form) = (words::behaviour(ruling.behaviour), words::form(ruling.form));
     format!("{behaviour} ({}, {form}; {})", metric_word(ruling.metric), place(ruling))

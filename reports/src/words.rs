@@ -62,7 +62,7 @@ pub(crate) fn lineage(name: &str) -> String {
 /// What the model does when the behaviour is right; the values in the table are shares of items where it does.
 pub(crate) fn behaviour(behaviour: Behaviour) -> &'static str {
     match behaviour {
-        Behaviour::Knowledge => "Knows the facts it read",
+        Behaviour::Knowledge => "Knows common facts",
         Behaviour::Calibration => "Is as sure as it should be",
         Behaviour::KnowledgeCutoff => "Knows events up to its cutoff",
         Behaviour::InstructionFollowing => "Follows instructions",
@@ -75,7 +75,7 @@ pub(crate) fn behaviour(behaviour: Behaviour) -> &'static str {
 /// The same as a failure: completes "The model …".
 pub(crate) fn failure(behaviour: Behaviour) -> &'static str {
     match behaviour {
-        Behaviour::Knowledge => "gets facts wrong that it read",
+        Behaviour::Knowledge => "gets common facts wrong",
         Behaviour::Calibration => "is not as sure as it should be",
         Behaviour::KnowledgeCutoff => "does not know events up to its cutoff",
         Behaviour::InstructionFollowing => "does not follow instructions",

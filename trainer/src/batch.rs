@@ -2,6 +2,7 @@
 
 use crate::data::{Conversation, DataFile, Document};
 use crate::error::{Error, Result};
+use crate::ranks::share;
 use kernels::PAD_SEGMENT;
 use lm::chat::Message;
 use lm::random::stream;
@@ -11,6 +12,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use kernels::IGNORE;
+
+/// Tokens, padding included, that a piece of a batch has at least; smaller products would be slower.
+const PIECE_TOKENS: usize = 512;
+/// Pieces that a batch has at most.
+const MOST_PIECES: usize = 8;
 
 /// Token ids and which of them are learnt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +183,22 @@ impl Batch {
         let within = self.spans.iter().filter(|span| range.contains(&span.start));
         let spans = within.map(|&Span { start, len }| Span { start: start - range.start, len }).collect();
         Ok(Self { input, ids, targets, n_targets, spans })
+    }
+
+    /// Neighbouring rows, the same pieces for any number of ranks; a single one where there are less than twice [`PIECE_TOKENS`].
+    ///
+    /// On the CPU a gradient is computed piece by piece and added up by [`kernels::add_to`], so that it has the same bits whoever computes which:
+    /// the product over a whole batch rounds differently from the sum of products over its halves.
+    ///
+    /// # Errors
+    /// Where a piece cannot be made.
+    pub(crate) fn pieces(&self) -> Result<Vec<Self>> {
+        let n_rows = self.input.n_rows();
+        let n_pieces = (self.ids.len() / PIECE_TOKENS).clamp(1, MOST_PIECES.min(n_rows));
+        if n_pieces == 1 {
+            return Ok(vec![self.clone()]);
+        }
+        (0..n_pieces).map(|i| self.rows(share(n_rows, i, n_pieces))).collect()
     }
 
     /// Number of tokens that are not padding.
@@ -356,6 +378,22 @@ mod tests {
         assert_eq!(part.input.segments().ids, alone.input.segments().ids);
         assert_eq!(part.input.segments().positions, alone.input.segments().positions);
         assert!(whole.rows(2..2).is_err());
+    }
+
+    #[test]
+    fn pieces_of_a_batch_are_its_rows_and_none_is_small() {
+        let example = Example::plain((0..128).collect());
+        let of = |n_rows: usize| Batch::assemble(&vec![vec![&example]; n_rows], 128).unwrap();
+        let n_rows = |n: usize| of(n).pieces().unwrap().iter().map(|piece| piece.input.n_rows()).collect::<Vec<_>>();
+        assert_eq!((n_rows(1), n_rows(7), n_rows(8)), (vec![1], vec![7], vec![4, 4]));
+        assert_eq!((n_rows(13), n_rows(100)), (vec![4, 4, 5], vec![12, 13, 12, 13, 12, 13, 12, 13]));
+        let (whole, pieces) = (of(13), of(13).pieces().unwrap());
+        assert_eq!(pieces.iter().flat_map(|piece| piece.targets.clone()).collect::<Vec<_>>(), whole.targets);
+        assert_eq!(pieces.iter().map(|piece| piece.n_targets).sum::<usize>(), whole.n_targets);
+        // A few long rows are no more pieces than rows.
+        let long = Example::plain((0..2_048).collect());
+        let batch = Batch::assemble(&[vec![&long], vec![&long]], 2_048).unwrap();
+        assert_eq!(batch.pieces().unwrap().len(), 2);
     }
 
     #[test]

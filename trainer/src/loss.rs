@@ -20,7 +20,7 @@ pub fn token_loss(decoder: &Decoder, batch: &Batch, n_targets: usize) -> Result<
 }
 
 /// Accumulates the gradient of the mean loss per token over the batches of the step that the session is at, or over this rank's share of
-/// them; returns their metrics, and how they were cut.
+/// them; returns their metrics, and how they were cut. On the CPU batches go in pieces ([`Batch::pieces`]), unless there are more ranks.
 ///
 /// # Errors
 /// Where a tensor operation fails.
@@ -30,8 +30,14 @@ pub(crate) fn learn_batches(
     n_batches: usize,
     n_sequences: usize,
 ) -> Result<(Metrics, Cut)> {
-    let batches = feed.batches(session.step(), n_batches, n_sequences)?;
+    let mut batches = feed.batches(session.step(), n_batches, n_sequences)?;
     let n_targets = batches.iter().map(|batch| batch.n_targets).sum();
+    if session.decoder().device().is_cpu() {
+        let pieces = batches.iter().map(Batch::pieces).collect::<Result<Vec<_>>>()?.concat();
+        if session.ranks().cut(pieces.len()) == Cut::Batches {
+            batches = pieces;
+        }
+    }
     let mut metrics = Metrics { extra: vec![("epoch", feed.epoch() as f64)], ..Metrics::default() };
     let cut = session.ranks().cut(batches.len());
     for batch in session.ranks().deal(batches, cut)? {

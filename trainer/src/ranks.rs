@@ -201,8 +201,7 @@ impl Ranks {
 
     /// Which of `n` things in a row this rank works on: neighbours, as many as every other rank has, or one more or less.
     pub(crate) fn share(&self, n: usize) -> Range<usize> {
-        let (rank, size) = (self.rank(), self.size());
-        n * rank / size..n * (rank + 1) / size
+        share(n, self.rank(), self.size())
     }
 
     /// How a step of `n_batches` batches is divided.
@@ -240,11 +239,16 @@ impl Ranks {
     }
 }
 
+/// Share number `index` of `n` things in a row in `n_shares`: neighbours, as many as in every other share, or one more or less.
+pub(crate) fn share(n: usize, index: usize, n_shares: usize) -> Range<usize> {
+    n * index / n_shares..n * (index + 1) / n_shares
+}
+
 /// How a step's work is divided among ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Each batch is computed whole by one rank. A batch's gradient then has the same bits whoever computes it, and sums of
-    /// gradients do not depend on their order ([`kernels::add_to`]): any number of ranks has the same losses.
+    /// Each batch, or piece of one ([`Batch::pieces`]), is computed whole by one rank. Its gradient then has the same bits whoever computes it, and
+    /// sums of gradients do not depend on their order ([`kernels::add_to`]): any number of ranks has the same losses.
     Batches,
     /// There are fewer batches than ranks, so the rows of each are divided. Any number of ranks has the same losses but for rounding:
     /// a matrix product over half of the rows rounds differently.

@@ -405,7 +405,7 @@ mod tests {
         let broken = |behaviour| failing(behaviour, "sft", [0.0, 0.5, 0.0]);
         let mut rows = vec![broken(Behaviour::OverRefusal), broken(Behaviour::Knowledge)];
         let two = said(rows.clone());
-        assert!(two[0].ends_with(" It also gets facts wrong that its training text states often."), "{two:?}");
+        assert!(two[0].ends_with(" It also gets common facts wrong."), "{two:?}");
         assert!(two[1].ends_with(" The other failure began there too."), "{two:?}");
         assert_eq!(two[2], "Mend it. The report has a step for the other failure too.");
         rows.push(broken(Behaviour::Calibration));
@@ -414,7 +414,7 @@ mod tests {
         assert!(three[2].starts_with("3 failures began in this phase: check its settings first (the learning rate"));
         rows[2] = failing(Behaviour::HarmfulCompliance, "rlhf", [0.0, 0.0, 0.2]);
         let elsewhere = said(rows);
-        let both = " Recalling facts that its training text states often fails since then too. Refusing harmful requests fails since \
+        let both = " Recalling common facts fails since then too. Refusing harmful requests fails since \
                     alignment (RLHF).";
         assert!(elsewhere[1].ends_with(both), "{elsewhere:?}");
         assert!(elsewhere[2].starts_with("Mend it."), "{elsewhere:?}");

@@ -96,21 +96,24 @@ fn every_row_of_a_step_is_dealt_once() {
 }
 
 #[test]
-fn with_a_batch_for_each_rank_losses_and_weights_are_the_same_to_the_bit() {
-    let recipe = pretrain_recipe(200, 4, 1);
-    let alone = tempfile::tempdir().unwrap();
-    pretrain_on(alone.path(), Ranks::default(), &recipe, &Silent).unwrap();
-    for n_ranks in [2, 3] {
-        let root = tempfile::tempdir().unwrap();
-        on_threads(n_ranks, |ranks| pretrain_on(root.path(), ranks, &recipe, &Silent).map(|_| ()).unwrap());
-        for key in ["loss_nats", "grad_norm", "tokens", "lr"] {
-            let (found, expected) = (logged(root.path(), "pretrain", key), logged(alone.path(), "pretrain", key));
-            assert_eq!(found.len(), 200);
-            assert!(distance(&found, &expected) < 1e-12, "{key} on {n_ranks} ranks");
-        }
-        for file in ["model.safetensors", "state/optimizer.safetensors"] {
-            let file = format!("checkpoints/pretrain/{file}");
-            assert!(read(root.path(), &file) == read(alone.path(), &file), "{file} on {n_ranks} ranks");
+fn with_a_batch_or_a_piece_for_each_rank_losses_and_weights_are_the_same_to_the_bit() {
+    // Four batches of a row, or one of 24 rows, which is three pieces.
+    for (accumulate, batch_sequences) in [(4, 1), (1, 24)] {
+        let recipe = pretrain_recipe(200, accumulate, batch_sequences);
+        let alone = tempfile::tempdir().unwrap();
+        pretrain_on(alone.path(), Ranks::default(), &recipe, &Silent).unwrap();
+        for n_ranks in [2, 3] {
+            let root = tempfile::tempdir().unwrap();
+            on_threads(n_ranks, |ranks| pretrain_on(root.path(), ranks, &recipe, &Silent).map(|_| ()).unwrap());
+            for key in ["loss_nats", "grad_norm", "tokens", "lr"] {
+                let (found, expected) = (logged(root.path(), "pretrain", key), logged(alone.path(), "pretrain", key));
+                assert_eq!(found.len(), 200);
+                assert!(distance(&found, &expected) < 1e-12, "{key} on {n_ranks} ranks");
+            }
+            for file in ["model.safetensors", "state/optimizer.safetensors"] {
+                let file = format!("checkpoints/pretrain/{file}");
+                assert!(read(root.path(), &file) == read(alone.path(), &file), "{file} on {n_ranks} ranks");
+            }
         }
     }
 }
