@@ -171,13 +171,9 @@ pub(crate) fn signed_interval(axis: Axis, change: &Estimate) -> String {
     format!("[{}, {}]", signed(scale * change.low, digits), signed(scale * change.high, digits))
 }
 
-// A number that rounds to zero has no sign.
 fn signed(value: f64, digits: usize) -> String {
     let text = decimal(value, digits);
-    if !text.contains(|c: char| ('1'..='9').contains(&c)) {
-        return text.trim_start_matches('−').to_owned();
-    }
-    if value > 0.0 { format!("+{text}") } else { text }
+    if value > 0.0 && !is_zero(&text) { format!("+{text}") } else { text }
 }
 
 /// A p-value: `<0.001`, `0.032`.
@@ -216,9 +212,13 @@ pub(crate) fn metric(value: f64) -> String {
     }
 }
 
-/// A hyphen is not a minus sign, and breaks lines.
+/// A hyphen is not a minus sign, and breaks lines; a number that rounds to zero has no sign.
 fn minus(text: String) -> String {
-    if text.contains('-') { text.replace('-', "−") } else { text }
+    if text.contains('-') { text.replace('-', if is_zero(&text) { "" } else { "−" }) } else { text }
+}
+
+fn is_zero(text: &str) -> bool {
+    !text.contains(|c: char| ('1'..='9').contains(&c))
 }
 
 #[cfg(test)]
@@ -245,6 +245,7 @@ mod tests {
         assert_eq!([0.12, -0.01, 0.0, -0.001].map(signed_points), ["+12 points", "−1 point", "0 points", "0 points"]);
         assert_eq!(points_interval(&estimate(0.1, -0.04, 0.19)), "[−4, +19]");
         assert_eq!(points_interval(&estimate(0.1, -0.001, 0.19)), "[0, +19]");
+        assert_eq!([-0.02, -0.0004].map(|value| decimal(value, 3)), ["−0.020", "0.000"]);
     }
 
     #[test]
