@@ -70,7 +70,7 @@ fn the_runs_of_a_folder_stand_on_one_page_in_the_order_of_their_names() {
     let page = runs.join("index.html");
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     assert_eq!(lines[0], arg(&page));
-    assert!(lines[1].starts_with("1 of 3 runs fails; most often at recalling facts"), "{}", lines[1]);
+    assert!(lines[1].starts_with("1 of 3 runs fails; most often at recalling common facts"), "{}", lines[1]);
     assert_eq!(lines[2], "Supervised fine-tuning (SFT) is blamed most often: for 1 of 1 failure, in 1 run.");
     assert!(lines[3].ends_with("run-10`: run-10 was diagnosed."), "{}", lines[3]);
     assert!(outcome.stderr.contains("open: not diagnosed yet, left out"), "{}", outcome.stderr);
