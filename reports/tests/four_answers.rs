@@ -29,7 +29,7 @@ struct Answers {
 const ANSWERS: [Answers; 6] = [
     Answers {
         run: "pt_14_undertrained",
-        fails: &["does not know events", "gets facts wrong", "is not as sure as it should be"],
+        fails: &["does not know events", "gets common facts wrong", "is not as sure as it should be"],
         since: "pretraining",
         sure: &["probable", "99% likely"],
         to_do: &[
@@ -79,7 +79,7 @@ const HEALTHY: &str = "clean";
 
 /// How each behaviour reads where it fails.
 const FAILURES: [&str; 7] = [
-    "gets facts wrong",
+    "gets common facts wrong",
     "is not as sure as it should be",
     "does not know events",
     "does not follow",
