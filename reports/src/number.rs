@@ -66,7 +66,7 @@ pub(crate) fn signed_points(change: f64) -> String {
     let rounded = (100.0 * change).round();
     let unit = if rounded.abs() == 1.0 { "point" } else { "points" };
     let sign = if rounded > 0.0 { "+" } else { "" };
-    minus(format!("{sign}{:.0} {unit}", rounded + 0.0))
+    minus(format!("{sign}{rounded:.0} {unit}"))
 }
 
 /// A difference of shares in percentage points, without a sign where positive: `31 points`.

@@ -33,7 +33,8 @@ pub(crate) fn learn_batches(
     let mut batches = feed.batches(session.step(), n_batches, n_sequences)?;
     let n_targets = batches.iter().map(|batch| batch.n_targets).sum();
     if session.decoder().device().is_cpu() {
-        let pieces = batches.iter().map(Batch::pieces).collect::<Result<Vec<_>>>()?.concat();
+        let pieces = batches.iter().map(Batch::pieces).collect::<Result<Vec<_>>>()?;
+        let pieces: Vec<Batch> = pieces.into_iter().flatten().collect();
         if session.ranks().cut(pieces.len()) == Cut::Batches {
             batches = pieces;
         }

@@ -1,7 +1,7 @@
 //! Axes whose ends and ticks are round numbers, whatever the values.
 
 use super::svg::{Anchor, Canvas, Scale};
-use crate::number::MISSING;
+use crate::number::{MISSING, decimal};
 
 /// Most steps between the ends of an axis before they are rounded outwards.
 const STEPS: f64 = 5.0;
@@ -82,7 +82,7 @@ impl Ruler {
         }
         let (value, step) = if self.is_share { (100.0 * value, 100.0 * self.step) } else { (value, self.step) };
         let digits = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
-        let text = format!("{:.digits$}", value + 0.0).replace('-', "−");
+        let text = decimal(value, digits);
         if self.is_share { format!("{text}%") } else { text }
     }
 }

@@ -93,6 +93,7 @@ fn a_rank_that_hangs_is_waited_for_so_long_and_no_longer() {
             while !has_given_up.load(Ordering::Relaxed) && start.elapsed() < PATIENCE {
                 thread::sleep(Duration::from_millis(5));
             }
+            assert!(has_given_up.load(Ordering::Relaxed), "rank 0 waits on");
             return;
         }
         // However long it takes.
