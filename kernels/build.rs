@@ -2,12 +2,13 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(hopper)");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
         compile();
     }
 }
 
-/// One binary a source file, `OUT_DIR/NAME.cubin`.
+/// One binary a source file, `OUT_DIR/NAME.cubin`; for Hopper one more, and `cfg(hopper)`.
 fn compile() {
     use std::path::{Path, PathBuf};
     use std::process::Command;
@@ -21,9 +22,16 @@ fn compile() {
     let nvcc = nvcc.unwrap_or_else(|| "nvcc".to_owned());
     let capability = variable("CUDA_COMPUTE_CAP").unwrap_or_else(|| "90".to_owned());
     let out = PathBuf::from(variable("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
-    let running: Vec<_> = ["rows", "attention", "attention_bf16", "head", "adamw"]
+    let mut sources =
+        ["rows", "attention", "attention_bf16", "head", "adamw"].map(|name| (name, capability.clone())).to_vec();
+    if capability == "90" {
+        println!("cargo::rustc-cfg=hopper");
+        // Products of warpgroups are in no other architecture's instructions than this one's.
+        sources.push(("attention_hopper", "90a".to_owned()));
+    }
+    let running: Vec<_> = sources
         .into_iter()
-        .map(|name| {
+        .map(|(name, capability)| {
             let source = Path::new("cuda").join(format!("{name}.cu"));
             let mut command = Command::new(&nvcc);
             command.args(["-cubin", "-O3", "-std=c++17", "-Werror", "all-warnings"]);

@@ -1,5 +1,5 @@
 // The output layer: log-probabilities of the targets, and the gradient of the logits, a block a row.
-#include "element.cuh"
+#include "tensor_core.cuh"
 
 // e^x; for what is rounded to bf16 the fast one, which is within some units in the last place of f32 for small x.
 template <typename T> __device__ __forceinline__ float exponential(float x) { return expf(x); }
@@ -41,7 +41,61 @@ __device__ void log_softmax(float* log_probs, T* grad, const float* logits, cons
     }
 }
 
+// As `log_softmax`, with gradient, for rows that fit into shared memory, which are read once: a block goes through every
+// gridDim.x-th row, and each thread fetches its part of the next where it has done with its part of this.
+__device__ void log_softmax_resident(float* log_probs, bf16* grad, const float* logits, const int* targets, const float* scales,
+                                     int vocab, int n) {
+    extern __shared__ float4 row[];
+    __shared__ float shared[33];
+    const int n_packs = vocab / 4;
+    const float4* packs = (const float4*)logits;
+    if (blockIdx.x < n)
+        for (int i = threadIdx.x; i < n_packs; i += blockDim.x)
+            copy_16_bytes(row + i, packs + (size_t)blockIdx.x * n_packs + i, true);
+    commit_copies();
+    for (int r = blockIdx.x; r < n; r += gridDim.x) {
+        const int target = targets[r];
+        const float of_target = logits[(size_t)r * vocab + target], scale = scales[r];
+        // What a thread has copied itself it sees without a barrier.
+        await_copies<0>();
+        float top = -INFINITY, total = 0.0f;
+        for (int i = threadIdx.x; i < n_packs; i += blockDim.x) {
+            const float4 x = row[i];
+            const float most = fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w));
+            if (most > top) {
+                total *= __expf(top - most);
+                top = most;
+            }
+            total += __expf(x.x - top) + __expf(x.y - top) + (__expf(x.z - top) + __expf(x.w - top));
+        }
+        const float most = block_max(top, shared);
+        total = block_sum(top == -INFINITY ? 0.0f : total * __expf(top - most), shared);
+        if (threadIdx.x == 0) log_probs[r] = of_target - most - logf(total);
+        const float inverse = -scale / total;
+        const int next = r + gridDim.x;
+        for (int i = threadIdx.x; i < n_packs; i += blockDim.x) {
+            const float4 x = row[i];
+            const float weights[4] = {x.x, x.y, x.z, x.w};
+            Pack<bf16, 4> out;
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                out.at[k] = narrow<bf16>(inverse * __expf(weights[k] - most) + (i * 4 + k == target ? scale : 0.0f));
+            *(Pack<bf16, 4>*)(grad + (size_t)r * vocab + i * 4) = out;
+            // The place is read, as the store above needed what was there.
+            asm volatile("" ::: "memory");
+            if (next < n) copy_16_bytes(row + i, packs + (size_t)next * n_packs + i, true);
+        }
+        commit_copies();
+    }
+}
+
 extern "C" {
+__global__ void __launch_bounds__(1024)
+    log_softmax_resident_bf16(float* log_probs, bf16* grad, const float* logits, const int* targets, const float* scales,
+                              int vocab, int n) {
+    log_softmax_resident(log_probs, grad, logits, targets, scales, vocab, n);
+}
+
 #define LOG_SOFTMAX(SUFFIX, T, V)                                                                                      \
     __global__ void __launch_bounds__(1024) log_softmax_##SUFFIX(float* log_probs, T* grad, const float* logits,       \
                                                                  const int* targets, const float* scales, int vocab) { \

@@ -25,69 +25,72 @@ __device__ void normalize(T* y, const T* x, const W* weight, int n, int d, float
     }
 }
 
-// dx = gradient of `normalize` (+ residual); keeps 1 / rms of each row for `sum_weight_gradient`.
+// dx = gradient of `normalize` (+ residual); where `parts` is given, parts[block, :] = the block's share of the weight's gradient. A block
+// takes `rows_per_block` rows, a warp one after the other, and has d floats of shared memory for each of its warps.
 template <typename T, typename W, int V>
-__device__ void normalize_backward(T* dx, float* scales, const T* dy, const T* x, const W* weight, const T* residual,
-                                   int n, int d, float eps) {
-    const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= n) return;
-    const size_t start = (size_t)row * d;
-    float squares = 0.0f, along = 0.0f;
-    for (int i = lane * V; i < d; i += 32 * V) {
-        const Pack<T, V> values = *(const Pack<T, V>*)(x + start + i), above = *(const Pack<T, V>*)(dy + start + i);
-        const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
+__device__ void normalize_backward(T* dx, float* parts, const T* dy, const T* x, const W* weight, const T* residual, int n,
+                                   int d, float eps, int rows_per_block) {
+    extern __shared__ __align__(32) float sums[];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+    const int first = blockIdx.x * rows_per_block, last = min(n, first + rows_per_block);
+    float* own = sums + warp * d;
+    if (parts)
+        for (int i = lane * V; i < d; i += 32 * V) *(Pack<float, V>*)(own + i) = {};
+    for (int row = first + warp; row < last; row += n_warps) {
+        const size_t start = (size_t)row * d;
+        float squares = 0.0f, along = 0.0f;
+        for (int i = lane * V; i < d; i += 32 * V) {
+            const Pack<T, V> values = *(const Pack<T, V>*)(x + start + i), above = *(const Pack<T, V>*)(dy + start + i);
+            const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-            const float value = wide(values.at[k]);
-            squares = fmaf(value, value, squares);
-            along = fmaf(value, wide(above.at[k]) * wide(weights.at[k]), along);
+            for (int k = 0; k < V; k++) {
+                const float value = wide(values.at[k]);
+                squares = fmaf(value, value, squares);
+                along = fmaf(value, wide(above.at[k]) * wide(weights.at[k]), along);
+            }
+        }
+        const float scale = 1.0f / sqrtf(warp_sum(squares) / d + eps);
+        const float pull = warp_sum(along) * scale * scale * scale / d;
+        for (int i = lane * V; i < d; i += 32 * V) {
+            const Pack<T, V> values = *(const Pack<T, V>*)(x + start + i), above = *(const Pack<T, V>*)(dy + start + i);
+            const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
+            Pack<T, V> more, out;
+            if (residual) more = *(const Pack<T, V>*)(residual + start + i);
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                float value = wide(above.at[k]) * wide(weights.at[k]) * scale - wide(values.at[k]) * pull;
+                if (residual) value += wide(more.at[k]);
+                out.at[k] = narrow<T>(value);
+            }
+            *(Pack<T, V>*)(dx + start + i) = out;
+            if (parts) {
+                Pack<float, V> sum = *(const Pack<float, V>*)(own + i);
+#pragma unroll
+                for (int k = 0; k < V; k++) sum.at[k] = fmaf(wide(above.at[k]), wide(values.at[k]) * scale, sum.at[k]);
+                *(Pack<float, V>*)(own + i) = sum;
+            }
         }
     }
-    const float scale = 1.0f / sqrtf(warp_sum(squares) / d + eps);
-    const float pull = warp_sum(along) * scale * scale * scale / d;
-    for (int i = lane * V; i < d; i += 32 * V) {
-        const Pack<T, V> values = *(const Pack<T, V>*)(x + start + i), above = *(const Pack<T, V>*)(dy + start + i);
-        const Pack<W, V> weights = *(const Pack<W, V>*)(weight + i);
-        Pack<T, V> more, out;
-        if (residual) more = *(const Pack<T, V>*)(residual + start + i);
-#pragma unroll
-        for (int k = 0; k < V; k++) {
-            float value = wide(above.at[k]) * wide(weights.at[k]) * scale - wide(values.at[k]) * pull;
-            if (residual) value += wide(more.at[k]);
-            out.at[k] = narrow<T>(value);
-        }
-        *(Pack<T, V>*)(dx + start + i) = out;
+    if (!parts) return;
+    __syncthreads();
+    for (int i = threadIdx.x; i < d; i += blockDim.x) {
+        float sum = 0.0f;
+        for (int k = 0; k < n_warps; k++) sum += sums[k * d + i];
+        parts[(size_t)blockIdx.x * d + i] = sum;
     }
-    if (lane == 0) scales[row] = scale;
 }
 
-// parts[block, :] = sum over the block's rows of dy * x * scale; blocks of (32 columns, 8).
-template <typename T>
-__device__ void sum_weight_gradient(float* parts, const T* dy, const T* x, const float* scales, int n, int d,
-                                    int rows_per_block) {
+// to[:] = sum over parts; blocks of (32 columns, 8).
+template <typename W> __device__ void sum_parts(W* to, const float* parts, int n_parts, int d) {
     __shared__ float sums[8][33];
     const int column = blockIdx.x * 32 + threadIdx.x;
-    const int first = blockIdx.y * rows_per_block, last = min(n, first + rows_per_block);
     float sum = 0.0f;
-    if (column < d) {
-        for (int row = first + threadIdx.y; row < last; row += 8) {
-            sum += wide(dy[(size_t)row * d + column]) * wide(x[(size_t)row * d + column]) * scales[row];
-        }
-    }
+    if (column < d)
+        for (int part = threadIdx.y; part < n_parts; part += 8) sum += parts[(size_t)part * d + column];
     sums[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y == 0 && column < d) {
-        for (int i = 1; i < 8; i++) sum += sums[i][threadIdx.x];
-        parts[(size_t)blockIdx.y * d + column] = sum;
-    }
-}
-
-// to[:] = sum over parts, one after the other.
-template <typename W> __device__ void sum_parts(W* to, const float* parts, int n_parts, int d) {
-    const int column = blockIdx.x * blockDim.x + threadIdx.x;
-    if (column >= d) return;
-    float sum = 0.0f;
-    for (int part = 0; part < n_parts; part++) sum += parts[(size_t)part * d + column];
+    if (threadIdx.y > 0 || column >= d) return;
+    for (int i = 1; i < 8; i++) sum += sums[i][threadIdx.x];
     to[column] = narrow<W>(sum);
 }
 
@@ -149,10 +152,10 @@ __device__ void turn(T* x, const float* cos, const float* sin, const int* positi
 }
 
 // y[i, :] = table[ids[i], :].
-template <typename T> __device__ void pick(T* y, const T* table, const int* ids, long n, int d) {
+template <typename T, typename S> __device__ void pick(T* y, const S* table, const int* ids, long n, int d) {
     const long i = (long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * d) return;
-    y[i] = table[(size_t)ids[i / d] * d + i % d];
+    y[i] = narrow<T>(wide(table[(size_t)ids[i / d] * d + i % d]));
 }
 
 // y[rows[i], :] = x[i, :].
@@ -163,8 +166,8 @@ template <typename T> __device__ void place(T* y, const T* x, const int* rows, l
 }
 
 // grad[ids[b], :] = sum of dy[order[j], :] for j in starts[b]..starts[b + 1], one after the other; a block a distinct id.
-template <typename T>
-__device__ void sum_picked(T* grad, const T* dy, const int* ids, const int* starts, const int* order, int d) {
+template <typename T, typename S>
+__device__ void sum_picked(T* grad, const S* dy, const int* ids, const int* starts, const int* order, int d) {
     const int first = starts[blockIdx.x], last = starts[blockIdx.x + 1];
     T* to = grad + (size_t)ids[blockIdx.x] * d;
     for (int column = threadIdx.x; column < d; column += blockDim.x) {
@@ -195,9 +198,10 @@ extern "C" {
     __global__ void normalize_##SUFFIX(T* y, const T* x, const W* weight, int n, int d, float eps) {                   \
         normalize<T, W, V>(y, x, weight, n, d, eps);                                                                   \
     }                                                                                                                  \
-    __global__ void normalize_backward_##SUFFIX(T* dx, float* scales, const T* dy, const T* x, const W* weight,        \
-                                                const T* residual, int n, int d, float eps) {                          \
-        normalize_backward<T, W, V>(dx, scales, dy, x, weight, residual, n, d, eps);                                   \
+    __global__ void __launch_bounds__(256)                                                                             \
+        normalize_backward_##SUFFIX(T* dx, float* parts, const T* dy, const T* x, const W* weight, const T* residual,  \
+                                    int n, int d, float eps, int rows_per_block) {                                     \
+        normalize_backward<T, W, V>(dx, parts, dy, x, weight, residual, n, d, eps, rows_per_block);                    \
     }
 NORM(1_f32_f32, float, float, 1)
 NORM(1_bf16_f32, bf16, float, 1)
@@ -206,14 +210,18 @@ NORM(wide_f32_f32, float, float, 4)
 NORM(wide_bf16_f32, bf16, float, 8)
 NORM(wide_bf16_bf16, bf16, bf16, 8)
 
+// Rows of f32 weights for what is computed in bf16.
+__global__ void pick_rounded(bf16* y, const float* table, const int* ids, long n, int d) {
+    pick<bf16, float>(y, table, ids, n, d);
+}
+__global__ void sum_picked_rounded(float* grad, const bf16* dy, const int* ids, const int* starts, const int* order, int d) {
+    sum_picked<float, bf16>(grad, dy, ids, starts, order, d);
+}
+
 __global__ void convert_1(bf16* y, const float* x, long n) { convert<1>(y, x, n); }
 __global__ void convert_wide(bf16* y, const float* x, long n) { convert<8>(y, x, n); }
 
 #define EACH(SUFFIX, T, WIDE, TURNS)                                                                                   \
-    __global__ void sum_weight_gradient_##SUFFIX(float* parts, const T* dy, const T* x, const float* scales, int n,    \
-                                                 int d, int rows_per_block) {                                          \
-        sum_weight_gradient<T>(parts, dy, x, scales, n, d, rows_per_block);                                            \
-    }                                                                                                                  \
     __global__ void sum_parts_##SUFFIX(T* to, const float* parts, int n_parts, int d) {                                \
         sum_parts<T>(to, parts, n_parts, d);                                                                           \
     }                                                                                                                  \
@@ -233,11 +241,11 @@ __global__ void convert_wide(bf16* y, const float* x, long n) { convert<8>(y, x,
                                     int n_heads, int half, int width, float sense) {                                   \
         turn<T, TURNS>(x, cos, sin, positions, n_tokens, n_heads, half, width, sense);                                 \
     }                                                                                                                  \
-    __global__ void pick_##SUFFIX(T* y, const T* table, const int* ids, long n, int d) { pick<T>(y, table, ids, n, d); } \
+    __global__ void pick_##SUFFIX(T* y, const T* table, const int* ids, long n, int d) { pick<T, T>(y, table, ids, n, d); } \
     __global__ void place_##SUFFIX(T* y, const T* x, const int* rows, long n, int d) { place<T>(y, x, rows, n, d); }   \
     __global__ void sum_picked_##SUFFIX(T* grad, const T* dy, const int* ids, const int* starts, const int* order,     \
                                         int d) {                                                                       \
-        sum_picked<T>(grad, dy, ids, starts, order, d);                                                                \
+        sum_picked<T, T>(grad, dy, ids, starts, order, d);                                                                \
     }                                                                                                                  \
     __global__ void scale_by_##SUFFIX(T* y, const T* x, const float* factor, long n) { scale_by<T>(y, x, factor, n); }
 EACH(f32, float, 4, 4)

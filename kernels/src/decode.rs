@@ -132,9 +132,7 @@ pub fn decode_attention(
             let found = qkv.device().location();
             return Err(Error::UnsupportedDevice { op: OP, what: "attention that is not plain", found });
         }
-        let places = runs.iter().flat_map(|run| (0..run.n_tokens).map(|i| (run.row as u32, (run.position + i) as u32)));
-        let (rows, positions): (Vec<u32>, Vec<u32>) = places.unzip();
-        return crate::cuda::decode_attention(&qkv, shape, &rows, &positions, on_gpu, layer);
+        return crate::cuda::decode_attention(&qkv, shape, &places_of(&runs), on_gpu, layer);
     }
     let n_positions = runs.iter().map(|run| run.position + run.n_tokens).max().unwrap_or(0);
     let rotation = spec.rotation(n_positions);
@@ -213,6 +211,21 @@ fn find_runs(rows: &[usize], cache: &KvCache) -> Result<Vec<Run>> {
         }
     }
     Ok(runs)
+}
+
+/// Rows and positions of new tokens.
+#[cfg(feature = "cuda")]
+pub(crate) type TokenPlaces = (Vec<u32>, Vec<u32>);
+
+#[cfg(feature = "cuda")]
+fn places_of(runs: &[Run]) -> TokenPlaces {
+    runs.iter().flat_map(|run| (0..run.n_tokens).map(|i| (run.row as u32, (run.position + i) as u32))).unzip()
+}
+
+/// Where tokens go that are new in `rows` of a cache.
+#[cfg(feature = "cuda")]
+pub(crate) fn find_places(rows: &[usize], cache: &KvCache) -> Result<TokenPlaces> {
+    Ok(places_of(&find_runs(rows, cache)?))
 }
 
 fn append(qkv: &[f32], shape: &AttentionSpec, runs: &[Run], turn: Turn, layer: &mut Layer) {

@@ -23,6 +23,14 @@ const BLOCK_ROWS: usize = 64;
 /// # Errors
 /// [`crate::Error::IdOutOfRange`] for an id of V or more; [`crate::Error`] when shapes, element types or devices do not fit.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
+    embedding_as(ids, table, table.dtype())
+}
+
+/// [`embedding`] in another type than the table's, which the gradient has.
+///
+/// # Errors
+/// As [`embedding`].
+pub fn embedding_as(ids: &Tensor, table: &Tensor, dtype: DType) -> Result<Tensor> {
     let table = prepare(table, OP, "table")?;
     let &[n_rows, width] = table.dims() else {
         return Err(shape_mismatch(OP, "table", "[V, d]", table.shape()));
@@ -38,9 +46,11 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     }
     #[cfg(feature = "cuda")]
     if table.device().is_cuda() {
-        return Ok(crate::cuda::embedding(ids, dims, &table)?);
+        let is_rounded = (table.dtype(), dtype) == (DType::F32, DType::BF16);
+        let own = if is_rounded { dtype } else { table.dtype() };
+        return Ok(crate::cuda::embedding(ids, dims, &table, own)?.to_dtype(dtype)?);
     }
-    Ok(table.apply_op1(Embedding { ids, dims, n_rows, width })?)
+    Ok(table.apply_op1(Embedding { ids, dims, n_rows, width })?.to_dtype(dtype)?)
 }
 
 struct Embedding {

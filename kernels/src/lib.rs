@@ -17,6 +17,7 @@ mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod decode;
+mod decode_layers;
 mod element;
 mod embedding;
 mod error;
@@ -48,11 +49,12 @@ pub use cross_entropy::{IGNORE, linear_cross_entropy, linear_log_probs};
 #[cfg(feature = "cuda")]
 pub use cuda::prepare_gpu;
 pub use decode::{DecodeSpec, PREFILL_TOKENS, Positions, decode_attention};
-pub use embedding::embedding;
+pub use decode_layers::{DecodeLayer, decode_layers};
+pub use embedding::{embedding, embedding_as};
 pub use error::{Error, Result};
 pub use feed_forward::{FeedForwardSpec, feed_forward};
 pub use geglu::geglu;
-pub use layers::{LayersSpec, layers};
+pub use layers::{HandedOver, LayersSpec, layers, layers_of_parts};
 pub use linear::{PackedWeight, linear};
 pub use logits::{Draw, argmax, choose, log_sum_exp, soft_cap};
 pub use parallel::set_threads;

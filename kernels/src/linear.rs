@@ -78,6 +78,12 @@ impl PackedWeight {
         })
     }
 
+    /// The weight where it is on a GPU, (out, in).
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(&self) -> Option<&Tensor> {
+        self.on_gpu.as_ref()
+    }
+
     /// `y = x W^T`, the same bits as [`linear`] gives.
     ///
     /// # Shapes

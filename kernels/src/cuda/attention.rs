@@ -7,22 +7,87 @@ use candle_core::{DType, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const OP: &str = "rope_attention";
-/// Widths of heads that have tensor-core kernels, with their tiles, as at the end of `attention_bf16.cu`.
-const TENSOR_CORE_TILES: [Tiles; 3] = [
-    Tiles { head_dim: 32, forward: (128, 64), by_keys: (64, 64), by_queries: (64, 64) },
-    Tiles { head_dim: 64, forward: (128, 64), by_keys: (64, 64), by_queries: (64, 64) },
-    Tiles { head_dim: 128, forward: (128, 32), by_keys: (64, 32), by_queries: (64, 32) },
-];
+/// Kernels on tensor cores, for bf16 heads of one width.
+#[derive(Clone, Copy)]
+struct TensorCores {
+    /// What their names begin with.
+    name: &'static str,
+    head_dim: usize,
+    /// Numbers between the rows of a tile in shared memory.
+    gap: usize,
+    /// Whether the gradients of queries and keys come turned back.
+    turns_back: bool,
+    forward: Tiles,
+    by_keys: Tiles,
+    by_queries: Tiles,
+}
 
-/// Rows of a block's own tile and of the tiles that it goes through.
+/// Rows of a block's own tile and of the tiles that it goes through, of queries or of keys.
 #[derive(Clone, Copy)]
 struct Tiles {
-    head_dim: usize,
-    forward: (usize, usize),
-    /// The backward pass by keys: keys, queries.
-    by_keys: (usize, usize),
-    /// The backward pass by queries: queries, keys.
-    by_queries: (usize, usize),
+    own: usize,
+    others: usize,
+}
+
+const fn tiles(own: usize, others: usize) -> Tiles {
+    Tiles { own, others }
+}
+
+/// As at the end of `attention_bf16.cu`.
+const ANY_CARD: [TensorCores; 3] = [
+    TensorCores::any_card(32, tiles(128, 64), tiles(64, 64)),
+    TensorCores::any_card(64, tiles(128, 64), tiles(64, 64)),
+    TensorCores::any_card(128, tiles(128, 32), tiles(64, 32)),
+];
+
+/// As at the end of `attention_hopper.cu`.
+#[cfg(hopper)]
+const HOPPER: [TensorCores; 2] = [TensorCores::hopper(64), TensorCores::hopper(128)];
+
+impl TensorCores {
+    const fn any_card(head_dim: usize, forward: Tiles, backward: Tiles) -> Self {
+        Self {
+            name: "attention",
+            head_dim,
+            gap: 8,
+            turns_back: false,
+            forward,
+            by_keys: backward,
+            by_queries: backward,
+        }
+    }
+
+    #[cfg(hopper)]
+    const fn hopper(head_dim: usize) -> Self {
+        let all = tiles(64, 64);
+        Self { name: "hopper", head_dim, gap: 0, turns_back: true, forward: all, by_keys: all, by_queries: all }
+    }
+
+    /// Those for this type and width, where there are any.
+    fn find(dtype: DType, head_dim: usize) -> Option<Self> {
+        let fits = |kernels: &Self| dtype == DType::BF16 && kernels.head_dim == head_dim;
+        #[cfg(hopper)]
+        if !tests_any_card()
+            && let Some(found) = HOPPER.into_iter().find(fits)
+        {
+            return Some(found);
+        }
+        ANY_CARD.into_iter().find(fits)
+    }
+
+    /// A row of a tile in shared memory, bytes.
+    fn row_bytes(self) -> usize {
+        (self.head_dim + self.gap) * DType::BF16.size_in_bytes()
+    }
+}
+
+/// Whether a test wants the kernels that run on any card where there are others for this one.
+#[cfg(hopper)]
+fn tests_any_card() -> bool {
+    #[cfg(test)]
+    return super::tests::ANY_CARD.get();
+    #[cfg(not(test))]
+    false
 }
 
 /// Widest head.
@@ -175,12 +240,6 @@ impl Attention {
         gpu.launch(format!("turn_{way}_{}", qkv.suffix()), grid, &args)
     }
 
-    /// The tiles of the tensor-core kernels, where there are any for this type and width.
-    fn tensor_cores(&self, dtype: DType) -> Option<Tiles> {
-        let mut known = TENSOR_CORE_TILES.into_iter();
-        known.find(|tiles| dtype == DType::BF16 && tiles.head_dim == self.spec.head_dim)
-    }
-
     fn scale(&self) -> f32 {
         (1.0 / (self.spec.head_dim as f64).sqrt()) as f32
     }
@@ -191,7 +250,7 @@ impl Attention {
         let y = gpu.alloc(self.n_tokens() * self.spec.output_width(), qkv.dtype)?;
         let norms = gpu.alloc(self.n_tokens() * n_heads, DType::F32)?;
         let first = self.segments.first.span();
-        if let Some(Tiles { forward: (own, keys), .. }) = self.tensor_cores(qkv.dtype) {
+        if let Some(kernels) = TensorCores::find(qkv.dtype, head_dim) {
             let args = [
                 y.span().into(),
                 norms.span().into(),
@@ -202,8 +261,9 @@ impl Attention {
                 int(n_kv_heads),
                 self.scale().into(),
             ];
-            let grid = self.tiles(n_heads, own, (own + 4 * keys) * self.row_bytes());
-            gpu.launch(format!("attention_forward_{head_dim}"), grid, &args)?;
+            let Tiles { own, others } = kernels.forward;
+            let grid = self.tiles(n_heads, own, (own + 4 * others) * kernels.row_bytes());
+            gpu.launch(format!("{}_forward_{head_dim}", kernels.name), grid, &args)?;
         } else {
             let args = [
                 y.span().into(),
@@ -222,7 +282,7 @@ impl Attention {
         Ok((y, norms))
     }
 
-    /// The gradient of queries, keys and values, still rotated.
+    /// The gradient of queries and keys before they were turned, and of values.
     pub(super) fn backward(&self, gpu: &Gpu, qkv: Span<'_>, [y, norms, dy]: [Span<'_>; 3]) -> Result<Buffer> {
         let AttentionSpec { n_heads, n_kv_heads, head_dim, .. } = self.spec;
         let n_queries = self.n_tokens() * n_heads;
@@ -234,18 +294,24 @@ impl Attention {
         let grad = gpu.alloc(self.n_tokens() * self.spec.qkv_width(), qkv.dtype)?;
         let first = self.segments.first.span();
         let shared = [grad.span(), qkv, dy, norms, dots.span(), first];
-        if let Some(tiles) = self.tensor_cores(qkv.dtype) {
+        if let Some(kernels) = TensorCores::find(qkv.dtype, head_dim) {
+            let angles = [self.angles.cos.span(), self.angles.sin.span(), self.segments.positions.span()];
+            let angles = if kernels.turns_back { &angles[..] } else { &[] };
             let args = || {
                 let sizes = [int(self.len), int(n_heads), int(n_kv_heads), self.scale().into()];
-                shared.map(super::Arg::from).into_iter().chain(sizes).collect::<Vec<_>>()
+                let args = shared.map(super::Arg::from).into_iter().chain(sizes);
+                args.chain(angles.iter().map(|&span| span.into())).collect::<Vec<_>>()
             };
-            let (own, queries) = tiles.by_keys;
-            let shared_bytes = (2 * own + 4 * queries) * self.row_bytes() + 6 * queries * size_of::<f32>();
+            let Tiles { own, others } = kernels.by_keys;
+            let shared_bytes = (2 * own + 4 * others) * kernels.row_bytes() + 6 * others * size_of::<f32>();
             let grid = self.tiles(n_kv_heads, own, shared_bytes);
-            gpu.launch(format!("attention_backward_keys_{head_dim}"), grid, &args())?;
-            let (own, keys) = tiles.by_queries;
-            let grid = self.tiles(n_heads, own, (2 * own + 4 * keys) * self.row_bytes());
-            gpu.launch(format!("attention_backward_queries_{head_dim}"), grid, &args())?;
+            gpu.launch(format!("{}_backward_keys_{head_dim}", kernels.name), grid, &args())?;
+            let Tiles { own, others } = kernels.by_queries;
+            let grid = self.tiles(n_heads, own, (2 * own + 4 * others) * kernels.row_bytes());
+            gpu.launch(format!("{}_backward_queries_{head_dim}", kernels.name), grid, &args())?;
+            if kernels.turns_back {
+                return Ok(grad);
+            }
         } else {
             let args = || {
                 let sizes = [self.batch, self.len, n_heads, n_kv_heads, head_dim].map(int);
@@ -256,17 +322,13 @@ impl Attention {
             gpu.launch(format!("attend_backward_keys_{}", qkv.suffix()), Grid::warps(n_keys), &args())?;
             gpu.launch(format!("attend_backward_queries_{}", qkv.suffix()), Grid::warps(n_queries), &args())?;
         }
+        self.turn(gpu, grad.span(), -1.0)?;
         Ok(grad)
     }
 
     /// Four warps for each tile of `own` rows, of each head, of each row of the batch.
     fn tiles(&self, n_heads: usize, own: usize, shared_bytes: usize) -> Grid {
         Grid { blocks: [self.len.div_ceil(own), n_heads, self.batch], threads: [128, 1], shared_bytes }
-    }
-
-    /// A row of a tile in shared memory, bytes.
-    fn row_bytes(&self) -> usize {
-        (self.spec.head_dim + 8) * DType::BF16.size_in_bytes()
     }
 }
 
@@ -302,7 +364,6 @@ impl Operation<1> for RopeAttention {
         let (turned, norms) = self.kept.get().ok_or_else(|| candle_core::Error::msg("nothing was kept"))?;
         let spans = [Span::of(y)?, Span::of(norms)?, Span::of(dy)?];
         let grad = self.attention.backward(gpu, Span::of(turned)?, spans)?;
-        self.attention.turn(gpu, grad.span(), -1.0)?;
         Ok([Some(grad.into_tensor(qkv.shape()))])
     }
 }

@@ -1,14 +1,64 @@
 //! The two halves of a layer, and all layers as one node.
 
 use super::attention::Attention;
-use super::product::{Into, Matrix, either};
+use super::product::{Into, Matrix};
 use super::{Buffer, Gpu, Node, Operation, Span};
 use crate::attention::Segments;
 use crate::attention_block::AttentionBlockSpec;
 use crate::feed_forward::FeedForwardSpec;
-use crate::layers::LayersSpec;
-use candle_core::{Error, Result, Shape, Tensor};
+use crate::layers::{HandedOver, LayersSpec};
+use candle_core::{DType, Error, Result, Shape, Tensor};
 use std::sync::OnceLock;
+
+/// The weights of half a layer: norm, then matrices.
+#[derive(Clone, Copy)]
+enum Given<'a> {
+    /// One after the other.
+    Flat(Span<'a>),
+    /// Apart.
+    Parts(&'a [Tensor]),
+}
+
+impl<'a> Given<'a> {
+    fn norm(self) -> Result<Span<'a>> {
+        match self {
+            Self::Flat(weights) => Ok(weights),
+            Self::Parts(parts) => Span::of(&parts[0]),
+        }
+    }
+
+    /// All `n` of them one after the other in the type that they are multiplied in, where they do not lie so.
+    fn laid_out(self, gpu: &Gpu, n: usize, like: DType) -> Result<Option<Buffer>> {
+        match self {
+            Self::Flat(weights) => gpu.rounded(weights, n, like),
+            Self::Parts(parts) => gpu.join(parts, like).map(Some),
+        }
+    }
+
+    /// The same, from what [`Given::laid_out`] made.
+    fn matrices(self, laid_out: Option<&'a Tensor>) -> Result<Span<'a>> {
+        match (laid_out, self) {
+            (Some(laid_out), _) => Span::of(laid_out),
+            (None, Self::Flat(weights)) => Ok(weights),
+            (None, Self::Parts(_)) => Err(Error::msg("parts were not laid out")),
+        }
+    }
+}
+
+/// Half a layer, of which several may make one node.
+trait Half {
+    /// What comes out; keeps what the backward pass needs.
+    fn compute(&self, gpu: &Gpu, x: Span<'_>, given: Given<'_>) -> Result<Buffer>;
+
+    /// The gradient of `x`; that of the weights goes to `grad`, where it is wanted.
+    fn differentiate(
+        &self,
+        gpu: &Gpu,
+        x_and_dy: [Span<'_>; 2],
+        given: Given<'_>,
+        grad: Option<Span<'_>>,
+    ) -> Result<Buffer>;
+}
 
 /// [`crate::attention_block`] on a GPU; shapes are checked.
 pub(crate) fn attention_block(
@@ -39,7 +89,7 @@ struct KeptOfAttention {
     qkv: Tensor,
     heads: Tensor,
     norms: Tensor,
-    rounded: Option<Tensor>,
+    laid_out: Option<Tensor>,
 }
 
 impl AttentionBlock {
@@ -49,13 +99,13 @@ impl AttentionBlock {
     }
 
     /// All but the output.
-    fn activate(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<KeptOfAttention> {
+    fn activate(&self, gpu: &Gpu, x: Span<'_>, given: Given<'_>) -> Result<KeptOfAttention> {
         let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
-        let rounded = gpu.rounded(weights, self.spec.n_weights(), x.dtype)?;
-        let matrices = either(rounded.as_ref(), weights);
-        let qkv_weight = Matrix::new(matrices.from(d), qkv_width, d);
+        let n_weights = self.spec.n_weights();
+        let laid_out = given.laid_out(gpu, n_weights, x.dtype)?.map(|all| all.into_tensor(n_weights));
+        let qkv_weight = Matrix::new(given.matrices(laid_out.as_ref())?.from(d), qkv_width, d);
 
-        let normed = gpu.normalize(x, weights, n, d, self.spec.eps)?;
+        let normed = gpu.normalize(x, given.norm()?, n, d, self.spec.eps)?;
         let qkv = gpu.alloc(n * qkv_width, x.dtype)?;
         gpu.multiply(qkv.span(), Matrix::new(normed.span(), n, d), qkv_weight.transposed(), Into::Overwrite)?;
         self.attention.turn(gpu, qkv.span(), 1.0)?;
@@ -65,61 +115,37 @@ impl AttentionBlock {
             qkv: qkv.into_tensor((n, qkv_width)),
             heads: heads.into_tensor((n, heads_width)),
             norms: norms.into_tensor(n * self.spec.attention.n_heads),
-            rounded: rounded.map(|rounded| rounded.into_tensor(self.spec.n_weights())),
+            laid_out,
         })
     }
 }
 
-impl Operation<2> for AttentionBlock {
-    const OP: &'static str = "attention_block";
-
-    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
+impl Half for AttentionBlock {
+    fn compute(&self, gpu: &Gpu, x: Span<'_>, given: Given<'_>) -> Result<Buffer> {
         let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
-        let made = self.activate(gpu, [x, weights])?;
-        let matrices = made.rounded.as_ref().map_or(Ok(weights), Span::of)?;
-        let output = Matrix::new(matrices.from(d * (1 + qkv_width)), d, heads_width);
+        let made = self.activate(gpu, x, given)?;
+        let output = Matrix::new(given.matrices(made.laid_out.as_ref())?.from(d * (1 + qkv_width)), d, heads_width);
         let heads = Matrix::new(Span::of(&made.heads)?, n, heads_width);
         let y = gpu.alloc(n * d, x.dtype)?;
-        gpu.copy(y.span(), x, n * d)?;
-        gpu.multiply(y.span(), heads, output.transposed(), Into::Add)?;
+        gpu.multiply(y.span(), heads, output.transposed(), Into::Sum(x))?;
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
             let _ = self.kept.set(made);
         }
-        Ok((y, self.dims.clone().into()))
+        Ok(y)
     }
 
-    fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        differentiate_node(self, self.spec.n_weights(), gpu, [x, weights], dy)
-    }
-}
-
-/// Half a layer, of which several may make one node.
-trait Half {
-    /// The gradient of `x`; that of the weights goes to `grad`, where it is wanted.
-    fn differentiate(&self, gpu: &Gpu, spans: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer>;
-}
-
-/// [`Operation::backward`] of a half that is a node by itself.
-fn differentiate_node(
-    half: &impl Half,
-    n_weights: usize,
-    gpu: &Gpu,
-    [x, weights]: [&Tensor; 2],
-    dy: &Tensor,
-) -> Result<[Option<Tensor>; 2]> {
-    let spans = [Span::of(x)?, Span::of(weights)?, Span::of(dy)?];
-    let grad = weights.track_op().then(|| gpu.alloc(n_weights, spans[1].dtype)).transpose()?;
-    let dx = half.differentiate(gpu, spans, grad.as_ref().map(Buffer::span))?;
-    Ok([Some(dx.into_tensor(x.shape())), grad.map(|grad| grad.into_tensor(weights.shape()))])
-}
-
-impl Half for AttentionBlock {
-    fn differentiate(&self, gpu: &Gpu, [x, given, dy]: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer> {
+    fn differentiate(
+        &self,
+        gpu: &Gpu,
+        [x, dy]: [Span<'_>; 2],
+        given: Given<'_>,
+        grad: Option<Span<'_>>,
+    ) -> Result<Buffer> {
         let (n, (d, qkv_width, heads_width)) = (self.n, self.widths());
-        let again = if self.kept.get().is_none() { Some(self.activate(gpu, [x, given])?) } else { None };
+        let again = if self.kept.get().is_none() { Some(self.activate(gpu, x, given)?) } else { None };
         let kept = again.as_ref().or(self.kept.get()).expect("it is kept or was just made");
-        let matrices = kept.rounded.as_ref().map_or(Ok(given), Span::of)?;
+        let matrices = given.matrices(kept.laid_out.as_ref())?;
         let dtype = matrices.dtype;
         let qkv_weight = Matrix::new(matrices.from(d), qkv_width, d);
         let output = Matrix::new(matrices.from(d * (1 + qkv_width)), d, heads_width);
@@ -130,7 +156,6 @@ impl Half for AttentionBlock {
         gpu.multiply(d_heads.span(), dy_rows, output, Into::Overwrite)?;
         let d_qkv = self.attention.backward(gpu, qkv, [heads, Span::of(&kept.norms)?, d_heads.span()])?;
         drop(d_heads);
-        self.attention.turn(gpu, d_qkv.span(), -1.0)?;
         let d_qkv_rows = Matrix::new(d_qkv.span(), n, qkv_width);
         let d_normed = gpu.alloc(n * d, dtype)?;
         gpu.multiply(d_normed.span(), d_qkv_rows, qkv_weight, Into::Overwrite)?;
@@ -141,8 +166,35 @@ impl Half for AttentionBlock {
             let heads = Matrix::new(heads, n, heads_width);
             gpu.multiply(of_qkv.from(d * qkv_width), dy_rows.transposed(), heads, Into::Overwrite)?;
         }
-        gpu.normalize_backward([d_normed.span(), x, given], Some(dy), grad, (n, d, self.spec.eps))
+        gpu.normalize_backward([d_normed.span(), x, given.norm()?], Some(dy), grad, (n, d, self.spec.eps))
     }
+}
+
+impl Operation<2> for AttentionBlock {
+    const OP: &'static str = "attention_block";
+
+    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
+        Ok((self.compute(gpu, x, Given::Flat(weights))?, self.dims.clone().into()))
+    }
+
+    fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        differentiate_node(self, self.spec.n_weights(), gpu, [x, weights], dy)
+    }
+}
+
+/// [`Operation::backward`] of a half that is a node by itself.
+fn differentiate_node(
+    half: &impl Half,
+    n_weights: usize,
+    gpu: &Gpu,
+    [x, weights]: [&Tensor; 2],
+    dy: &Tensor,
+) -> Result<[Option<Tensor>; 2]> {
+    let given = Span::of(weights)?;
+    let grad = weights.track_op().then(|| gpu.alloc(n_weights, given.dtype)).transpose()?;
+    let spans = [Span::of(x)?, Span::of(dy)?];
+    let dx = half.differentiate(gpu, spans, Given::Flat(given), grad.as_ref().map(Buffer::span))?;
+    Ok([Some(dx.into_tensor(x.shape())), grad.map(|grad| grad.into_tensor(weights.shape()))])
 }
 
 /// [`crate::feed_forward()`] on a GPU; shapes are checked.
@@ -165,18 +217,18 @@ struct KeptOfFeedForward {
     normed: Tensor,
     gate_up: Tensor,
     gated: Tensor,
-    rounded: Option<Tensor>,
+    laid_out: Option<Tensor>,
 }
 
 impl FeedForward {
     /// All but the output.
-    fn activate(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<KeptOfFeedForward> {
+    fn activate(&self, gpu: &Gpu, x: Span<'_>, given: Given<'_>) -> Result<KeptOfFeedForward> {
         let FeedForwardSpec { width: d, inner: f, eps, .. } = self.spec;
-        let n = self.n;
-        let rounded = gpu.rounded(weights, self.spec.n_weights(), x.dtype)?;
-        let gate_up_weight = Matrix::new(either(rounded.as_ref(), weights).from(d), 2 * f, d);
+        let (n, n_weights) = (self.n, self.spec.n_weights());
+        let laid_out = given.laid_out(gpu, n_weights, x.dtype)?.map(|all| all.into_tensor(n_weights));
+        let gate_up_weight = Matrix::new(given.matrices(laid_out.as_ref())?.from(d), 2 * f, d);
 
-        let normed = gpu.normalize(x, weights, n, d, eps)?;
+        let normed = gpu.normalize(x, given.norm()?, n, d, eps)?;
         let gate_up = gpu.alloc(n * 2 * f, x.dtype)?;
         gpu.multiply(gate_up.span(), Matrix::new(normed.span(), n, d), gate_up_weight.transposed(), Into::Overwrite)?;
         let gated = gpu.gate(gate_up.span(), n, f)?;
@@ -184,43 +236,39 @@ impl FeedForward {
             normed: normed.into_tensor((n, d)),
             gate_up: gate_up.into_tensor((n, 2 * f)),
             gated: gated.into_tensor((n, f)),
-            rounded: rounded.map(|rounded| rounded.into_tensor(self.spec.n_weights())),
+            laid_out,
         })
     }
 }
 
-impl Operation<2> for FeedForward {
-    const OP: &'static str = "feed_forward";
-
-    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
+impl Half for FeedForward {
+    fn compute(&self, gpu: &Gpu, x: Span<'_>, given: Given<'_>) -> Result<Buffer> {
         let FeedForwardSpec { width: d, inner: f, .. } = self.spec;
         let n = self.n;
-        let made = self.activate(gpu, [x, weights])?;
-        let matrices = made.rounded.as_ref().map_or(Ok(weights), Span::of)?;
-        let down = Matrix::new(matrices.from(d * (1 + 2 * f)), d, f);
+        let made = self.activate(gpu, x, given)?;
+        let down = Matrix::new(given.matrices(made.laid_out.as_ref())?.from(d * (1 + 2 * f)), d, f);
         let gated = Matrix::new(Span::of(&made.gated)?, n, f);
         let y = gpu.alloc(n * d, x.dtype)?;
-        gpu.copy(y.span(), x, n * d)?;
-        gpu.multiply(y.span(), gated, down.transposed(), Into::Add)?;
+        gpu.multiply(y.span(), gated, down.transposed(), Into::Sum(x))?;
         if self.keeps {
             // An op is applied once; were it applied again, the values are the same.
             let _ = self.kept.set(made);
         }
-        Ok((y, self.dims.clone().into()))
+        Ok(y)
     }
 
-    fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        differentiate_node(self, self.spec.n_weights(), gpu, [x, weights], dy)
-    }
-}
-
-impl Half for FeedForward {
-    fn differentiate(&self, gpu: &Gpu, [x, given, dy]: [Span<'_>; 3], grad: Option<Span<'_>>) -> Result<Buffer> {
+    fn differentiate(
+        &self,
+        gpu: &Gpu,
+        [x, dy]: [Span<'_>; 2],
+        given: Given<'_>,
+        grad: Option<Span<'_>>,
+    ) -> Result<Buffer> {
         let FeedForwardSpec { width: d, inner: f, eps, .. } = self.spec;
         let n = self.n;
-        let again = if self.kept.get().is_none() { Some(self.activate(gpu, [x, given])?) } else { None };
+        let again = if self.kept.get().is_none() { Some(self.activate(gpu, x, given)?) } else { None };
         let kept = again.as_ref().or(self.kept.get()).expect("it is kept or was just made");
-        let matrices = kept.rounded.as_ref().map_or(Ok(given), Span::of)?;
+        let matrices = given.matrices(kept.laid_out.as_ref())?;
         let dtype = matrices.dtype;
         let gate_up_weight = Matrix::new(matrices.from(d), 2 * f, d);
         let down = Matrix::new(matrices.from(d * (1 + 2 * f)), d, f);
@@ -240,25 +288,40 @@ impl Half for FeedForward {
             let gated = Matrix::new(Span::of(&kept.gated)?, n, f);
             gpu.multiply(of_gate_up.from(2 * f * d), dy_rows.transposed(), gated, Into::Overwrite)?;
         }
-        gpu.normalize_backward([d_normed.span(), x, given], Some(dy), grad, (n, d, eps))
+        gpu.normalize_backward([d_normed.span(), x, given.norm()?], Some(dy), grad, (n, d, eps))
+    }
+}
+
+impl Operation<2> for FeedForward {
+    const OP: &'static str = "feed_forward";
+
+    fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
+        Ok((self.compute(gpu, x, Given::Flat(weights))?, self.dims.clone().into()))
+    }
+
+    fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        differentiate_node(self, self.spec.n_weights(), gpu, [x, weights], dy)
     }
 }
 
 /// [`crate::layers`] on a GPU; shapes are checked.
 pub(crate) fn layers(x: &Tensor, weights: &Tensor, spec: &LayersSpec, segments: &Segments) -> Result<Tensor> {
-    let attention = Attention::new(&*Gpu::of(x)?, &spec.attention.attention, segments)?;
-    let keeps = x.track_op() || weights.track_op();
-    let (dims, n) = (x.dims().to_vec(), segments.ids.len());
-    let layer = || {
-        let (first, second, kept) = (spec.attention, spec.feed_forward, OnceLock::new());
-        let attention = attention.clone();
-        let keeps_first = keeps && !first.recomputes;
-        let first = AttentionBlock { spec: first, attention, dims: dims.clone(), n, keeps: keeps_first, kept };
-        let (dims, keeps, kept) = (dims.clone(), keeps && !second.recomputes, OnceLock::new());
-        (first, FeedForward { spec: second, dims, n, keeps, kept })
-    };
-    let halves = std::iter::repeat_with(layer).take(spec.n_layers).collect();
-    x.apply_op2(weights, Node(Layers { spec: *spec, halves, dims: dims.clone(), keeps, between: OnceLock::new() }))
+    let learns = x.track_op() || weights.track_op();
+    x.apply_op2(weights, Node(Layers::new(x, spec, segments, learns)?))
+}
+
+/// [`crate::layers_of_parts`] on a GPU; shapes are checked.
+pub(crate) fn layers_of_parts(
+    x: &Tensor,
+    halves: &[&[Tensor]],
+    spec: &LayersSpec,
+    segments: &Segments,
+    gradients: &HandedOver,
+) -> Result<Tensor> {
+    let layers = Layers::new(x, spec, segments, true)?;
+    let half = |parts: &&[Tensor]| parts.iter().map(|part| part.detach().contiguous()).collect();
+    let halves = halves.iter().map(half).collect::<Result<_>>()?;
+    x.apply_op1(Node(LayersOfParts { layers, halves, gradients: gradients.clone() }))
 }
 
 struct Layers {
@@ -271,6 +334,72 @@ struct Layers {
 }
 
 impl Layers {
+    fn new(x: &Tensor, spec: &LayersSpec, segments: &Segments, keeps: bool) -> Result<Self> {
+        let attention = Attention::new(&*Gpu::of(x)?, &spec.attention.attention, segments)?;
+        let (dims, n) = (x.dims().to_vec(), segments.ids.len());
+        let layer = || {
+            let (first, second, kept) = (spec.attention, spec.feed_forward, OnceLock::new());
+            let attention = attention.clone();
+            let keeps_first = keeps && !first.recomputes;
+            let first = AttentionBlock { spec: first, attention, dims: dims.clone(), n, keeps: keeps_first, kept };
+            let (dims, keeps, kept) = (dims.clone(), keeps && !second.recomputes, OnceLock::new());
+            (first, FeedForward { spec: second, dims, n, keeps, kept })
+        };
+        let halves = std::iter::repeat_with(layer).take(spec.n_layers).collect();
+        Ok(Self { spec: *spec, halves, dims, keeps, between: OnceLock::new() })
+    }
+
+    /// What comes out; keeps what goes into each half.
+    fn compute(&self, gpu: &Gpu, x: Span<'_>, given: &[Given<'_>]) -> Result<Buffer> {
+        let mut between: Vec<Tensor> = Vec::new();
+        let mut last: Option<Buffer> = None;
+        let halves = self.halves.iter().flat_map(|(first, second)| [first as &dyn Half, second]);
+        for (half, &given) in halves.zip(given) {
+            if let Some(made) = last.take() {
+                if !self.keeps {
+                    between.clear();
+                }
+                between.push(made.into_tensor(self.dims.clone()));
+            }
+            let from = between.last().map_or(Ok(x), Span::of)?;
+            last = Some(half.compute(gpu, from, given)?);
+        }
+        // An op is applied once; were it applied again, the values are the same.
+        let _ = self.between.set(between);
+        last.ok_or_else(|| Error::msg("layers: there are none"))
+    }
+
+    /// The gradient of `x`; that of the weights goes to `grad`, where it is wanted.
+    fn differentiate(
+        &self,
+        gpu: &Gpu,
+        x: &Tensor,
+        from_above: Span<'_>,
+        given: &[Given<'_>],
+        grad: Option<Span<'_>>,
+    ) -> Result<Tensor> {
+        let between = self.between.get().ok_or_else(|| Error::msg("layers: nothing was kept"))?;
+        let grad_from = |start: usize| grad.map(|grad| grad.from(start));
+        let mut above: Option<Buffer> = None;
+        for (idx, (first, second)) in self.halves.iter().enumerate().rev() {
+            let (of_first, of_second) = self.starts(idx);
+            let dy = above.as_ref().map_or(from_above, Buffer::span);
+            let spans = [Span::of(&between[2 * idx])?, dy];
+            let middle = second.differentiate(gpu, spans, given[2 * idx + 1], grad_from(of_second))?;
+            let from = if idx == 0 { x } else { &between[2 * idx - 1] };
+            let spans = [Span::of(from)?, middle.span()];
+            above = Some(first.differentiate(gpu, spans, given[2 * idx], grad_from(of_first))?);
+        }
+        let dx = above.ok_or_else(|| Error::msg("layers: there are none"))?;
+        Ok(dx.into_tensor(x.shape()))
+    }
+
+    /// Each half's share of all weights.
+    fn shares<'a>(&self, weights: Span<'a>) -> Vec<Given<'a>> {
+        let starts = (0..self.spec.n_layers).map(|layer| self.starts(layer));
+        starts.flat_map(|(first, second)| [first, second]).map(|start| Given::Flat(weights.from(start))).collect()
+    }
+
     /// Where the weights of each half begin.
     fn starts(&self, layer: usize) -> (usize, usize) {
         let start = layer * self.spec.n_layer_weights();
@@ -282,48 +411,43 @@ impl Operation<2> for Layers {
     const OP: &'static str = "layers";
 
     fn forward(&self, gpu: &Gpu, [x, weights]: [Span<'_>; 2]) -> Result<(Buffer, Shape)> {
-        let mut between: Vec<Tensor> = Vec::new();
-        let mut last: Option<Buffer> = None;
-        for (idx, (first, second)) in self.halves.iter().enumerate() {
-            let (of_first, of_second) = self.starts(idx);
-            for is_first in [true, false] {
-                if let Some(made) = last.take() {
-                    if !self.keeps {
-                        between.clear();
-                    }
-                    between.push(made.into_tensor(self.dims.clone()));
-                }
-                let from = between.last().map_or(Ok(x), Span::of)?;
-                let (y, _) = if is_first {
-                    first.forward(gpu, [from, weights.from(of_first)])?
-                } else {
-                    second.forward(gpu, [from, weights.from(of_second)])?
-                };
-                last = Some(y);
-            }
-        }
-        // An op is applied once; were it applied again, the values are the same.
-        let _ = self.between.set(between);
-        let y = last.ok_or_else(|| Error::msg("layers: there are none"))?;
-        Ok((y, self.dims.clone().into()))
+        Ok((self.compute(gpu, x, &self.shares(weights))?, self.dims.clone().into()))
     }
 
     fn backward(&self, gpu: &Gpu, [x, weights]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let between = self.between.get().ok_or_else(|| Error::msg("layers: nothing was kept"))?;
-        let (given, from_above) = (Span::of(weights)?, Span::of(dy)?);
+        let given = Span::of(weights)?;
         let grad = weights.track_op().then(|| gpu.alloc(self.spec.n_weights(), given.dtype)).transpose()?;
-        let grad_from = |start: usize| grad.as_ref().map(|grad| grad.span().from(start));
-        let mut above: Option<Buffer> = None;
-        for (idx, (first, second)) in self.halves.iter().enumerate().rev() {
-            let (of_first, of_second) = self.starts(idx);
-            let dy = above.as_ref().map_or(from_above, Buffer::span);
-            let spans = [Span::of(&between[2 * idx])?, given.from(of_second), dy];
-            let middle = second.differentiate(gpu, spans, grad_from(of_second))?;
-            let from = if idx == 0 { x } else { &between[2 * idx - 1] };
-            let spans = [Span::of(from)?, given.from(of_first), middle.span()];
-            above = Some(first.differentiate(gpu, spans, grad_from(of_first))?);
-        }
-        let dx = above.map(|dx| dx.into_tensor(x.shape()));
-        Ok([dx, grad.map(|grad| grad.into_tensor(weights.shape()))])
+        let dx = self.differentiate(gpu, x, Span::of(dy)?, &self.shares(given), grad.as_ref().map(Buffer::span))?;
+        Ok([Some(dx), grad.map(|grad| grad.into_tensor(weights.shape()))])
+    }
+}
+
+/// Layers whose weights are no tensors of the graph.
+struct LayersOfParts {
+    layers: Layers,
+    /// Of each half its norm and its matrices.
+    halves: Vec<Vec<Tensor>>,
+    gradients: HandedOver,
+}
+
+impl LayersOfParts {
+    fn given(&self) -> Vec<Given<'_>> {
+        self.halves.iter().map(|parts| Given::Parts(parts)).collect()
+    }
+}
+
+impl Operation<1> for LayersOfParts {
+    const OP: &'static str = Layers::OP;
+
+    fn forward(&self, gpu: &Gpu, [x]: [Span<'_>; 1]) -> Result<(Buffer, Shape)> {
+        Ok((self.layers.compute(gpu, x, &self.given())?, self.layers.dims.clone().into()))
+    }
+
+    fn backward(&self, gpu: &Gpu, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        let n = self.layers.spec.n_weights();
+        let grad = gpu.alloc(n, DType::F32)?;
+        let dx = self.layers.differentiate(gpu, x, Span::of(dy)?, &self.given(), Some(grad.span()))?;
+        self.gradients.push(grad.into_tensor(n));
+        Ok([Some(dx)])
     }
 }

@@ -7,7 +7,10 @@ use candle_core::{DType, Error, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// Logits that exist at the same time.
-const MAX_LOGITS: usize = if cfg!(test) { 1 << 15 } else { 1 << 27 };
+const MAX_LOGITS: usize = if cfg!(test) { 1 << 15 } else { 1 << 28 };
+/// Bytes of a row of logits from which on it is held in shared memory between its two readings: of shorter ones several are in
+/// work at a time.
+const MIN_RESIDENT: usize = if cfg!(test) { 4_000 } else { 96 << 10 };
 /// Fewest rows whose logits exist at the same time.
 const MIN_ROWS: usize = 128;
 
@@ -74,7 +77,7 @@ impl Head {
             let n_chunk = chunk_rows.min(n - first);
             let h = Matrix::new(values.from(first * width), n_chunk, width);
             gpu.multiply(logits.span(), h, weight.transposed(), Into::Overwrite)?;
-            let args = [
+            let mut args = vec![
                 log_probs.span().from(first).into(),
                 grads.as_ref().map(|(_, of_logits, ..)| of_logits.span()).into(),
                 logits.span().into(),
@@ -82,13 +85,19 @@ impl Head {
                 scales.map(|scales| scales.from(first)).into(),
                 int(vocab),
             ];
-            let n_threads = if vocab >= 8_192 { 512 } else { 256 };
-            let way = if vocab.is_multiple_of(4) { "wide" } else { "1" };
-            gpu.launch(
-                format!("log_softmax_{way}_{}", values.suffix()),
-                Grid::blocks([n_chunk, 1, 1], n_threads),
-                &args,
-            )?;
+            let row_bytes = vocab * size_of::<f32>();
+            let is_resident = (MIN_RESIDENT..gpu.shared_memory - 256).contains(&row_bytes) && vocab.is_multiple_of(4);
+            if is_resident && scales.is_some() && values.dtype == DType::BF16 {
+                args.push(int(n_chunk));
+                let blocks = [gpu.n_multiprocessors.min(n_chunk), 1, 1];
+                let grid = Grid { blocks, threads: [1024, 1], shared_bytes: row_bytes };
+                gpu.launch("log_softmax_resident_bf16".to_owned(), grid, &args)?;
+            } else {
+                let n_threads = if vocab >= 8_192 { 512 } else { 256 };
+                let way = if vocab.is_multiple_of(4) { "wide" } else { "1" };
+                let grid = Grid::blocks([n_chunk, 1, 1], n_threads);
+                gpu.launch(format!("log_softmax_{way}_{}", values.suffix()), grid, &args)?;
+            }
             if let Some((_, of_logits, of_h, of_weight)) = &grads {
                 let of_logits = Matrix::new(of_logits.span(), n_chunk, vocab);
                 gpu.multiply(of_h.span().from(first * width), of_logits, weight, Into::Overwrite)?;
@@ -109,18 +118,26 @@ pub(crate) fn linear_cross_entropy(
     weights: &[f32],
     rows: &[usize],
 ) -> Result<Tensor> {
-    let op = CrossEntropy {
-        head: Head::new(weight, targets, rows)?,
-        scales: rows.iter().map(|&row| -weights[row]).collect(),
-        with_gradient: h.track_op() || weight.track_op(),
-        gradient: OnceLock::new(),
+    let n = targets.len();
+    let (head, scales) = if n - rows.len() < rows.len() / 16 {
+        // All are taken, the few that do not count with weight 0: cheaper than to pick the others and put gradients back.
+        let (mut known, mut scales) = (vec![0; n], vec![0.0; n]);
+        for &row in rows {
+            known[row] = targets[row];
+            scales[row] = -weights[row];
+        }
+        (Head::new(weight, &known, &(0..n).collect::<Vec<_>>())?, scales)
+    } else {
+        (Head::new(weight, targets, rows)?, rows.iter().map(|&row| -weights[row]).collect())
     };
+    let with_gradient = h.track_op() || weight.track_op();
+    let op = CrossEntropy { head, scales, with_gradient, gradient: OnceLock::new() };
     h.apply_op2(weight, Node(op))
 }
 
 struct CrossEntropy {
     head: Head,
-    /// Of the log-probability of each row that counts.
+    /// Of the log-probability of each row that is taken.
     scales: Vec<f32>,
     with_gradient: bool,
     /// Of `h` and of `weight`, found with the value.

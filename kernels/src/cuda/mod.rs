@@ -4,11 +4,12 @@
 //! gradient has the type of what it is of. One stream does everything in order. Nothing waits for the GPU but what hands a
 //! number to the host. Every sum has one owner and a fixed order, so that the same input gives the same bits.
 //!
-//! The kernels are in `kernels/cuda/`, matrix products are cuBLAS's. `unsafe` stands where a kernel is launched, which reads
+//! The kernels are in `kernels/cuda/`, matrix products are cuBLASLt's. `unsafe` stands where a kernel is launched, which reads
 //! and writes through addresses that the compiler knows nothing of.
 
 mod adamw;
 mod attention;
+mod blas;
 mod blocks;
 mod decode;
 mod head;
@@ -19,15 +20,15 @@ mod tests;
 
 pub(crate) use adamw::DeviceMoments;
 pub(crate) use attention::rope_attention;
-pub(crate) use blocks::{attention_block, feed_forward, layers};
-pub(crate) use decode::{DeviceCache, decode_attention};
+pub(crate) use blocks::{attention_block, feed_forward, layers, layers_of_parts};
+pub(crate) use decode::{DeviceCache, decode_attention, decode_layers};
 pub(crate) use head::{choose, linear_cross_entropy, linear_log_probs};
 pub(crate) use product::{linear, logits};
 pub(crate) use rows::{embedding, rms_norm, swiglu};
 
 use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, DevicePtr, LaunchConfig, PushKernelArg, result, sys,
+    CudaFunction, CudaModule, DevicePtr, LaunchConfig, PushKernelArg, result, sys, sys::CUdevice_attribute as Attribute,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
@@ -43,10 +44,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What a block of threads has without asking for more, bytes.
 const SHARED_MEMORY: usize = 48 << 10;
 
-const BINARIES: [&[u8]; 5] = [
+const BINARIES: &[&[u8]] = &[
     include_bytes!(concat!(env!("OUT_DIR"), "/rows.cubin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/attention.cubin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/attention_bf16.cubin")),
+    #[cfg(hopper)]
+    include_bytes!(concat!(env!("OUT_DIR"), "/attention_hopper.cubin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/head.cubin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/adamw.cubin")),
 ];
@@ -57,6 +60,10 @@ pub(crate) struct Gpu {
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<BTreeMap<String, CudaFunction>>,
     uploads: attention::Uploads,
+    blas: blas::Blas,
+    n_multiprocessors: usize,
+    /// Bytes that a block may ask for.
+    shared_memory: usize,
 }
 
 /// GPUs in use; what is loaded stays.
@@ -79,11 +86,15 @@ impl Gpu {
         }
         let stream = device.cuda_stream();
         let load = |binary: &[u8]| stream.context().load_module(Ptx::from_binary(binary.to_vec())).w();
+        let attribute = |which| Ok::<_, Error>(stream.context().attribute(which).w()?.unsigned_abs() as usize);
         let gpu = Arc::new(Self {
             device: device.clone(),
-            modules: BINARIES.into_iter().map(load).collect::<Result<_>>()?,
+            modules: BINARIES.iter().map(|binary| load(binary)).collect::<Result<_>>()?,
             functions: Mutex::new(BTreeMap::new()),
             uploads: attention::Uploads::default(),
+            blas: blas::Blas::new(device)?,
+            n_multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_memory: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         });
         gpus.push(Arc::clone(&gpu));
         Ok(gpu)
@@ -157,13 +168,36 @@ impl Gpu {
     }
 
     /// Copies numbers to the device.
+    ///
+    /// In pieces so small that the driver takes them at once into its own memory: for larger ones it waits until the stream has come
+    /// so far, and the device then waits for the host.
     fn upload<T: candle_core::WithDType>(&self, values: &[T]) -> Result<Buffer> {
-        let storage = if values.is_empty() {
-            self.device.zeros_impl(&1.into(), T::DTYPE)?
-        } else {
-            self.device.storage_from_slice(values)?
-        };
-        Ok(Buffer { storage })
+        const PIECE: usize = 64 << 10;
+        let buffer = self.alloc(values.len(), T::DTYPE)?;
+        let stream = self.device.cuda_stream();
+        let mut to = buffer.span();
+        for piece in values.chunks(PIECE / size_of::<T>()) {
+            // SAFETY: the buffer has a place for each value.
+            unsafe { result::memcpy_htod_async(to.address, piece, stream.cu_stream()) }.w()?;
+            to = to.from(piece.len());
+        }
+        Ok(buffer)
+    }
+
+    /// Tensors one after the other, in a type that they have or are rounded to.
+    fn join(&self, parts: &[Tensor], dtype: DType) -> Result<Buffer> {
+        let all = self.alloc(parts.iter().map(Tensor::elem_count).sum(), dtype)?;
+        let mut start = 0;
+        for part in parts {
+            let (to, from, n) = (all.span().from(start), Span::of(part)?, part.elem_count());
+            if from.dtype == dtype {
+                self.copy(to, from, n)?;
+            } else {
+                self.round(to, from, n)?;
+            }
+            start += n;
+        }
+        Ok(all)
     }
 
     /// Copies `n` numbers within the device.

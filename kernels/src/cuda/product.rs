@@ -1,10 +1,7 @@
-//! Matrix products, by cuBLAS.
+//! Matrix products, and weights as they are multiplied.
 
 use super::{Buffer, Gpu, Grid, Node, Operation, Span, long};
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Result, Shape, Tensor};
-use std::ffi::{c_int, c_void};
 
 /// A matrix that lies row by row without gaps, or its transpose.
 #[derive(Clone, Copy)]
@@ -25,76 +22,57 @@ impl<'a> Matrix<'a> {
         Self { rows: self.cols, cols: self.rows, is_transposed: !self.is_transposed, ..self }
     }
 
-    /// Numbers between the rows as they lie.
-    fn stride(self) -> c_int {
-        (if self.is_transposed { self.rows } else { self.cols }) as c_int
+    /// Rows, and numbers of a row, as it lies.
+    pub(super) fn as_it_lies(self) -> (usize, usize) {
+        if self.is_transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
     }
 
-    fn operation(self) -> sys::cublasOperation_t {
-        if self.is_transposed { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N }
+    /// Rows and columns, as it is multiplied.
+    pub(super) fn dims(self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    pub(super) fn is_transposed(self) -> bool {
+        self.is_transposed
+    }
+
+    pub(super) fn dtype(self) -> DType {
+        self.values.dtype
+    }
+
+    pub(super) fn address(self) -> u64 {
+        self.values.address
     }
 }
 
-/// What becomes of what is there already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Into {
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Into<'a> {
+    /// To nothing.
     Overwrite,
+    /// To what is there already.
     Add,
+    /// To these numbers, as many as the result has and of its type.
+    Sum(Span<'a>),
 }
 
 impl Gpu {
-    /// `to = a b` or `to += a b`, summed in f32; `to` (rows of a, columns of b) is of the operands' type or f32.
-    pub(super) fn multiply(&self, to: Span<'_>, a: Matrix<'_>, b: Matrix<'_>, into: Into) -> Result<()> {
-        let (rows, cols, inner) = (a.rows, b.cols, a.cols);
-        if rows == 0 || cols == 0 {
-            return Ok(());
-        }
-        let alpha = 1.0_f32;
-        let beta = if into == Into::Add { 1.0_f32 } else { 0.0 };
-        let pointer = |value: &f32| std::ptr::from_ref(value).cast::<c_void>();
-        let kind = |dtype: DType| {
-            if dtype == DType::BF16 { sys::cudaDataType_t::CUDA_R_16BF } else { sys::cudaDataType_t::CUDA_R_32F }
-        };
-        let blas = self.device.cublas_handle();
-        // SAFETY: the spans hold matrices of these shapes on this device. cuBLAS goes by column, so that it is asked for the
-        // transpose of the product, whose operands are those that lie in memory, in the other order.
-        unsafe {
-            result::gemm_ex(
-                *blas.handle(),
-                b.operation(),
-                a.operation(),
-                cols as c_int,
-                rows as c_int,
-                inner as c_int,
-                pointer(&alpha),
-                b.values.address as *const c_void,
-                kind(b.values.dtype),
-                b.stride(),
-                a.values.address as *const c_void,
-                kind(a.values.dtype),
-                a.stride(),
-                pointer(&beta),
-                to.address as *mut c_void,
-                kind(to.dtype),
-                cols as c_int,
-                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        }
-        .w()
-    }
-
     /// Weights in the type that they are multiplied in: as they are, or rounded to bf16 in a buffer that is handed back.
     pub(super) fn rounded(&self, weights: Span<'_>, n: usize, like: DType) -> Result<Option<Buffer>> {
         if weights.dtype == like {
             return Ok(None);
         }
         let to = self.alloc(n, like)?;
-        let is_aligned = n.is_multiple_of(8) && weights.address.is_multiple_of(32);
-        let (name, width) = if is_aligned { ("convert_wide", 8) } else { ("convert_1", 1) };
-        let args = [to.span().into(), weights.into(), long(n)];
-        self.launch(name.to_owned(), Grid::threads(n.div_ceil(width)), &args)?;
+        self.round(to.span(), weights, n)?;
         Ok(Some(to))
+    }
+
+    /// `n` numbers of f32 as bf16.
+    pub(super) fn round(&self, to: Span<'_>, from: Span<'_>, n: usize) -> Result<()> {
+        let are_aligned = n.is_multiple_of(8) && from.address.is_multiple_of(32) && to.address.is_multiple_of(16);
+        let (name, width) = if are_aligned { ("convert_wide", 8) } else { ("convert_1", 1) };
+        let args = [to.into(), from.into(), long(n)];
+        self.launch(name.to_owned(), Grid::threads(n.div_ceil(width)), &args)
     }
 }
 

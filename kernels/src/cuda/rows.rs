@@ -4,15 +4,26 @@ use super::{Buffer, Gpu, Grid, Node, Operation, Span, int, long, suffix};
 use candle_core::{DType, Result, Shape, Tensor};
 
 /// Rows whose share of a norm's gradient is one partial sum.
-const ROWS_PER_PART: usize = 256;
+const ROWS_PER_PART: usize = 64;
+/// Sums that a block holds in shared memory for them, d for each warp, where d is no larger.
+const NORM_SUMS: usize = 16 << 10;
 
 impl Gpu {
     pub(super) fn normalize(&self, x: Span<'_>, weight: Span<'_>, n: usize, d: usize, eps: f64) -> Result<Buffer> {
         let y = self.alloc(n * d, x.dtype)?;
-        let args = [y.span().into(), x.into(), weight.into(), int(n), int(d), (eps as f32).into()];
-        let name = format!("normalize_{}_{}_{}", norm_way(&[x, weight], d), x.suffix(), weight.suffix());
-        self.launch(name, Grid::warps(n), &args)?;
+        self.normalize_to(y.span(), [x, weight], (n, d, eps))?;
         Ok(y)
+    }
+
+    pub(super) fn normalize_to(
+        &self,
+        y: Span<'_>,
+        [x, weight]: [Span<'_>; 2],
+        (n, d, eps): (usize, usize, f64),
+    ) -> Result<()> {
+        let args = [y.into(), x.into(), weight.into(), int(n), int(d), (eps as f32).into()];
+        let name = format!("normalize_{}_{}_{}", norm_way(&[x, weight], d), x.suffix(), weight.suffix());
+        self.launch(name, Grid::warps(n), &args)
     }
 
     /// The gradient of [`Gpu::normalize`], with `residual` added to it; that of the weight goes to `dw`.
@@ -24,10 +35,11 @@ impl Gpu {
         (n, d, eps): (usize, usize, f64),
     ) -> Result<Buffer> {
         let dx = self.alloc(n * d, x.dtype)?;
-        let scales = self.alloc(n, DType::F32)?;
+        let n_parts = n.div_ceil(ROWS_PER_PART);
+        let parts = dw.map(|_| self.alloc(n_parts * d, DType::F32)).transpose()?;
         let args = [
             dx.span().into(),
-            scales.span().into(),
+            parts.as_ref().map(Buffer::span).into(),
             dy.into(),
             x.into(),
             weight.into(),
@@ -35,19 +47,17 @@ impl Gpu {
             int(n),
             int(d),
             (eps as f32).into(),
+            int(ROWS_PER_PART),
         ];
         let way = norm_way(&[x, dy, weight, residual.unwrap_or(x)], d);
         let name = format!("normalize_backward_{way}_{}_{}", x.suffix(), weight.suffix());
-        self.launch(name, Grid::warps(n), &args)?;
-        if let Some(dw) = dw {
-            let n_parts = n.div_ceil(ROWS_PER_PART);
-            let parts = self.alloc(n_parts * d, DType::F32)?;
-            let grid = Grid { blocks: [d.div_ceil(32), n_parts, 1], threads: [32, 8], shared_bytes: 0 };
-            let args =
-                [parts.span().into(), dy.into(), x.into(), scales.span().into(), int(n), int(d), int(ROWS_PER_PART)];
-            self.launch(format!("sum_weight_gradient_{}", x.suffix()), grid, &args)?;
+        let n_warps = (NORM_SUMS / d.max(1)).clamp(1, 8);
+        let shared_bytes = n_warps * d * size_of::<f32>();
+        self.launch(name, Grid { blocks: [n_parts, 1, 1], threads: [32 * n_warps, 1], shared_bytes }, &args)?;
+        if let (Some(dw), Some(parts)) = (dw, parts) {
+            let grid = Grid { blocks: [d.div_ceil(32), 1, 1], threads: [32, 8], shared_bytes: 0 };
             let args = [dw.into(), parts.span().into(), int(n_parts), int(d)];
-            self.launch(format!("sum_parts_{}", dw.suffix()), Grid::threads(d), &args)?;
+            self.launch(format!("sum_parts_{}", dw.suffix()), grid, &args)?;
         }
         Ok(dx)
     }
@@ -55,10 +65,14 @@ impl Gpu {
     /// Rows of gate | up, each `f` wide, to rows of `f`.
     pub(super) fn gate(&self, gate_up: Span<'_>, n: usize, f: usize) -> Result<Buffer> {
         let y = self.alloc(n * f, gate_up.dtype)?;
-        let (way, width) = neighbours(gate_up, f);
-        let args = [y.span().into(), gate_up.into(), long(n * f), int(f)];
-        self.launch(format!("gate_{way}_{}", gate_up.suffix()), Grid::threads((n * f).div_ceil(width)), &args)?;
+        self.gate_to(y.span(), gate_up, n, f)?;
         Ok(y)
+    }
+
+    pub(super) fn gate_to(&self, y: Span<'_>, gate_up: Span<'_>, n: usize, f: usize) -> Result<()> {
+        let (way, width) = neighbours(gate_up, f);
+        let args = [y.into(), gate_up.into(), long(n * f), int(f)];
+        self.launch(format!("gate_{way}_{}", gate_up.suffix()), Grid::threads((n * f).div_ceil(width)), &args)
     }
 
     pub(super) fn gate_backward(&self, gate_up: Span<'_>, dy: Span<'_>, n: usize, f: usize) -> Result<Buffer> {
@@ -179,23 +193,32 @@ impl Operation<1> for Swiglu {
     }
 }
 
-/// [`crate::embedding`] on a GPU; `ids` are in the table, result of shape `dims`.
-pub(crate) fn embedding(ids: Vec<u32>, dims: Vec<usize>, table: &Tensor) -> Result<Tensor> {
-    table.apply_op1(Node(Embedding { ids, dims, width: table.dim(1)? }))
+/// [`crate::embedding_as`] on a GPU; `ids` are in the table, result of shape `dims`, of the table's type or rounded to bf16.
+pub(crate) fn embedding(ids: Vec<u32>, dims: Vec<usize>, table: &Tensor, dtype: DType) -> Result<Tensor> {
+    table.apply_op1(Node(Embedding { ids, dims, width: table.dim(1)?, dtype }))
 }
 
 struct Embedding {
     ids: Vec<u32>,
     dims: Vec<usize>,
     width: usize,
+    dtype: DType,
 }
 
 impl Operation<1> for Embedding {
     const OP: &'static str = "embedding";
 
     fn forward(&self, gpu: &Gpu, [table]: [Span<'_>; 1]) -> Result<(Buffer, Shape)> {
-        let ids = gpu.upload(&self.ids)?;
-        Ok((gpu.pick(table, ids.span(), self.ids.len(), self.width)?, self.dims.clone().into()))
+        let (ids, n, d) = (gpu.upload(&self.ids)?, self.ids.len(), self.width);
+        let y = if self.dtype == table.dtype {
+            gpu.pick(table, ids.span(), n, d)?
+        } else {
+            let y = gpu.alloc(n * d, self.dtype)?;
+            let args = [y.span().into(), table.into(), ids.span().into(), long(n), int(d)];
+            gpu.launch("pick_rounded".to_owned(), Grid::threads(n * d), &args)?;
+            y
+        };
+        Ok((y, self.dims.clone().into()))
     }
 
     fn backward(&self, gpu: &Gpu, [table]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
@@ -222,7 +245,10 @@ impl Operation<1> for Embedding {
             int(self.width),
         ];
         let grid = Grid::blocks([n_known, 1, 1], Grid::THREADS);
-        gpu.launch(format!("sum_picked_{}", suffix(table.dtype())), grid, &args)?;
+        let is_rounded = self.dtype != table.dtype();
+        let name =
+            if is_rounded { "sum_picked_rounded".to_owned() } else { format!("sum_picked_{}", suffix(self.dtype)) };
+        gpu.launch(name, grid, &args)?;
         Ok([Some(grad.into_tensor(table.shape()))])
     }
 }

@@ -5,10 +5,16 @@ use crate::attention::{AttentionSpec, Segments, rope_attention};
 use crate::check::on_gpu::{assert_equals_oracle, both, distance, gpu};
 use crate::check::{assert_close, draw, values};
 use crate::{
-    AdamW, AdamWConfig, AttentionBlockSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, attention_block, choose,
-    decode_attention, embedding, feed_forward, layers, linear_cross_entropy, linear_log_probs, oracle,
+    AdamW, AdamWConfig, AttentionBlockSpec, DecodeLayer, Draw, FeedForwardSpec, HandedOver, KvCache, LayersSpec,
+    PackedWeight, attention_block, choose, decode_attention, decode_layers, embedding, embedding_as, feed_forward,
+    layers, layers_of_parts, linear_cross_entropy, linear_log_probs, oracle,
 };
 use candle_core::{DType, Device, Tensor, Var};
+
+thread_local! {
+    /// Whether the kernels that run on any card are wanted where there are others for this one.
+    pub(super) static ANY_CARD: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
 
 fn spec(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionSpec {
     AttentionSpec { n_heads, n_kv_heads, head_dim, rope_theta: 10_000.0 }
@@ -29,6 +35,13 @@ fn packed(rows: &[&[usize]], len: usize) -> Segments {
 
 #[test]
 fn tiles_of_every_width_equal_the_oracle() {
+    for any_card in [false, true] {
+        ANY_CARD.set(any_card);
+        compare_tiles();
+    }
+}
+
+fn compare_tiles() {
     for (head_dim, n_heads, n_kv_heads) in [(32, 4, 4), (32, 6, 2), (64, 2, 2), (64, 4, 1), (128, 1, 1), (128, 4, 2)] {
         let spec = spec(n_heads, n_kv_heads, head_dim);
         for segments in [
@@ -37,6 +50,8 @@ fn tiles_of_every_width_equal_the_oracle() {
             Segments::whole_rows(1, 65),
             Segments::padded_rows(&[200, 0, 129, 1], 200),
             packed(&[&[70, 1, 130, 33], &[10; 20], &[250]], 257),
+            // The last tile of queries is not full, and of other documents than most keys.
+            packed(&[&[70, 60], &[100, 30]], 130),
         ] {
             let inputs = [draw(1, &[segments.batch, segments.len, spec.qkv_width()], DType::F32)];
             assert_equals_oracle(
@@ -92,9 +107,67 @@ fn activations_computed_again_change_no_bit() {
 }
 
 #[test]
+fn gradients_that_are_handed_over_are_those_of_the_graph() {
+    let Some(gpu) = gpu() else { return };
+    let (width, segments) = (128, packed(&[&[70, 60], &[100]], 130));
+    let stack = LayersSpec {
+        n_layers: 2,
+        attention: AttentionBlockSpec { width, eps: 1e-5, attention: spec(2, 1, 64), recomputes: false },
+        feed_forward: FeedForwardSpec { width, inner: 264, eps: 1e-5, recomputes: false },
+    };
+    let var = |tensor: &Tensor| Var::from_tensor(&tensor.to_device(gpu).unwrap()).unwrap();
+    let x = var(&draw(1, &[2, 130, width], DType::F32).to_dtype(DType::BF16).unwrap());
+    let whole = var(&(draw(2, &[stack.n_weights()], DType::F32) * 0.2).unwrap());
+    let mut start = 0;
+    let mut take = |n: usize| {
+        start += n;
+        var(&whole.narrow(0, start - n, n).unwrap()).into_inner()
+    };
+    let sizes = [stack.attention.n_weights(), stack.feed_forward.n_weights()].repeat(2);
+    let halves: Vec<[Tensor; 3]> =
+        sizes.into_iter().map(|n| [take(width), take(1_000), take(n - width - 1_000)]).collect();
+    let halves: Vec<&[Tensor]> = halves.iter().map(<[Tensor; 3]>::as_slice).collect();
+    let differentiate =
+        |y: Tensor| y.to_dtype(DType::F32).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let in_graph = differentiate(layers(&x, &whole, &stack, &segments).unwrap());
+    let gradients = HandedOver::default();
+    let beside = differentiate(layers_of_parts(&x, &halves, &stack, &segments, &gradients).unwrap());
+    let [of_weights] = <[Tensor; 1]>::try_from(gradients.take()).unwrap();
+    assert_eq!(values(&of_weights), values(in_graph.get(&whole).unwrap()));
+    assert_eq!(values(beside.get(&x).unwrap()), values(in_graph.get(&x).unwrap()));
+    assert!(gradients.take().is_empty() && beside.get(&halves[0][0]).is_none());
+}
+
+#[test]
+fn an_embedding_is_rounded_after_its_rows_are_picked() {
+    let Some(gpu) = gpu() else { return };
+    let ids = Tensor::new((0..500_u32).map(|i| i * i % 37).collect::<Vec<_>>(), &Device::Cpu).unwrap();
+    let table = Var::from_tensor(&draw(1, &[40, 96], DType::F32).to_device(gpu).unwrap()).unwrap();
+    let above = draw(2, &[500, 96], DType::BF16).to_device(gpu).unwrap();
+    let [(rounded, of_rounded), (apart, of_apart)] = [
+        embedding_as(&ids, &table, DType::BF16).unwrap(),
+        embedding(&ids, &table).unwrap().to_dtype(DType::BF16).unwrap(),
+    ]
+    .map(|y| {
+        let grads = (&y * &above).unwrap().to_dtype(DType::F32).unwrap().sum_all().unwrap().backward().unwrap();
+        (values(&y), values(grads.get(&table).unwrap()))
+    });
+    assert_eq!((rounded, of_rounded), (apart, of_apart));
+}
+
+#[test]
 fn chunks_of_the_vocabulary_equal_the_oracle() {
-    let (n, width, vocab) = (300, 40, 1_003);
-    let targets: Vec<u32> = (0..n).map(|i| if i % 7 == 0 { crate::IGNORE } else { (i * 37 % vocab) as u32 }).collect();
+    // Of the second a row is held in shared memory; with the last all rows are taken.
+    for (vocab, ignored) in [(1_003, 7), (1_004, 7), (1_004, 40)] {
+        compare_heads(vocab, ignored);
+    }
+}
+
+/// Of every so many rows the first is ignored.
+fn compare_heads(vocab: usize, ignored: usize) {
+    let (n, width) = (300, 40);
+    let targets: Vec<u32> =
+        (0..n).map(|i| if i % ignored == 0 { crate::IGNORE } else { (i * 37 % vocab) as u32 }).collect();
     let weights: Vec<f32> = (0..n).map(|i| (i % 5) as f32 / n as f32).collect();
     let inputs = [draw(1, &[n, width], DType::F32), draw(2, &[vocab, width], DType::F32)];
     assert_equals_oracle(
@@ -220,6 +293,58 @@ fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
     assert!(matches!(error, crate::Error::NonFiniteGradient { name } if name == "second"));
     assert_eq!(values(&params[0].1.to_device(&Device::Cpu).unwrap()), before);
     assert_eq!(optimizer.steps(), 0);
+}
+
+#[test]
+fn decoding_through_all_layers_equals_that_on_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let (width, inner, attention) = (128, 264, spec(2, 1, 64));
+    let stack = LayersSpec {
+        n_layers: 2,
+        attention: AttentionBlockSpec { width, eps: 1e-5, attention, recomputes: false },
+        feed_forward: FeedForwardSpec { width, inner, eps: 1e-5, recomputes: false },
+    };
+    let decode = |device: &Device, dtype: DType| -> Vec<f64> {
+        let weight = |seed: u64, dims: &[usize]| {
+            let drawn = (draw(seed, dims, DType::F32) * 0.2).unwrap().to_dtype(DType::BF16).unwrap();
+            drawn.to_dtype(dtype).unwrap().to_device(device).unwrap()
+        };
+        let packed = |seed: u64, dims: &[usize]| PackedWeight::new(&weight(seed, dims)).unwrap();
+        let weights: Vec<_> = (0..2)
+            .map(|layer| {
+                let norms = [weight(10 * layer + 1, &[width]), weight(10 * layer + 2, &[width])];
+                let qkv = packed(10 * layer + 3, &[attention.qkv_width(), width]);
+                let output = packed(10 * layer + 4, &[width, attention.output_width()]);
+                let gate_up = packed(10 * layer + 5, &[2 * inner, width]);
+                (norms, [qkv, output, gate_up, packed(10 * layer + 6, &[width, inner])])
+            })
+            .collect();
+        let layers = weights.iter().map(|(norms, [qkv, output, gate_up, down])| DecodeLayer {
+            attention_norm: &norms[0],
+            qkv,
+            output,
+            feed_forward_norm: &norms[1],
+            gate_up,
+            down,
+        });
+        let layers: Vec<DecodeLayer> = layers.collect();
+        let mut cache = KvCache::on((device, dtype), 2, 3, 10, &attention).unwrap();
+        let mut found = Vec::new();
+        for (seed, rows) in [vec![0, 0, 0, 2, 2], vec![2, 0], vec![1, 1, 1, 1, 0, 2], vec![0, 1, 2]].iter().enumerate()
+        {
+            let x = draw(100 + seed as u64, &[rows.len(), width], DType::BF16);
+            let x = x.to_dtype(dtype).unwrap().to_device(device).unwrap();
+            found.extend(values(&decode_layers(&x, &layers, &stack, rows, &mut cache).unwrap()));
+            cache.advance(rows).unwrap();
+        }
+        assert!(decode_layers(&weight(1, &[1, width]), &layers[1..], &stack, &[0], &mut cache).is_err());
+        found
+    };
+    let tensor = |found: Vec<f64>| Tensor::new(found, &Device::Cpu).unwrap();
+    let expected = tensor(decode(&Device::Cpu, DType::F32));
+    assert_close("f32", &tensor(decode(gpu, DType::F32)), &expected, 1e-5);
+    let error = distance(&tensor(decode(gpu, DType::BF16)), &expected);
+    assert!(error <= 1e-2, "bf16: {error} of its norm");
 }
 
 #[test]
