@@ -26,15 +26,19 @@ pub(crate) struct PackedBlock {
     pub(crate) second: PackedWeight,
 }
 
+/// Tensors one after the other.
+fn join(parts: &[Tensor]) -> Result<Tensor> {
+    let parts = parts.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&parts, 0)?)
+}
+
 impl Block {
     /// The norm and the matrices of a block, in order.
     pub(crate) fn new(parts: &[Tensor]) -> Result<Self> {
-        let is_variable = parts.iter().any(Tensor::track_op);
-        let parts = parts.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
-        if is_variable {
-            return Ok(Self::Parts(parts));
+        if parts.iter().any(Tensor::track_op) {
+            return Ok(Self::Parts(parts.to_vec()));
         }
-        Ok(Self::Whole { flat: Tensor::cat(&parts, 0)?, packed: OnceLock::new() })
+        Ok(Self::Whole { flat: join(parts)?, packed: OnceLock::new() })
     }
 
     /// A copy of the same for decoding alone; all but the last of the matrices, side by side, are the first.
@@ -56,7 +60,7 @@ impl Block {
     /// All weights in one tensor.
     pub(crate) fn join(&self) -> Result<Tensor> {
         match self {
-            Self::Parts(parts) => Ok(Tensor::cat(parts, 0)?),
+            Self::Parts(parts) => join(parts),
             Self::Whole { flat, .. } => Ok(flat.clone()),
             Self::Packed(packed) => {
                 let matrices = [packed.first.to_tensor()?.flatten_all()?, packed.second.to_tensor()?.flatten_all()?];

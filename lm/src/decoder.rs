@@ -7,10 +7,11 @@ use crate::generation::choose;
 use crate::next_token::{for_each_row, judge};
 use crate::weights::Weights;
 use crate::{Error, Result};
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use kernels::{
-    AttentionBlockSpec, AttentionSpec, Draw, FeedForwardSpec, KvCache, LayersSpec, PackedWeight, TokenLogProb,
-    TokenTree,
+    AttentionBlockSpec, AttentionSpec, DecodeLayer, Draw, FeedForwardSpec, HandedOver, KvCache, LayersSpec,
+    PackedWeight, TokenLogProb, TokenTree,
 };
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub struct Decoder {
     compute: DType,
     attention: AttentionBlockSpec,
     feed_forward: FeedForwardSpec,
+    /// Gradients of the layers' weights that are not in candle's graph.
+    handed_over: HandedOver,
 }
 
 /// Weights of one layer, block by block.
@@ -103,6 +106,7 @@ impl Decoder {
             compute,
             attention: AttentionBlockSpec { width, eps, attention, recomputes: false },
             feed_forward: FeedForwardSpec { width, inner: config.intermediate_size, eps, recomputes: false },
+            handed_over: HandedOver::default(),
         })
     }
 
@@ -178,11 +182,9 @@ impl Decoder {
     /// Where a row is longer than the context window or an id lies outside the vocabulary.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.config.require_fit("a row of the batch", batch.row_len())?;
-        let mut x = kernels::embedding(batch.ids(), self.embed_tokens.lying()?)?.to_dtype(self.compute)?; // (B, T, d)
-        if let Some(weights) = self.join_layers()? {
-            let (n_layers, attention, feed_forward) = (self.layers.len(), self.attention, self.feed_forward);
-            let spec = LayersSpec { n_layers, attention, feed_forward };
-            x = kernels::layers(&x, &weights, &spec, batch.segments())?;
+        let mut x = kernels::embedding_as(batch.ids(), self.embed_tokens.lying()?, self.compute)?; // (B, T, d)
+        if let Some(halves) = self.parts_on_gpu() {
+            x = kernels::layers_of_parts(&x, &halves, &self.layers_spec(), batch.segments(), &self.handed_over)?;
         } else {
             for layer in &self.layers {
                 x = kernels::attention_block(&x, &layer.attention.join()?, &self.attention, batch.segments())?;
@@ -192,19 +194,49 @@ impl Decoder {
         Ok(kernels::rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
     }
 
-    /// The weights of all layers in one tensor, where they learn on a GPU: there all layers are one node.
-    fn join_layers(&self) -> Result<Option<Tensor>> {
-        let blocks = self.layers.iter().flat_map(|layer| [&layer.attention, &layer.feed_forward]);
-        let parts: Option<Vec<&[Tensor]>> = blocks
-            .map(|block| match block {
-                Block::Parts(parts) => Some(parts.as_slice()),
-                Block::Whole { .. } | Block::Packed(_) => None,
-            })
-            .collect();
-        match parts {
-            Some(parts) if self.norm.device().is_cuda() => Ok(Some(Tensor::cat(&parts.concat(), 0)?)),
-            _ => Ok(None),
+    /// The gradients of a loss that was computed from what [`Decoder::forward`] made.
+    ///
+    /// To be called instead of the tensor's own `backward`: where weights learn on a GPU, the layers hand their gradients over beside
+    /// candle's graph.
+    ///
+    /// # Errors
+    /// Where a gradient cannot be computed.
+    pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
+        // What another backward pass may have left is not of this loss.
+        drop(self.handed_over.take());
+        let mut found = loss.backward()?;
+        let parts = self.parts_on_gpu().unwrap_or_default().concat();
+        for all in self.handed_over.take() {
+            let mut start = 0;
+            for part in &parts {
+                let n = part.elem_count();
+                let gradient = all.narrow(0, start, n)?.reshape(part.shape())?;
+                start += n;
+                let sum = match found.remove(part) {
+                    Some(known) => (known + gradient)?,
+                    None => gradient,
+                };
+                found.insert(part, sum);
+            }
         }
+        Ok(found)
+    }
+
+    fn layers_spec(&self) -> LayersSpec {
+        LayersSpec { n_layers: self.layers.len(), attention: self.attention, feed_forward: self.feed_forward }
+    }
+
+    /// The weights of each half of each layer, where they learn on a GPU.
+    fn parts_on_gpu(&self) -> Option<Vec<&[Tensor]>> {
+        if !self.norm.device().is_cuda() {
+            return None;
+        }
+        let blocks = self.layers.iter().flat_map(|layer| [&layer.attention, &layer.feed_forward]);
+        let halves = blocks.map(|block| match block {
+            Block::Parts(parts) => Some(parts.as_slice()),
+            Block::Whole { .. } | Block::Packed(_) => None,
+        });
+        halves.collect()
     }
 
     /// An empty cache for [`Decoder::extend`], of `n_rows` sequences of up to `max_len` tokens.
@@ -234,20 +266,25 @@ impl Decoder {
     pub fn extend(&self, cache: &mut KvCache, ids: &[u32], rows: &[usize]) -> Result<Tensor> {
         self.config.require_known(ids)?;
         let eps = self.config.rms_norm_eps;
-        let mut x = self.embed_tokens.rows(ids)?.to_dtype(self.compute)?; // (N, d)
-        let attention = &self.attention.attention;
-        let decode_spec = (*attention).into();
-        let (d, f) = (self.feed_forward.width, self.feed_forward.inner);
-        for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let block =
-                layer.attention.packed((attention.qkv_width(), d), (d, attention.output_width()), self.compute)?;
-            let qkv = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
-            let heads = kernels::decode_attention(&qkv, &decode_spec, rows, cache, layer_idx)?;
-            x = (x + block.second.apply(&heads)?)?;
-            let block = layer.feed_forward.packed((2 * f, d), (d, f), self.compute)?;
-            let gate_up = block.first.apply(&kernels::rms_norm(&x, &block.norm, eps)?)?;
-            x = (x + block.second.apply(&kernels::swiglu(&gate_up)?)?)?;
-        }
+        let x = self.embed_tokens.rows(ids)?.to_dtype(self.compute)?; // (N, d)
+        let spec = self.layers_spec();
+        let (attention, d, f) = (&spec.attention.attention, spec.feed_forward.width, spec.feed_forward.inner);
+        let packed = |layer: &Layer| {
+            let (qkv, output) = ((attention.qkv_width(), d), (d, attention.output_width()));
+            let first = layer.attention.packed(qkv, output, self.compute)?;
+            Ok::<_, Error>((first, layer.feed_forward.packed((2 * f, d), (d, f), self.compute)?))
+        };
+        let packed = self.layers.iter().map(packed).collect::<Result<Vec<_>>>()?;
+        let layers = packed.iter().map(|(attention, feed_forward)| DecodeLayer {
+            attention_norm: &attention.norm,
+            qkv: &attention.first,
+            output: &attention.second,
+            feed_forward_norm: &feed_forward.norm,
+            gate_up: &feed_forward.first,
+            down: &feed_forward.second,
+        });
+        let layers: Vec<DecodeLayer> = layers.collect();
+        let x = kernels::decode_layers(&x, &layers, &spec, rows, cache)?;
         cache.advance(rows)?;
         Ok(kernels::rms_norm(&x, &self.norm.detach(), eps)?)
     }
@@ -429,7 +466,7 @@ pub(crate) mod tests {
                 let targets = [7, 8, 9, 10, 11, 12, 13, 14, 15, u32::MAX, u32::MAX, u32::MAX];
                 kernels::linear_cross_entropy(&hidden, decoder.lm_head(), &targets, &[1.0; 12]).unwrap()
             };
-            let gradients = loss().backward().unwrap();
+            let gradients = decoder.backward(&loss()).unwrap();
             for ((name, tensor), var) in weights.iter().zip(&vars) {
                 let gradient = gradients.get(tensor).unwrap_or_else(|| panic!("{name} has no gradient"));
                 let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();

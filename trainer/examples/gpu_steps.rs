@@ -140,7 +140,7 @@ fn agree(size: &Size, folder: &Path) -> Outcome<Value> {
         let weights = checkpoint.weights.map(|_| Ok(rest.next().expect("one for each").as_tensor().clone()))?;
         let decoder = Decoder::new(&checkpoint.config, &weights)?.computing_in(dtype);
         let loss = token_loss(&decoder, &batch, batch.n_targets)?;
-        let found = loss.backward()?;
+        let found = decoder.backward(&loss)?;
         let gradient = |var: &Var| -> Outcome<Tensor> {
             Ok(found.get(var).ok_or("a parameter has no gradient")?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
         };
@@ -199,21 +199,29 @@ fn train(size: &Size, folder: &Path, steps: usize, recomputes: bool) -> Outcome<
     let mut session = Session::open(phase, Start::from_checkpoint(&start), &Silent)?;
     let batches = (0..8).map(|n| size.batch(n)).collect::<Outcome<Vec<_>>>()?;
     let (mut losses, mut seconds, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    // Until the host has handed out the forward pass, has the loss, and has the norm of the gradients.
+    let mut until = [Vec::new(), Vec::new(), Vec::new()];
     for step in 0..steps {
         let clock = Instant::now();
         let batch = &batches[step % 8];
         let loss = token_loss(session.decoder(), batch, batch.n_targets)?;
+        let forward_s = clock.elapsed().as_secs_f64();
         let loss_nats = session.accumulate(&loss)?;
+        let loss_s = clock.elapsed().as_secs_f64();
         drop(loss);
         session.apply(&Metrics { loss: loss_nats, tokens: batch.n_tokens(), ..Metrics::default() })?;
         if step >= WARM_UP {
             seconds.push(clock.elapsed().as_secs_f64());
+            for (times, s) in until.iter_mut().zip([forward_s, loss_s, clock.elapsed().as_secs_f64()]) {
+                times.push(s * 1e3);
+            }
         }
         losses.push(loss_nats);
         if step == WARM_UP || (step + 1) % (steps / 10).max(1) == 0 {
             bytes.push(memory(&device)?);
         }
     }
+    let [forward, loss, norm] = until.map(median);
     let n_tokens = size.n_sequences * size.sequence_tokens;
     let tokens_per_s = n_tokens as f64 / median(seconds);
     Ok(json!({
@@ -224,6 +232,7 @@ fn train(size: &Size, folder: &Path, steps: usize, recomputes: bool) -> Outcome<
         "mfu": tokens_per_s * size.flop_per_token(n_parameters) / PEAK,
         "losses": losses.iter().enumerate().filter(|(i, _)| *i < 20 || i % 20 == 0).map(|(_, x)| x).collect::<Vec<_>>(),
         "memory_bytes": bytes,
+        "host_ms": { "forward_handed_out": forward, "loss_there": loss, "norm_there": norm },
     }))
 }
 

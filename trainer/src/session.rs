@@ -332,13 +332,15 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Where the backward pass fails.
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<f64> {
-        let mut found = loss.backward()?;
+        // Read first: a GPU then has all of the backward pass and the step before it when this waits for it again.
+        let nats = number(loss)?;
+        let mut found = self.decoder.backward(loss)?;
         for (index, (_, var)) in self.parameters.iter().enumerate() {
             if let Some(gradient) = found.remove(var.as_tensor()) {
                 self.gradients.add(index, gradient)?;
             }
         }
-        number(loss)
+        Ok(nats)
     }
 
     /// One step from the gradients that all ranks have accumulated: clip, AdamW, log, and an intermediate checkpoint when due.
