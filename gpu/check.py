@@ -37,6 +37,40 @@ def environment():
     return {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, paths)), "RUST_BACKTRACE": "0", "KERNELS_NEED_GPU": "1"}
 
 
+class Watch:
+    """Clock and power of the GPU while a command runs: the medians of the readings at no less than nine tenths of the highest power."""
+
+    def __enter__(self):
+        query = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "-lms", "100"]
+        try:
+            self.process = subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError:
+            self.process = None
+        return self
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.kill()
+
+    def reading(self):
+        """What was read, to be added to what the command found."""
+        if not self.process:
+            return {}
+        self.process.kill()
+        lines = (line.split(",") for line in self.process.communicate()[0].splitlines())
+        readings = [tuple(map(float, line)) for line in lines if len(line) == 2 and all(map(is_number, line))]
+        if not readings:
+            return {}
+        most = max(power for _, power in readings)
+        busy = [reading for reading in readings if reading[1] >= 0.9 * most]
+        clock, power = (statistics.median(values) for values in zip(*busy))
+        return {"clock_mhz": clock, "power_w": power}
+
+
+def is_number(text):
+    return re.fullmatch(r"\s*[\d.]+\s*", text) is not None
+
+
 def run(name, command, env, out, limit=120):
     """Runs a command; its last line as JSON where it is any, and what went wrong otherwise."""
     limit = min(limit, DEADLINE - time.monotonic())
@@ -149,10 +183,13 @@ def main():
     found = {"date": datetime.date.today().isoformat(),
              "commit": open(commit).read().strip() if os.path.exists(commit) else "unknown"}
     small, large = os.path.join(work, "S"), os.path.join(work, "L")
-    n_train, n_flat = (15, 30) if QUICK else (200, 5000)
+    n_train, n_flat = 41 if QUICK else 200, 5000
 
     def step(name, command, limit=120):
-        found[name] = run(name, command, env, out, limit)
+        with Watch() as watch:
+            found[name] = run(name, command, env, out, limit)
+            if "tokens_per_s" in found[name]:
+                found[name].update(watch.reading())
         with open(os.path.join(out, "check.json"), "w") as file:
             json.dump(found, file, indent=1)
 
@@ -207,6 +244,7 @@ def render(found):
          f"{error('agree', 'worst_gradient_f32')} / {error('agree', 'worst_gradient_bf16')}", "", ""),
         ("124M, training: tokens/s", *(value(name, "tokens_per_s") for name in training)),
         ("124M, training: MFU", *(value(name, "mfu", "{:.1%}") for name in training)),
+        ("124M: clock of the multiprocessors and power meanwhile", *(clock(found.get(name, {})) for name in training)),
         ("124M, activations computed again (`--recompute`): tokens/s; memory from step 11 to the end",
          f"{value('recompute_L', 'tokens_per_s')}; {memory('recompute_L')}", "", ""),
         (f"124M: loss at step {max(n_steps - 1, 0) // 20 * 20 + 1}, nats", *(last_loss(found, name) for name in training)),
@@ -252,6 +290,10 @@ def world(found):
          count("trained_apart"), "", ""),
         ("behaviours that differ at all: the run of the CPU asked on the GPU, and on the CPU", count("asked_apart"), "", ""),
     ]
+
+
+def clock(outcome):
+    return "{clock_mhz:,.0f} MHz, {power_w:.0f} W".format(**outcome) if "clock_mhz" in outcome else "not measured"
 
 
 def last_loss(found, name):
