@@ -155,11 +155,15 @@ def small_world(program, work, env, out):
     for name, run in (("gpu", gpu), ("cpu", cpu)):
         if "seconds" in found[name]:
             found[name]["rollout_tokens_per_s"] = rollouts(run)
+    ask = [program, "probe", "--quiet", "--limit", "40"]
+    on_gpu, on_cpu = ([*ask, gpu, "--device", DEVICE], [*ask, cpu, "--threads", THREADS])
+    if "error" in trained["cpu"] and "seconds" in found["gpu"]:
+        # That it can be asked shows even where there is nothing to compare it with.
+        (of_gpu,) = together("ask", [on_gpu], env, out, 100)
+        found["asked"] = {"gpu's on the gpu": of_gpu.get("seconds", of_gpu.get("error"))}
     if any("error" in outcome for outcome in trained.values()):
         return found
-    ask = [program, "probe", "--quiet", "--limit", "40"]
-    commands = [[*ask, gpu, "--device", DEVICE], [*ask, cpu, "--threads", THREADS]]
-    of_gpu, of_cpu = together("ask", commands, env, out, 150)
+    of_gpu, of_cpu = together("ask", [on_gpu, on_cpu], env, out, 150)
     (again,) = together("ask_again", [[*ask, cpu, "--device", DEVICE, "-o", again]], env, out, 100)
     asked = {"gpu's on the gpu": of_gpu, "cpu's on the cpu": of_cpu, "cpu's on the gpu": again}
     found["asked"] = {name: outcome.get("seconds", outcome.get("error")) for name, outcome in asked.items()}
