@@ -340,14 +340,15 @@ fn basis(diagnosis: &Diagnosis) -> Vec<Fact> {
             note: "Without runs known to be good no cause is more than observed.".to_owned(),
         },
     };
-    let smallest = main.filter(|_| n_phases > 1).map(smallest_difference);
+    let smallest = (n_phases > 1).then(|| smallest_difference(&diagnosis.lineages));
     [asked, compared].into_iter().chain(smallest).collect()
 }
 
-fn smallest_difference(lineage: &LineageDiagnosis) -> Fact {
+fn smallest_difference(lineages: &[LineageDiagnosis]) -> Fact {
+    let behaviours = lineages.iter().flat_map(|lineage| &lineage.behaviours);
     Fact {
         name: "Smallest difference that shows",
-        value: points_span(lineage.behaviours.iter().filter_map(|h| h.detectable_effect)),
+        value: points_span(behaviours.filter_map(|h| h.detectable_effect)),
         note: "Out of 100, between two phases, in 4 of 5 cases; it differs between behaviours.".to_owned(),
     }
 }
