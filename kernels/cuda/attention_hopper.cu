@@ -1,8 +1,8 @@
 // Causal grouped-query attention within documents, bf16 by warpgroup products, for heads of 64 or 128 on Hopper.
 //
-// What attention_bf16.cu computes, and the gradients turned back besides; a block is a warpgroup with a tile of 64 rows of its own. Scores by query (or by
-// key in the backward pass by keys) lie in its registers, and from there are the left operand of the next product. While one
-// warpgroup takes exponentials, others of the same multiprocessor multiply.
+// What attention_bf16.cu computes, and the gradients turned back besides. A block is a warpgroup with a tile of 64 rows of its own,
+// and goes through tiles of 64 others. Scores by query (or by key in the backward pass by keys) lie in its registers, and from there
+// are the left operand of the next product. While one warpgroup takes exponentials, others of the same multiprocessor multiply.
 //
 // Shah et al. 2024, arXiv:2407.08608 (which products go from where); Dao 2023, arXiv:2307.08691 (what is computed).
 #include "attention_bf16.cuh"
@@ -11,38 +11,38 @@
 // Rows of all tiles, and threads of all blocks.
 constexpr int ROWS = 64, THREADS = 128;
 
-// c = 64 rows of `a` times the N rows of `b`, both D wide, in panels of A_ROWS and N rows. Not awaited.
-template <int D, int N, int A_ROWS>
-__device__ __forceinline__ void score(float (&c)[N / 8][4], const bf16* a, const bf16* b) {
+// c = `a` times the rows of `b`, tiles D wide. Not awaited.
+template <int D> __device__ __forceinline__ void score(float (&c)[ROWS / 8][4], const bf16* a, const bf16* b) {
 #pragma unroll
     for (int k = 0; k < D; k += 16) {
-        const uint64_t left = describe(a + k / PANEL * A_ROWS * PANEL + k % PANEL, 0);
-        const uint64_t right = describe(b + k / PANEL * N * PANEL + k % PANEL, 0);
+        const int at = k / PANEL * ROWS * PANEL + k % PANEL;
         if (k == 0)
-            multiply_shared<false>(c, left, right);
+            multiply_shared<false>(c, describe(a + at, 0), describe(b + at, 0));
         else
-            multiply_shared<true>(c, left, right);
+            multiply_shared<true>(c, describe(a + at, 0), describe(b + at, 0));
     }
 }
 
-// c += weights (64 rows by K) times the K rows of `b`, D wide. Not awaited.
-template <int D, int K>
-__device__ __forceinline__ void weigh(float (&c)[D / 8][4], const unsigned (&weights)[K / 16][4], const bf16* b) {
+// Scores of the tile's rows by others as a left operand.
+typedef unsigned Weights[ROWS / 16][4];
+
+// c += weights times the rows of `b`, a tile D wide. Not awaited.
+template <int D> __device__ __forceinline__ void weigh(float (&c)[D / 8][4], const Weights& weights, const bf16* b) {
 #pragma unroll
-    for (int k = 0; k < K; k += 16)
-        multiply_registers(c, weights[k / 16], describe(b + k * PANEL, K * PANEL * (int)sizeof(bf16)));
+    for (int k = 0; k < ROWS; k += 16)
+        multiply_registers(c, weights[k / 16], describe(b + k * PANEL, ROWS * PANEL * (int)sizeof(bf16)));
 }
 
-template <int K> __device__ __forceinline__ void as_weights(unsigned (&weights)[K / 16][4], const float (&c)[K / 8][4]) {
+__device__ __forceinline__ void as_weights(Weights& weights, const float (&c)[ROWS / 8][4]) {
 #pragma unroll
-    for (int k = 0; k < K / 16; k++) as_left(weights[k], c[2 * k], c[2 * k + 1]);
+    for (int k = 0; k < ROWS / 16; k++) as_left(weights[k], c[2 * k], c[2 * k + 1]);
 }
 
 // Scores of rows by columns: minus infinity where `sees(row, column)` of the thread's two rows does not hold.
-template <int N, typename Sees> __device__ __forceinline__ void mask(float (&c)[N / 8][4], Sees sees) {
+template <typename Sees> __device__ __forceinline__ void mask(float (&c)[ROWS / 8][4], Sees sees) {
     const int t = threadIdx.x % 4;
 #pragma unroll
-    for (int n = 0; n < N / 8; n++)
+    for (int n = 0; n < ROWS / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             if (!sees(i / 2, n * 8 + 2 * t + i % 2)) c[n][i] = -INFINITY;
@@ -72,15 +72,15 @@ __device__ __forceinline__ void write_turned_back(bf16* to, const float (&grad)[
 // 64 queries of one head, by tiles of 64 keys.
 template <int D>
 __device__ __forceinline__ void forward(bf16* y, float* norms, const bf16* qkv, const int* first, Shape shape) {
-    constexpr int KEYS = ROWS, TILE_LEN = ROWS * D;
+    constexpr int TILE_LEN = ROWS * D;
     extern __shared__ __align__(1024) bf16 tiles[];
     bf16 *queries = tiles, *keys = queries + TILE_LEN, *values = keys + 2 * TILE_LEN;
     const int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y, row = blockIdx.z, len = shape.len;
     const int q0 = tile * ROWS, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const Columns<D> from(qkv, shape, row, head, head / (shape.n_heads / shape.n_kv_heads));
     first += (size_t)row * len;
-    const int first_tile = first[q0] / KEYS, last_first = first[min(q0 + ROWS, len) - 1];
-    const int last_tile = (min(q0 + ROWS, len) - 1) / KEYS;
+    const int first_tile = first[q0] / ROWS, last_first = first[min(q0 + ROWS, len) - 1];
+    const int last_tile = (min(q0 + ROWS, len) - 1) / ROWS;
     const float scale = shape.scale * LOG2_E;
 
     int q[2], begin[2];
@@ -93,40 +93,40 @@ __device__ __forceinline__ void forward(bf16* y, float* norms, const bf16* qkv, 
         total[i] = 0.0f;
     }
     copy_panels<D, ROWS, THREADS>(queries, from.q, from.width, q0, len);
-    copy_panels<D, KEYS, THREADS>(keys, from.k, from.width, first_tile * KEYS, len);
-    copy_panels<D, KEYS, THREADS>(values, from.v, from.width, first_tile * KEYS, len);
+    copy_panels<D, ROWS, THREADS>(keys, from.k, from.width, first_tile * ROWS, len);
+    copy_panels<D, ROWS, THREADS>(values, from.v, from.width, first_tile * ROWS, len);
     commit_copies();
     for (int kt = first_tile; kt <= last_tile; kt++) {
-        const int stage = (kt - first_tile) & 1, k0 = kt * KEYS;
+        const int stage = (kt - first_tile) & 1, k0 = kt * ROWS;
         // This tile is there, and all have done with the last, which the next one takes the place of.
         await_copies<0>();
         show_copies();
         __syncthreads();
         if (kt < last_tile) {
-            copy_panels<D, KEYS, THREADS>(keys + (stage ^ 1) * TILE_LEN, from.k, from.width, k0 + KEYS, len);
-            copy_panels<D, KEYS, THREADS>(values + (stage ^ 1) * TILE_LEN, from.v, from.width, k0 + KEYS, len);
+            copy_panels<D, ROWS, THREADS>(keys + (stage ^ 1) * TILE_LEN, from.k, from.width, k0 + ROWS, len);
+            copy_panels<D, ROWS, THREADS>(values + (stage ^ 1) * TILE_LEN, from.v, from.width, k0 + ROWS, len);
             commit_copies();
         }
-        float s[KEYS / 8][4];
+        float s[ROWS / 8][4];
         begin_products();
-        score<D, KEYS, ROWS>(s, queries, keys + stage * TILE_LEN);
+        score<D>(s, queries, keys + stage * TILE_LEN);
         commit_products();
         await_products<0>();
         pin(s);
-        if (k0 + KEYS - 1 > q0 || k0 < last_first)
-            mask<KEYS>(s, [&](int i, int n) { return k0 + n >= begin[i] && k0 + n <= q[i]; });
+        if (k0 + ROWS - 1 > q0 || k0 < last_first)
+            mask(s, [&](int i, int n) { return k0 + n >= begin[i] && k0 + n <= q[i]; });
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float most = -INFINITY;
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; n++) most = fmaxf(most, fmaxf(s[n][2 * i], s[n][2 * i + 1]));
+            for (int n = 0; n < ROWS / 8; n++) most = fmaxf(most, fmaxf(s[n][2 * i], s[n][2 * i + 1]));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
             const float now = fmaxf(top[i], most), shift = now == -INFINITY ? 0.0f : now * scale;
             const float keep = two_to(top[i] * scale - shift);
             float sum = 0.0f;
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; n++)
+            for (int n = 0; n < ROWS / 8; n++)
 #pragma unroll
                 for (int j = 2 * i; j < 2 * i + 2; j++) {
                     s[n][j] = two_to(s[n][j] * scale - shift);
@@ -140,11 +140,11 @@ __device__ __forceinline__ void forward(bf16* y, float* norms, const bf16* qkv, 
                 out[n][2 * i + 1] *= keep;
             }
         }
-        unsigned weights[KEYS / 16][4];
-        as_weights<KEYS>(weights, s);
+        Weights weights;
+        as_weights(weights, s);
         pin(out);
         begin_products();
-        weigh<D, KEYS>(out, weights, values + stage * TILE_LEN);
+        weigh<D>(out, weights, values + stage * TILE_LEN);
         commit_products();
         await_products<0>();
         pin(out);
@@ -170,12 +170,12 @@ __device__ __forceinline__ void forward(bf16* y, float* norms, const bf16* qkv, 
 template <int D>
 __device__ __forceinline__ void backward_keys(bf16* grad, const bf16* qkv, const bf16* dy, const float* norms,
                                               const float* dots, const int* first, Turn turn, Shape shape) {
-    constexpr int QUERIES = ROWS, TILE_LEN = ROWS * D;
+    constexpr int TILE_LEN = ROWS * D;
     extern __shared__ __align__(1024) bf16 tiles[];
     bf16 *keys = tiles, *values = keys + TILE_LEN, *queries = values + TILE_LEN, *dys = queries + 2 * TILE_LEN;
     float* row_norms = (float*)(dys + 2 * TILE_LEN);
-    float* row_dots = row_norms + 2 * QUERIES;
-    int* row_first = (int*)(row_dots + 2 * QUERIES);
+    float* row_dots = row_norms + 2 * ROWS;
+    int* row_first = (int*)(row_dots + 2 * ROWS);
     const int k0 = blockIdx.x * ROWS, kv_head = blockIdx.y, row = blockIdx.z, len = shape.len;
     const int n_group = shape.n_heads / shape.n_kv_heads, head0 = kv_head * n_group;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -184,17 +184,17 @@ __device__ __forceinline__ void backward_keys(bf16* grad, const bf16* qkv, const
     dy += (size_t)row * len * dy_width;
     first += (size_t)row * len;
     const float scale = shape.scale * LOG2_E;
-    const int first_tile = k0 / QUERIES;
+    const int first_tile = k0 / ROWS;
     int n_tiles = 0;
-    while ((first_tile + n_tiles) * QUERIES < len && first[(first_tile + n_tiles) * QUERIES] < k0 + ROWS) n_tiles++;
+    while ((first_tile + n_tiles) * ROWS < len && first[(first_tile + n_tiles) * ROWS] < k0 + ROWS) n_tiles++;
 
     auto fetch = [&](int it, int stage) {
-        const int head = head0 + it / n_tiles, q0 = (first_tile + it % n_tiles) * QUERIES;
-        copy_panels<D, QUERIES, THREADS>(queries + stage * TILE_LEN, from.q + (head - head0) * D, from.width, q0, len);
-        copy_panels<D, QUERIES, THREADS>(dys + stage * TILE_LEN, dy + head * D, dy_width, q0, len);
+        const int head = head0 + it / n_tiles, q0 = (first_tile + it % n_tiles) * ROWS;
+        copy_panels<D, ROWS, THREADS>(queries + stage * TILE_LEN, from.q + (head - head0) * D, from.width, q0, len);
+        copy_panels<D, ROWS, THREADS>(dys + stage * TILE_LEN, dy + head * D, dy_width, q0, len);
         // Behind the end norms are 0 too: queries and gradients are zeros there, and so is what comes of them.
-        if (threadIdx.x < QUERIES) {
-            const int q = q0 + threadIdx.x, to = stage * QUERIES + threadIdx.x;
+        if (threadIdx.x < ROWS) {
+            const int q = q0 + threadIdx.x, to = stage * ROWS + threadIdx.x;
             const size_t at = ((size_t)row * shape.n_heads + head) * len + q;
             copy_4_bytes(row_norms + to, norms + at, q < len);
             copy_4_bytes(row_dots + to, dots + at, q < len);
@@ -208,46 +208,46 @@ __device__ __forceinline__ void backward_keys(bf16* grad, const bf16* qkv, const
     copy_panels<D, ROWS, THREADS>(values, from.v, from.width, k0, len);
     if (n > 0) fetch(0, 0);
     for (int it = 0; it < n; it++) {
-        const int stage = it & 1, q0 = (first_tile + it % n_tiles) * QUERIES;
+        const int stage = it & 1, q0 = (first_tile + it % n_tiles) * ROWS;
         // This tile is there, and all have done with the last, which the next one takes the place of.
         await_copies<0>();
         show_copies();
         __syncthreads();
         if (it + 1 < n) fetch(it + 1, stage ^ 1);
         const bf16 *of_queries = queries + stage * TILE_LEN, *of_dys = dys + stage * TILE_LEN;
-        const int* begins = row_first + stage * QUERIES;
-        float p[QUERIES / 8][4], ds[QUERIES / 8][4];
+        const int* begins = row_first + stage * ROWS;
+        float p[ROWS / 8][4], ds[ROWS / 8][4];
         begin_products();
-        score<D, QUERIES, ROWS>(p, keys, of_queries);
+        score<D>(p, keys, of_queries);
         commit_products();
-        score<D, QUERIES, ROWS>(ds, values, of_dys);
+        score<D>(ds, values, of_dys);
         commit_products();
         await_products<1>();
         pin(p);
-        if (q0 < k0 + ROWS - 1 || begins[min(QUERIES, len - q0) - 1] > k0)
-            mask<QUERIES>(p, [&](int i, int c) { return own + 8 * i >= begins[c] && own + 8 * i <= q0 + c; });
+        if (q0 < k0 + ROWS - 1 || begins[min(ROWS, len - q0) - 1] > k0)
+            mask(p, [&](int i, int c) { return own + 8 * i >= begins[c] && own + 8 * i <= q0 + c; });
 #pragma unroll
-        for (int c = 0; c < QUERIES / 8; c++) {
-            const float2 norm = *(const float2*)(row_norms + stage * QUERIES + c * 8 + 2 * t);
+        for (int c = 0; c < ROWS / 8; c++) {
+            const float2 norm = *(const float2*)(row_norms + stage * ROWS + c * 8 + 2 * t);
 #pragma unroll
             for (int i = 0; i < 4; i++) p[c][i] = two_to(p[c][i] * scale - (i % 2 ? norm.y : norm.x));
         }
         await_products<0>();
         pin(ds);
 #pragma unroll
-        for (int c = 0; c < QUERIES / 8; c++) {
-            const float2 dot = *(const float2*)(row_dots + stage * QUERIES + c * 8 + 2 * t);
+        for (int c = 0; c < ROWS / 8; c++) {
+            const float2 dot = *(const float2*)(row_dots + stage * ROWS + c * 8 + 2 * t);
 #pragma unroll
             for (int i = 0; i < 4; i++) ds[c][i] = p[c][i] * (ds[c][i] - (i % 2 ? dot.y : dot.x));
         }
-        unsigned weights[QUERIES / 16][4], of_scores[QUERIES / 16][4];
-        as_weights<QUERIES>(weights, p);
-        as_weights<QUERIES>(of_scores, ds);
+        Weights weights, of_scores;
+        as_weights(weights, p);
+        as_weights(of_scores, ds);
         pin(grad_keys);
         pin(grad_values);
         begin_products();
-        weigh<D, QUERIES>(grad_values, weights, of_dys);
-        weigh<D, QUERIES>(grad_keys, of_scores, of_queries);
+        weigh<D>(grad_values, weights, of_dys);
+        weigh<D>(grad_keys, of_scores, of_queries);
         commit_products();
         await_products<0>();
         pin(grad_keys);
@@ -272,7 +272,7 @@ __device__ __forceinline__ void backward_keys(bf16* grad, const bf16* qkv, const
 template <int D>
 __device__ __forceinline__ void backward_queries(bf16* grad, const bf16* qkv, const bf16* dy, const float* norms,
                                                  const float* dots, const int* first, Turn turn, Shape shape) {
-    constexpr int KEYS = ROWS, TILE_LEN = ROWS * D;
+    constexpr int TILE_LEN = ROWS * D;
     extern __shared__ __align__(1024) bf16 tiles[];
     bf16 *queries = tiles, *dys = queries + TILE_LEN, *keys = dys + TILE_LEN, *values = keys + 2 * TILE_LEN;
     const int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y, row = blockIdx.z, len = shape.len;
@@ -280,8 +280,8 @@ __device__ __forceinline__ void backward_queries(bf16* grad, const bf16* qkv, co
     const Columns<D> from(qkv, shape, row, head, head / (shape.n_heads / shape.n_kv_heads));
     const size_t dy_width = (size_t)shape.n_heads * D;
     first += (size_t)row * len;
-    const int first_tile = first[q0] / KEYS, last_first = first[min(q0 + ROWS, len) - 1];
-    const int last_tile = (min(q0 + ROWS, len) - 1) / KEYS;
+    const int first_tile = first[q0] / ROWS, last_first = first[min(q0 + ROWS, len) - 1];
+    const int last_tile = (min(q0 + ROWS, len) - 1) / ROWS;
     const float scale = shape.scale * LOG2_E;
     int q[2], begin[2];
     float norm[2], dot[2];
@@ -296,45 +296,45 @@ __device__ __forceinline__ void backward_queries(bf16* grad, const bf16* qkv, co
     float out[D / 8][4] = {};
     copy_panels<D, ROWS, THREADS>(queries, from.q, from.width, q0, len);
     copy_panels<D, ROWS, THREADS>(dys, dy + (size_t)row * len * dy_width + head * D, dy_width, q0, len);
-    copy_panels<D, KEYS, THREADS>(keys, from.k, from.width, first_tile * KEYS, len);
-    copy_panels<D, KEYS, THREADS>(values, from.v, from.width, first_tile * KEYS, len);
+    copy_panels<D, ROWS, THREADS>(keys, from.k, from.width, first_tile * ROWS, len);
+    copy_panels<D, ROWS, THREADS>(values, from.v, from.width, first_tile * ROWS, len);
     commit_copies();
     for (int kt = first_tile; kt <= last_tile; kt++) {
-        const int stage = (kt - first_tile) & 1, k0 = kt * KEYS;
+        const int stage = (kt - first_tile) & 1, k0 = kt * ROWS;
         // This tile is there, and all have done with the last, which the next one takes the place of.
         await_copies<0>();
         show_copies();
         __syncthreads();
         if (kt < last_tile) {
-            copy_panels<D, KEYS, THREADS>(keys + (stage ^ 1) * TILE_LEN, from.k, from.width, k0 + KEYS, len);
-            copy_panels<D, KEYS, THREADS>(values + (stage ^ 1) * TILE_LEN, from.v, from.width, k0 + KEYS, len);
+            copy_panels<D, ROWS, THREADS>(keys + (stage ^ 1) * TILE_LEN, from.k, from.width, k0 + ROWS, len);
+            copy_panels<D, ROWS, THREADS>(values + (stage ^ 1) * TILE_LEN, from.v, from.width, k0 + ROWS, len);
             commit_copies();
         }
-        float p[KEYS / 8][4], ds[KEYS / 8][4];
+        float p[ROWS / 8][4], ds[ROWS / 8][4];
         begin_products();
-        score<D, KEYS, ROWS>(p, queries, keys + stage * TILE_LEN);
+        score<D>(p, queries, keys + stage * TILE_LEN);
         commit_products();
-        score<D, KEYS, ROWS>(ds, dys, values + stage * TILE_LEN);
+        score<D>(ds, dys, values + stage * TILE_LEN);
         commit_products();
         await_products<1>();
         pin(p);
-        if (k0 + KEYS - 1 > q0 || k0 < last_first)
-            mask<KEYS>(p, [&](int i, int n) { return k0 + n >= begin[i] && k0 + n <= q[i]; });
+        if (k0 + ROWS - 1 > q0 || k0 < last_first)
+            mask(p, [&](int i, int n) { return k0 + n >= begin[i] && k0 + n <= q[i]; });
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < ROWS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) p[n][i] = two_to(p[n][i] * scale - norm[i / 2]);
         await_products<0>();
         pin(ds);
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < ROWS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) ds[n][i] = p[n][i] * (ds[n][i] - dot[i / 2]);
-        unsigned of_scores[KEYS / 16][4];
-        as_weights<KEYS>(of_scores, ds);
+        Weights of_scores;
+        as_weights(of_scores, ds);
         pin(out);
         begin_products();
-        weigh<D, KEYS>(out, of_scores, keys + stage * TILE_LEN);
+        weigh<D>(out, of_scores, keys + stage * TILE_LEN);
         commit_products();
         await_products<0>();
         pin(out);
