@@ -18,8 +18,8 @@ struct TensorCores {
     /// Whether the gradients of queries and keys come turned back.
     turns_back: bool,
     forward: Tiles,
-    by_keys: Tiles,
-    by_queries: Tiles,
+    /// By keys and by queries.
+    backward: Tiles,
 }
 
 /// Rows of a block's own tile and of the tiles that it goes through, of queries or of keys.
@@ -46,21 +46,13 @@ const HOPPER: [TensorCores; 2] = [TensorCores::hopper(64), TensorCores::hopper(1
 
 impl TensorCores {
     const fn any_card(head_dim: usize, forward: Tiles, backward: Tiles) -> Self {
-        Self {
-            name: "attention",
-            head_dim,
-            gap: 8,
-            turns_back: false,
-            forward,
-            by_keys: backward,
-            by_queries: backward,
-        }
+        Self { name: "attention", head_dim, gap: 8, turns_back: false, forward, backward }
     }
 
     #[cfg(hopper)]
     const fn hopper(head_dim: usize) -> Self {
         let all = tiles(64, 64);
-        Self { name: "hopper", head_dim, gap: 0, turns_back: true, forward: all, by_keys: all, by_queries: all }
+        Self { name: "hopper", head_dim, gap: 0, turns_back: true, forward: all, backward: all }
     }
 
     /// Those for this type and width, where there are any.
@@ -302,11 +294,10 @@ impl Attention {
                 let args = shared.map(super::Arg::from).into_iter().chain(sizes);
                 args.chain(angles.iter().map(|&span| span.into())).collect::<Vec<_>>()
             };
-            let Tiles { own, others } = kernels.by_keys;
+            let Tiles { own, others } = kernels.backward;
             let shared_bytes = (2 * own + 4 * others) * kernels.row_bytes() + 6 * others * size_of::<f32>();
             let grid = self.tiles(n_kv_heads, own, shared_bytes);
             gpu.launch(format!("{}_backward_keys_{head_dim}", kernels.name), grid, &args())?;
-            let Tiles { own, others } = kernels.by_queries;
             let grid = self.tiles(n_heads, own, (2 * own + 4 * others) * kernels.row_bytes());
             gpu.launch(format!("{}_backward_queries_{head_dim}", kernels.name), grid, &args())?;
             if kernels.turns_back {

@@ -50,8 +50,9 @@ impl Head {
         scales: Option<Span<'_>>,
     ) -> Result<(Buffer, Option<Gradient>)> {
         let (vocab, width, n) = (self.vocab, self.width, self.rows.len());
-        let (rows, targets) = (gpu.upload(&self.rows)?, gpu.upload(&self.targets)?);
-        let picked = if self.is_whole() { None } else { Some(gpu.pick(h, rows.span(), n, width)?) };
+        let targets = gpu.upload(&self.targets)?;
+        let rows = if self.is_whole() { None } else { Some(gpu.upload(&self.rows)?) };
+        let picked = rows.as_ref().map(|rows| gpu.pick(h, rows.span(), n, width)).transpose()?;
         let values = either(picked.as_ref(), h);
         let rounded = gpu.rounded(given, vocab * width, values.dtype)?;
         let weight = Matrix::new(either(rounded.as_ref(), given), vocab, width);
@@ -86,6 +87,7 @@ impl Head {
                 int(vocab),
             ];
             let row_bytes = vocab * size_of::<f32>();
+            // The kernel has some shared memory of its own besides.
             let is_resident = (MIN_RESIDENT..gpu.shared_memory - 256).contains(&row_bytes) && vocab.is_multiple_of(4);
             if is_resident && scales.is_some() && values.dtype == DType::BF16 {
                 args.push(int(n_chunk));
@@ -105,7 +107,10 @@ impl Head {
             }
         }
         let Some((_, _, of_h, of_weight)) = grads else { return Ok((log_probs, None)) };
-        let of_h = if self.is_whole() { of_h } else { gpu.place(of_h.span(), rows.span(), n, self.n_rows, width)? };
+        let of_h = match rows {
+            None => of_h,
+            Some(rows) => gpu.place(of_h.span(), rows.span(), n, self.n_rows, width)?,
+        };
         Ok((log_probs, Some(Gradient { h: of_h, weight: of_weight })))
     }
 }
